@@ -1,0 +1,62 @@
+# One door to everything: `make help`. Needs Python 3.11 or newer, and nothing else: each target makes the
+# environment that it needs in .venv, whether or not another one is active.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+
+# Where there is no NVIDIA driver, Linux takes the CPU build of torch: from a wheel at hand (pip's
+# find-links), else from PyTorch's own index, else whatever PyPI has, which works too but is large.
+TORCH := $(shell grep '^torch==' constraints.txt)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+CPU_TORCH := $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo yes)
+
+# A strict editable install does not see new files, so the stamp's name is a checksum of their list,
+# of what pip reads, and of where the project lies: whichever changes, the package is installed again.
+SOURCES := find plugin backends strategies -name '.*' -prune -o -name __pycache__ -prune -o -type f -print
+SUM := $(shell { pwd; $(SOURCES) | LC_ALL=C sort; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
+STAMP := .venv/.installed-$(SUM)
+ifeq ($(wildcard build/__editable__.*),)  # the links that the install consists of
+.PHONY: $(STAMP)
+endif
+
+# Spinning OpenMP threads on a busy machine cost more than they bring to models this small.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+# Nothing from outside leaks into .venv.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint type bench
+
+help:  ## say what there is
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+
+demo: $(STAMP)  ## answer questions with the bundled models, under a budget
+	@$(PY) examples/demo.py
+
+test: $(STAMP)  ## run the tests; ARGS="-k budget" narrows them
+	@$(ONE_THREAD) $(PY) -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff check, ruff format, codespell
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m codespell_lib
+
+type: $(STAMP)  ## mypy, strict
+	@$(PY) -m mypy
+
+bench: $(STAMP)  ## run every script of examples/bench, in order
+	@for script in examples/bench/*.py; do echo "== $$script"; $(ONE_THREAD) $(PY) $$script || exit 1; done
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'Needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)' >&2; exit 1; }
+	@echo 'Installing into .venv (a minute or two the first time)'
+	@$(PYTHON) -m venv .venv
+ifeq ($(CPU_TORCH),yes)
+	@$(PY) -m pip install -qq --no-deps --no-index '$(TORCH)' 2>/dev/null \
+		|| $(PY) -m pip install -qq --no-deps --retries 1 --index-url $(TORCH_INDEX) '$(TORCH)' 2>/dev/null || true
+endif
+	@$(PY) -m pip install -qq -c constraints.txt -e '.[dev]' --config-settings editable_mode=strict
+	@rm -f .venv/.installed-*
+	@touch $@

@@ -1,0 +1,323 @@
+"""
+A model on this machine: a runner, its tokenizer and its engine, as the Backend that strategies use.
+
+Knows branches and requests; knows no strategy and no device library. A branch is what the caller sees of a sequence: its tokens change
+at once, and what that means for the cache is posted to the engine in the same order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Self
+
+from langchain_pareto.backends import cost, programs
+from langchain_pareto.backends.base import (
+    Branch,
+    Capabilities,
+    Constraint,
+    ModelSpec,
+    Request,
+    Sampling,
+    Stop,
+)
+from langchain_pareto.backends.engine import Engine, Runner, Running
+from langchain_pareto.backends.sampling import child_key, root_key
+from langchain_pareto.backends.sequences import Sequence as TokenSequence
+from langchain_pareto.backends.tokens import Tokenizer
+from langchain_pareto.errors import (
+    CapacityError,
+    ContextLengthError,
+    EngineClosedError,
+    SequenceError,
+    SettingError,
+)
+
+
+class LocalBranch:
+    """A handle on a growing token sequence of one LocalBackend."""
+
+    __slots__ = ("__weakref__", "_backend", "_busy", "_children", "_freed", "_key", "_lock", "_prompt", "_sequence", "_tokens")
+
+    def __init__(self, backend: LocalBackend, tokens: list[int], key: int, prompt: int) -> None:
+        self._backend = backend
+        self._tokens = tokens
+        self._key = key
+        self._prompt = prompt  # tokens that nobody sampled, for the penalties
+        self._children = 0
+        self._busy = False
+        self._freed = False
+        self._lock = threading.Lock()
+        self._sequence: TokenSequence | None = None  # the engine's thread alone looks at it
+
+    @property
+    def backend(self) -> LocalBackend:
+        """Whose tokens these are."""
+        return self._backend
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Every token from the root."""
+        return self._tokens
+
+    @property
+    def key(self) -> int:
+        """The 64-bit key of this branch's draws."""
+        return self._key
+
+    def fork(self, n: int = 1) -> list[Branch]:
+        """`n` children that continue from here, each with a key of its own."""
+        with self._lock:
+            self._check("fork")
+            first, self._children = self._children, self._children + n
+            keys = [child_key(self._key, first + i) for i in range(n)]
+            children = [LocalBranch(self._backend, self._tokens.copy(), k, self._prompt) for k in keys]
+            self._backend.post(partial(self._backend.fork_sequences, self, children))
+        return list(children)
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Adds tokens that nobody sampled."""
+        with self._lock:
+            self._check("append to")
+            new = self._backend.checked(tokens, len(self._tokens))
+            self._tokens.extend(new)
+            self._backend.post(lambda: self._backend.runner.append(self.sequence, new))
+
+    def truncate(self, length: int) -> None:
+        """Cuts back to the first `length` tokens, 0 < length."""
+        with self._lock:
+            self._check("truncate")
+            if not 0 < length <= len(self._tokens):
+                msg = f"cannot truncate a branch of {len(self._tokens)} tokens to {length}: 1 to {len(self._tokens)} are possible"
+                raise SequenceError(msg)
+            del self._tokens[length:]
+            self._backend.post(lambda: self._backend.runner.truncate(self.sequence, length))
+
+    def free(self) -> None:
+        """Gives the branch back; twice is once. A branch that is being extended is freed when that ends."""
+        with self._lock:
+            if self._freed:
+                return
+            self._freed = True
+            if not self._busy:
+                self._backend.discard(self)
+
+    def __del__(self) -> None:
+        if not self._freed and self._sequence is not None:
+            self.free()
+
+    @property
+    def sequence(self) -> TokenSequence:
+        """The engine's side of the branch."""
+        assert self._sequence is not None, "a branch is opened before anything else reaches the engine"
+        return self._sequence
+
+    def begin(self, action: str) -> None:
+        """Marks the branch busy."""
+        with self._lock:
+            self._check(action)
+            self._busy = True
+
+    def end(self) -> None:
+        """The request on the branch has ended; what it drew is in the sequence."""
+        with self._lock:
+            self._busy = False
+            self._tokens[:] = self.sequence.tokens
+            if self._freed:
+                self._backend.discard(self)
+
+    def bind(self, sequence: TokenSequence) -> None:
+        """Gives the branch its sequence."""
+        self._sequence = sequence
+
+    def _check(self, action: str) -> None:
+        if self._freed:
+            msg = f"cannot {action} a branch that was freed"
+            raise SequenceError(msg)
+        if self._busy:
+            msg = f"cannot {action} a branch while it is being extended"
+            raise SequenceError(msg, hint="Wait for the extension, or fork before it starts.")
+
+
+class LocalBackend:
+    """One model on one engine."""
+
+    def __init__(
+        self,
+        name: str,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        *,
+        sampling: Sampling | None = None,
+        max_context: int | None = None,
+    ) -> None:
+        """`max_context` limits one sequence, in tokens; by default what the model was trained for, or the pool holds."""
+        self.name = name
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.sampling = sampling if sampling is not None else Sampling()
+        self.spec: ModelSpec = runner.spec
+        context = min(max_context or runner.spec.context_length, runner.pool.capacity)
+        self.capabilities = Capabilities(
+            fork="share",
+            rollback="free",
+            step=True,
+            score="exact",
+            max_sequences=runner.pool.capacity,
+            context_length=context,
+            pool_tokens=runner.pool.capacity,
+        )
+        self._closed = False
+
+    def open(self, prompt: str | Sequence[int], *, seed: int = 0) -> Branch:
+        """A new root; raises ContextLengthError, CapacityError, or SettingError when the prompt is empty."""
+        tokens = self.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
+        if not tokens:
+            msg = "the prompt is empty: a model needs at least one token to continue"
+            raise SettingError(msg, hint="Ask something, or give a system message.")
+        tokens = self.checked(tokens, 0)
+        branch = LocalBranch(self, tokens, root_key(seed, tokens), len(tokens))
+        copy = tokens.copy()
+        self.post(lambda: branch.bind(self.engine.track(self.runner, self.runner.open(copy))))
+        return branch
+
+    def extend(
+        self,
+        branch: Branch,
+        sampling: Sampling,
+        stop: Stop,
+        *,
+        stats: bool = False,
+        deadline: float | None = None,
+        constraint: Constraint | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Running:
+        """Draws into `branch` until `stop`, its context or its pool is full; the task's future gives an Extension."""
+        branch = self._own(branch)
+        if stop.max_tokens < 1:
+            msg = f"max_tokens must be at least 1, got {stop.max_tokens}"
+            raise SettingError(msg)
+        room = self.capabilities.context_length - len(branch.tokens)
+        if room < 1:
+            raise self._too_long(len(branch.tokens) + 1)
+        stop = replace(stop, max_tokens=min(stop.max_tokens, room))
+        branch.begin("extend")
+        draw = programs.Draw(branch.key, sampling, branch._prompt, stats, constraint)  # noqa: SLF001 - same module
+        running = Running(
+            _lazy(lambda: programs.extend(self.runner, branch.sequence, draw, stop, self.tokenizer, on_text)),
+            self.runner,
+            deadline,
+        )
+        running.future.add_done_callback(lambda _: branch.end())
+        return self._submit(running, branch)
+
+    def score(
+        self, branch: Branch, continuations: Sequence[Sequence[int]], *, deadline: float | None = None
+    ) -> Running:
+        """Raw log-probabilities of each continuation's tokens (list of lists, nats); `branch` stays as it is."""
+        branch = self._own(branch)
+        checked = [self.checked(c, len(branch.tokens)) for c in continuations]
+        if not all(checked):
+            msg = "a continuation to score must not be empty"
+            raise SettingError(msg)
+        branch.begin("score")
+        running = Running(
+            _lazy(lambda: programs.score(self.runner, branch.sequence, checked)), self.runner, deadline
+        )
+        running.future.add_done_callback(lambda _: branch.end())
+        return self._submit(running, branch)
+
+    def estimate(self, request: Request) -> tuple[int, int]:
+        """Worst-case FLOPs of a request, and the bytes of KV cache that it adds."""
+        return cost.worst_flops(self.spec, request), cost.kv_bytes(self.spec, request)
+
+    def close(self) -> None:
+        """Gives the model back; the engine goes on for its other backends. Twice is once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.engine.call(self.runner.close).result(timeout=60)
+        except EngineClosedError:
+            self.runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- for branches
+
+    def post(self, change: Callable[[], None]) -> None:
+        """A metadata change on the engine's thread."""
+        if self._closed:
+            msg = f"the backend of {self.name} was closed"
+            raise EngineClosedError(msg, hint="Make a new backend or chat model.")
+        self.engine.post(change)
+
+    def fork_sequences(self, parent: LocalBranch, children: Sequence[LocalBranch]) -> None:
+        """The engine's side of a fork."""
+        for child in children:
+            child.bind(self.engine.track(self.runner, self.runner.fork(parent.sequence)))
+
+    def discard(self, branch: LocalBranch) -> None:
+        """The engine's side of freeing; silent when the engine is gone, and everything with it."""
+
+        def free() -> None:
+            sequence = branch._sequence  # noqa: SLF001 - same module
+            if sequence is not None:
+                self.engine.untrack(sequence)
+                self.runner.free(sequence)
+
+        try:
+            self.engine.post(free)
+        except EngineClosedError:
+            pass
+
+    def checked(self, tokens: Sequence[int], before: int) -> list[int]:
+        """The tokens as a list, in range and not too long."""
+        out = [int(t) for t in tokens]
+        if out and not (min(out) >= 0 and max(out) < self.spec.vocabulary):
+            bad = min(out) if min(out) < 0 else max(out)
+            msg = f"token {bad} is outside the vocabulary of {self.name} (0 to {self.spec.vocabulary - 1})"
+            raise SettingError(msg)
+        if before + len(out) > self.capabilities.context_length:
+            raise self._too_long(before + len(out))
+        return out
+
+    def _too_long(self, length: int) -> ContextLengthError | CapacityError:
+        limit, pool = self.capabilities.context_length, self.capabilities.pool_tokens
+        if limit == pool < self.spec.context_length:
+            msg = f"{length} tokens do not fit into the pool of {pool} token slots of {self.name}"
+            hint = "Give the pool more memory (memory=...), or shorten the prompt."
+            return CapacityError(msg, needed=length, free=pool, kind="slots", hint=hint)
+        msg = f"{length} tokens are more than the context of {self.name} holds ({limit})"
+        hint = "Shorten the prompt, or use a model with a longer context."
+        return ContextLengthError(msg, length=length, limit=limit, hint=hint)
+
+    def _own(self, branch: Branch) -> LocalBranch:
+        if not isinstance(branch, LocalBranch) or branch.backend is not self:
+            msg = f"this branch does not belong to the backend of {self.name}"
+            raise SequenceError(msg)
+        return branch
+
+    def _submit(self, running: Running, branch: LocalBranch) -> Running:
+        try:
+            if self._closed:
+                self.post(lambda: None)
+            return self.engine.submit(running)
+        except BaseException:
+            branch._busy = False  # noqa: SLF001 - same module
+            raise
+
+
+def _lazy(make: Callable[[], programs.Program]) -> programs.Program:
+    """A program made on the engine's thread, where the branch's sequence is known."""
+    return (yield from make())
+
+

@@ -1,0 +1,173 @@
+"""
+Extend and score, as generator programs: each yields the work that it wants next and is resumed with what came of it.
+
+Knows tokens, stops and one sequence; knows no device and no other program. The engine merges the work of all live programs into one
+step, draws for all of them at once, and resumes each with its own rows. A program never samples: it names the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langchain_pareto.backends.base import Constraint, Extension, Finish, Sampling, Stop
+from langchain_pareto.backends.tokens import Detokenizer, StopStrings, Tokenizer
+
+if TYPE_CHECKING:
+    from langchain_pareto.backends.engine import Runner
+    from langchain_pareto.backends.sequences import Sequence as TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draw the next token of each wanted row with this key, at the position that follows the row."""
+
+    key: int
+    sampling: Sampling
+    prompt_length: int
+    stats: bool = False
+    constraint: Constraint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Give the raw log-probability of one named token a wanted row."""
+
+    tokens: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Work:
+    """Compute all pending tokens of `sequence`; `want` says what to give back for the last `rows` of them."""
+
+    sequence: TokenSequence
+    want: Draw | Named
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One drawn token; the figures are of the raw model in nats, NaN unless `stats` was asked for."""
+
+    token: int
+    logprob: float
+    entropy: float
+    top_logprob: float
+
+
+Result = list[Drawn] | list[float]
+Program = Generator[list[Work], list[Result], object]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: it ends a program early, which then gives what it has
+    """Thrown into a program whose deadline passed or that was cancelled."""
+
+    def __init__(self, finish: Finish) -> None:
+        super().__init__(finish)
+        self.finish = finish
+
+
+class _Text:
+    """The text of one extension as it grows: detokenised and searched for stops only as far as somebody needs it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prefix: Sequence[int],
+        stop: Stop,
+        on_text: Callable[[str], None] | None,
+    ) -> None:
+        self._detokenizer = Detokenizer(tokenizer, prefix)
+        self._stops = StopStrings(stop.strings)
+        self._keep = stop.keep
+        self._on_text = on_text
+        self._parts = list[str]()
+        self._late = list[int]()  # tokens that nobody needed the text of yet
+        self._live = bool(stop.strings) or on_text is not None
+
+    def push(self, token: int) -> str | None:
+        """Adds one token; returns the stop string that it completed."""
+        if not self._live:
+            self._late.append(token)
+            return None
+        return self._feed(self._detokenizer.push(token))
+
+    def finish(self) -> str:
+        """The whole text, once no more tokens come."""
+        for token in self._late:
+            self._feed(self._detokenizer.push(token))
+        if self._stops.matched is None and not (not self._keep and self._feed(self._detokenizer.flush())):
+            self._emit(self._stops.flush())
+        return "".join(self._parts)
+
+    def _feed(self, piece: str) -> str | None:
+        safe, found = self._stops.feed(piece)
+        self._emit(piece if self._keep else safe)
+        return found
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._parts.append(text)
+            if self._on_text is not None:
+                self._on_text(text)
+
+
+def extend(
+    runner: Runner,
+    sequence: TokenSequence,
+    draw: Draw,
+    stop: Stop,
+    tokenizer: Tokenizer,
+    on_text: Callable[[str], None] | None = None,
+) -> Generator[list[Work], list[list[Drawn]], Extension]:
+    """Draws token after token into `sequence` until `stop`; interrupted, it gives what it has.
+
+    The token in which a stop completes stays in the sequence; an end-of-text token too, and adds no text.
+    """
+    text = _Text(tokenizer, sequence.tokens[-8:], stop, on_text)
+    ends = (tokenizer.end_tokens if stop.eos else frozenset()) | stop.tokens
+    drawn = list[Drawn]()
+    finish: Finish = "length"
+    matched: str | None = None
+    work = [Work(sequence, draw)]
+    try:
+        while len(drawn) < stop.max_tokens:
+            [[one]] = yield work
+            drawn.append(one)
+            runner.append(sequence, [one.token])
+            if draw.constraint is not None:
+                draw.constraint.advance(one.token)
+            if one.token in ends:
+                finish = "eos" if one.token in tokenizer.end_tokens else "stop"
+                break
+            matched = text.push(one.token)
+            if matched is not None:
+                finish = "stop"
+                break
+    except Interrupted as interrupted:
+        finish = interrupted.finish
+    out = Extension([one.token for one in drawn], text.finish(), finish, matched)
+    if draw.stats:
+        out.logprobs = [one.logprob for one in drawn]
+        out.entropies = [one.entropy for one in drawn]
+        out.top_logprobs = [one.top_logprob for one in drawn]
+    return out
+
+
+def score(
+    runner: Runner, sequence: TokenSequence, continuations: Sequence[Sequence[int]]
+) -> Generator[list[Work], list[list[float]], list[list[float]]]:
+    """Raw log-probabilities of each continuation, all as forks in one forward; `sequence` stays as it is."""
+    forks = list[TokenSequence]()
+    try:
+        works = list[Work]()
+        for tokens in continuations:
+            fork = runner.fork(sequence)
+            forks.append(fork)
+            runner.append(fork, tokens[:-1])
+            works.append(Work(fork, Named(tuple(tokens)), rows=len(tokens)))
+        return (yield works) if works else []
+    finally:
+        for fork in forks:
+            runner.free(fork)

@@ -1,0 +1,380 @@
+"""
+What one step of the torch runner attends to: a few padded tensors in bucketed shapes, the same for every layer.
+
+Knows sequences and shapes, no model. Branches of one tree attend over the *union* of their slots while that is cheaper, so a shared
+prefix is read once; groups are split along the tree, down to single sequences, when rows x |union| exceeds twice the sum of their
+contexts. Groups of like shape are padded into one call. While the same sequences decode step after step, the tensors stay on the
+device and only the new columns are written: O(branches) a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence as Sequence_
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
+
+_IN_ORDER_ROWS = 128  # from here on one sequence's chunk attends causally, without a mask tensor
+_SMALL = 256  # columns: below, one more call costs more than padding
+_HIDDEN = float("-inf")
+
+
+@dataclass(slots=True)
+class Call:
+    """One padded attention call over `groups` unions of at most `columns` slots.
+
+    A mask adds 0 where a row sees a column and -inf elsewhere; `window` masks are made from the positions on demand.
+    """
+
+    rows: torch.Tensor  # (groups, rows) into the packed tokens
+    columns: torch.Tensor  # (groups, columns) slots
+    mask: torch.Tensor  # (groups, 1, rows * heads per kv head, columns)
+    row_positions: torch.Tensor  # (groups, rows)
+    column_positions: torch.Tensor  # (groups, columns)
+    _windows: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def masked(self, window: int | None) -> torch.Tensor:
+        """The mask of a layer with this attention window."""
+        if window is None:
+            return self.mask
+        if window not in self._windows:
+            near = self.row_positions[:, :, None] - self.column_positions[:, None, :] < window
+            shape = (*near.shape[:2], self.mask.shape[2] // near.shape[1], near.shape[2])
+            near = near[:, :, None, :].expand(shape).reshape(near.shape[0], 1, -1, near.shape[2])
+            self._windows[window] = self.mask.masked_fill(~near, _HIDDEN)
+        return self._windows[window]
+
+    def forget_windows(self) -> None:
+        """The positions have changed."""
+        self._windows.clear()
+
+
+@dataclass(slots=True)
+class InOrder:
+    """One sequence's chunk of consecutive rows: it sees its whole past, and itself causally."""
+
+    start: int
+    stop: int
+    past: torch.Tensor  # (past tokens,) slots
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Everything that a forward needs besides the weights and the pool."""
+
+    tokens: torch.Tensor  # (1, rows)
+    positions: torch.Tensor  # (1, rows)
+    write: torch.Tensor  # (rows,) slots; padding rows write slot 0
+    keep: torch.Tensor  # (logit rows,) into the packed tokens
+    kept: int  # logit rows that are real
+    in_order: InOrder | None
+    calls: list[Call]
+    gather: torch.Tensor  # (rows,) into the rows of `in_order` and then of the calls, laid end to end
+    union: int  # distinct slots read, for metering
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What a compiled or captured forward depends on."""
+        calls = tuple(n for call in self.calls for n in (*call.rows.shape, call.columns.shape[1]))
+        past = () if self.in_order is None else (self.in_order.stop, len(self.in_order.past))
+        return (self.tokens.shape[1], len(self.keep), *past, *calls)
+
+
+def bucket(n: int, least: int, parts: int) -> int:
+    """The next size at or above `n` in steps of at most 1/`parts` of its power of two."""
+    if n <= least:
+        return least
+    step = max(least // parts, 1 << max(0, n.bit_length() - 1 - (parts.bit_length() - 1)))
+    return -(-n // step) * step
+
+
+def row_bucket(n: int) -> int:
+    """Packed rows: 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, then in eighths."""
+    if n <= 4:
+        return 1 << (n - 1).bit_length()
+    return bucket(n, 4, 2) if n <= 64 else bucket(n, 64, 8)
+
+
+def column_bucket(n: int) -> int:
+    """Columns of a union: at least 128, then in quarters."""
+    return bucket(n, 128, 4)
+
+
+@dataclass(slots=True)
+class _Member:
+    sequence: Sequence
+    first: int  # its first packed row
+    n: int
+    context: int  # tokens it sees with its last row
+
+
+class Planner:
+    """Makes the StepPlan of each step, and keeps the last one to extend it."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, heads_per_kv_head: int) -> None:
+        self._device = device
+        self._dtype = dtype
+        self._heads = heads_per_kv_head
+        self._key: tuple[tuple[int, int], ...] = ()
+        self._decode: _Decode | None = None
+
+    def plan(self, chunks: Sequence_[Chunk]) -> StepPlan:
+        """The plan of a step whose new slots are already noted in the sequences (`Sequence.put`)."""
+        plain = all(chunk.n == 1 and chunk.rows == 1 for chunk in chunks)
+        key = tuple((id(c.sequence), c.sequence.version) for c in chunks) if plain else ()
+        if plain and self._decode is not None and key == self._key and self._decode.can_extend():
+            return self._decode.extend(chunks)
+        built = self._build(chunks)
+        self._key, self._decode = key, built if plain else None
+        return built.plan
+
+    def forget(self) -> None:
+        """Drops the kept plan."""
+        self._key, self._decode = (), None
+
+    def _build(self, chunks: Sequence_[Chunk]) -> _Decode:
+        members, row = list[_Member](), 0
+        for chunk in chunks:
+            members.append(_Member(chunk.sequence, row, chunk.n, chunk.sequence.cached))
+            row += chunk.n
+        total = row_bucket(row)
+        ids, positions, write, gather = (np.zeros(total, np.int64) for _ in range(4))
+        keep = list[int]()
+        for m, chunk in zip(members, chunks, strict=True):
+            span = slice(m.first, m.first + m.n)
+            ids[span] = m.sequence.tokens[m.context - m.n : m.context]
+            positions[span] = np.arange(m.context - m.n, m.context)
+            write[span] = m.sequence.slots[m.context - m.n :]
+            keep.extend(range(m.first + m.n - chunk.rows, m.first + m.n))
+        kept = len(keep)
+        keep += [0] * (row_bucket(kept) - kept) if kept else []
+
+        longest = max(members, key=lambda m: m.n)
+        in_order = longest if longest.n >= _IN_ORDER_ROWS else None
+        ahead = 0  # rows of output before the next call's
+        if in_order is not None:
+            gather[in_order.first : in_order.first + in_order.n] = np.arange(in_order.n)
+            ahead = in_order.n
+        groups = list(_split([m for m in members if m is not in_order]))
+        layouts = [_Layout(*shape, self._heads) for shape in _classes(groups)]
+        for layout in layouts:
+            layout.place(gather, ahead)
+            ahead += layout.groups * layout.rows
+
+        host = np.concatenate([ids, positions, write, gather, np.array(keep, np.int64)])
+        sizes = [total, total, total, total, len(keep)]
+        ids_, positions_, write_, gather_, keep_ = _upload(host, self._device).split(sizes)
+        plan = StepPlan(
+            tokens=ids_[None],
+            positions=positions_[None],
+            write=write_,
+            keep=keep_,
+            kept=kept,
+            in_order=None if in_order is None else self._in_order(in_order),
+            calls=[layout.call(self._device, self._dtype) for layout in layouts],
+            gather=gather_,
+            union=sum(g.union for g in groups) + (in_order.context if in_order else 0),
+        )
+        return _Decode(plan, layouts, self._device)
+
+    def _in_order(self, m: _Member) -> InOrder:
+        past = m.sequence.slots[: m.context - m.n].astype(np.int64)
+        return InOrder(m.first, m.first + m.n, torch.from_numpy(past).to(self._device))
+
+
+class _Group:
+    """Sequences of one tree that attend over the union of their slots."""
+
+    __slots__ = ("members", "rows", "stretches", "union")
+
+    def __init__(self, members: list[_Member]) -> None:
+        self.members = members
+        self.rows = sum(m.n for m in members)
+        # each segment as far as any member sees it, and the member that does
+        self.stretches = dict[Segment, tuple[int, int, _Member]]()
+        for m in members:
+            for segment, start, stop in m.sequence.segments(m.context):
+                known = self.stretches.get(segment)
+                if known is None or known[1] < stop:
+                    self.stretches[segment] = (start, stop, m)
+        self.union = sum(stop - start for start, stop, _ in self.stretches.values())
+
+    @property
+    def pays(self) -> bool:
+        """Whether attending over the union costs at most twice what each member's own context would."""
+        return self.rows * self.union <= 2 * sum(m.n * m.context for m in self.members)
+
+
+def _split(members: list[_Member]) -> Iterator[_Group]:
+    """Groups by tree, each split along the tree while its union does not pay."""
+    trees = dict[Segment, list[_Member]]()
+    for m in members:
+        trees.setdefault(m.sequence.path[0], []).append(m)
+    for tree in trees.values():
+        yield from _split_tree(tree, 1)
+
+
+def _split_tree(members: list[_Member], depth: int) -> Iterator[_Group]:
+    group = _Group(members)
+    if len(members) == 1 or group.pays:
+        yield group
+        return
+    parts = dict[Segment | None, list[_Member]]()
+    while len(parts) < 2:  # down to where the paths part
+        parts.clear()
+        for m in members:
+            path = m.sequence.path
+            parts.setdefault(path[depth] if depth < len(path) else None, []).append(m)
+        depth += 1
+    for part in parts.values():
+        yield from _split_tree(part, depth)
+
+
+def _classes(groups: list[_Group]) -> Iterator[tuple[list[_Group], int, int, int]]:
+    """Groups that are padded into one call: (groups, padded groups, rows, columns), few shapes and less than half of it padding."""
+    alike = dict[int, list[_Group]]()
+    for group in groups:
+        alike.setdefault(row_bucket(group.rows), []).append(group)
+    for rows, candidates in alike.items():
+        candidates.sort(key=lambda g: -g.union)  # stable: equal sizes stay in order
+        while candidates:
+            columns = column_bucket(candidates[0].union + candidates[0].rows)  # room for a next step
+            n = sum(2 * (g.union + g.rows) >= columns or columns <= _SMALL for g in candidates)
+            n = max(n, 1)
+            yield candidates[:n], row_bucket(n), rows, columns
+            del candidates[:n]
+
+
+class _Layout:
+    """The host side of one Call: where each member's rows and columns are."""
+
+    def __init__(
+        self, groups: list[_Group], padded: int, rows: int, columns: int, heads: int
+    ) -> None:
+        self.groups, self.rows, self.columns, self.heads = padded, rows, columns, heads
+        self.used = np.array([group.union for group in groups])  # columns in use
+        self.counts = np.array([len(group.members) for group in groups])
+        self.members = list[_Member]()
+        self.places = list[tuple[int, int]]()  # (group, row) of each member's first row
+        self._row_index, self._row_positions = (np.zeros((padded, rows), np.int64) for _ in range(2))
+        self._slots, self._column_positions = (np.zeros((padded, columns), np.int64) for _ in range(2))
+        self._seen = np.zeros((padded, rows, columns), np.bool_)
+        self._seen[:, :, 0] = True  # padding rows see something: no row is all -inf
+        for g, group in enumerate(groups):
+            self._fill(g, group)
+
+    def _fill(self, g: int, group: _Group) -> None:
+        column, at = dict[Segment, int](), 0
+        for segment, (start, stop, m) in group.stretches.items():
+            span = slice(at, at + stop - start)
+            self._slots[g, span] = m.sequence.slots[start:stop]
+            self._column_positions[g, span] = np.arange(start, stop)
+            column[segment] = at
+            at += stop - start
+        row = 0
+        for m in group.members:
+            span = slice(row, row + m.n)
+            first = m.context - m.n
+            self._row_index[g, span] = np.arange(m.first, m.first + m.n)
+            self._row_positions[g, span] = np.arange(first, m.context)
+            seen = self._seen[g, span]
+            seen[:, 0] = False
+            for segment, start, stop in m.sequence.segments(m.context):
+                block = seen[:, column[segment] : column[segment] + stop - start]
+                block[:] = True
+                if m.n > 1 and stop > first:  # causal among the new tokens
+                    block &= np.arange(start, stop) <= np.arange(first, m.context)[:, None]
+            self.members.append(m)
+            self.places.append((g, row))
+            row += m.n
+
+    def place(self, gather: npt.NDArray[np.int64], ahead: int) -> None:
+        """Writes where each packed row's output will be found."""
+        for m, (g, row) in zip(self.members, self.places, strict=True):
+            start = ahead + g * self.rows + row
+            gather[m.first : m.first + m.n] = np.arange(start, start + m.n)
+
+    def call(self, device: torch.device, dtype: torch.dtype) -> Call:
+        """The tensors."""
+        seen = torch.from_numpy(self._seen).to(device)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, _HIDDEN)
+        mask = mask[:, :, None, :].expand(-1, -1, self.heads, -1).contiguous()
+        mask = mask.view(self.groups, 1, self.rows * self.heads, self.columns)
+        arrays = (self._row_index, self._slots, self._row_positions, self._column_positions)
+        parts = _upload(np.concatenate([a.ravel() for a in arrays]), device).split(
+            [a.size for a in arrays]
+        )
+        rows, slots, row_positions, column_positions = (
+            part.view(a.shape) for part, a in zip(parts, arrays, strict=True)
+        )
+        return Call(rows, slots, mask, row_positions, column_positions)
+
+
+class _Decode:
+    """A plan of one new token a sequence, which the next step extends in place."""
+
+    def __init__(self, plan: StepPlan, layouts: list[_Layout], device: torch.device) -> None:
+        self.plan = plan
+        self._layouts = layouts
+        self._device = device
+        # per call: each member's packed row, group and row in the group
+        self._firsts = [np.array([m.first for m in x.members], np.int64) for x in layouts]
+        self._places = [np.array(x.places, np.int64).reshape(-1, 2) for x in layouts]
+
+    def can_extend(self) -> bool:
+        """Whether every group has room for one more column a member."""
+        return all((x.used + x.counts <= x.columns).all() for x in self._layouts)
+
+    def extend(self, chunks: Sequence_[Chunk]) -> StepPlan:
+        """The same sequences, one token further."""
+        plan, n = self.plan, len(chunks)
+        total = plan.tokens.shape[1]
+        at = [chunk.sequence.cached - 1 for chunk in chunks]
+        slots = np.array([c.sequence.slots[-1] for c in chunks], np.int64)
+        positions = np.array(at, np.int64)
+        parts = [np.zeros(total, np.int64) for _ in range(3)]
+        parts[0][:n] = [c.sequence.tokens[p] for c, p in zip(chunks, at, strict=True)]
+        parts[1][:n] = positions
+        parts[2][:n] = slots
+        for layout, firsts, places in zip(self._layouts, self._firsts, self._places, strict=True):
+            group, row = places[:, 0], places[:, 1]
+            column = layout.used[group] + _rank(group)  # a group's members take the next columns
+            line = group * layout.rows + row
+            heads = line[:, None] * layout.heads + np.arange(layout.heads)
+            parts += [
+                group * layout.columns + column,
+                (heads * layout.columns + column[:, None]).ravel(),
+                line,
+                slots[firsts],
+                positions[firsts],
+            ]
+            layout.used += layout.counts
+        uploaded = _upload(np.concatenate(parts), self._device).split([len(p) for p in parts])
+        for k, call in enumerate(plan.calls):
+            columns, cells, lines, new_slots, new_positions = uploaded[3 + 5 * k : 8 + 5 * k]
+            call.columns.view(-1)[columns] = new_slots
+            call.column_positions.view(-1)[columns] = new_positions
+            call.row_positions.view(-1)[lines] = new_positions
+            call.mask.view(-1)[cells] = 0.0
+            call.forget_windows()
+        plan.tokens, plan.positions, plan.write = uploaded[0][None], uploaded[1][None], uploaded[2]
+        plan.union += n
+        return plan
+
+
+def _rank(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each element, how many equal ones came before it; equal ones are neighbours."""
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+
+
+def _upload(host: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """One copy of everything to the device."""
+    tensor = torch.from_numpy(host)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor

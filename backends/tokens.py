@@ -1,0 +1,427 @@
+"""
+Text to tokens and back, one token at a time where it matters.
+
+Knows vocabularies, bytes, UTF-8 and stop strings; `templates.py` renders chats. Knows no model and no device, and loads
+transformers only inside `HFTokenizer`.
+
+A text is the first visible token as `decode` shows it alone, followed by the raw bytes of the others. Both `decode` and
+`Detokenizer` follow this rule, so streamed text equals decoded text also where a tokenizer drops the first token's space, and
+where random bytes are no UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from langchain_pareto.backends.templates import NO_KWARGS, render_plain, render_template
+from langchain_pareto.errors import SettingError
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerBase
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+_ANCHOR = "a"  # a token text whose neighbours are looked at
+_CONTEXT = 4  # tokens of at least one byte each: more than a character can still need
+_SAMPLE = 64  # tokens on which a decoder is tried
+
+_END_OF_TURN = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eot|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_turn>",
+    "<turn|>",
+    "</s>",
+    "<|return|>",
+    "<|call|>",
+)
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back, for one vocabulary."""
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the greatest token id that has a text."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every token's id and bytes: equal for two models whose tokens can be exchanged."""
+        ...
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens with which the model ends its turn or its text."""
+        ...
+
+    @property
+    def special_tokens(self) -> frozenset[int]:
+        """Tokens that are control, not text."""
+        ...
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model has a chat template."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of `text`, none added; special tokens that are written out in it are recognised."""
+        ...
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Tokens of a prompt that was not rendered by a template: with the tokenizer's own first token, if it has one."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without the special ones; spaces are never cleaned up."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` adds to a text that has begun; none for special and unknown tokens."""
+        ...
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        template_kwargs: Mapping[str, object] = NO_KWARGS,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt of a chat; messages have a `role` and a text `content`."""
+        ...
+
+
+class HFTokenizer:
+    """A transformers tokenizer, fast or slow; `eos` is what the model's generation config names.
+
+    A token's bytes are read off byte-level and `<0x0A>` tokens, and otherwise off what the tokenizer's own decoder puts between
+    two neighbours. `joins` says whether that agreed with the tokenizer on a sample of its tokens; where it did not, text is the
+    difference of two calls to the tokenizer's `decode`.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, eos: int | Collection[int] | None = None
+    ) -> None:
+        self._hf = tokenizer
+        vocabulary = tokenizer.get_vocab()
+        self.vocabulary = 1 + max(vocabulary.values())
+        self._names: list[str | None] = [None] * self.vocabulary
+        for name, token in vocabulary.items():
+            self._names[token] = name
+        self._added = {token: added.content for token, added in _added(tokenizer).items()}
+        flagged = {token for token, added in _added(tokenizer).items() if added.special}
+        self.special_tokens = frozenset(flagged | set(tokenizer.all_special_ids))
+        self.end_tokens = self._find_ends(eos)
+        self.has_template = bool(tokenizer.chat_template)
+
+        self._alphabet = _byte_alphabet(tokenizer)
+        self._byte_fallback = "<0x00>" in vocabulary and "<0xFF>" in vocabulary
+        self._before = tokenizer.convert_tokens_to_string([_ANCHOR])
+        self._after = tokenizer.convert_tokens_to_string([_ANCHOR, _ANCHOR])[len(self._before) :]
+        self._pieces: list[bytes | None] = [None] * self.vocabulary  # filled on first use
+        self.joins = self._agrees()
+
+        alone = tokenizer.encode(_ANCHOR, add_special_tokens=True)
+        self._bos = [tokenizer.bos_token_id] if alone[:1] == [tokenizer.bos_token_id] else []
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every id's bytes, or a special token's name."""
+        digest = hashlib.sha256()
+        for token, name in enumerate(self._names):
+            special = token in self.special_tokens
+            content = (name or "").encode() if special else self.piece(token)
+            digest.update(b"%d %d " % (special, len(content)) + content)
+        return digest.hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of `text`, none added; special tokens that are written out in it are recognised."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise SettingError(f"the text is not Unicode: {error}") from error
+        return list(self._hf.encode(text, add_special_tokens=False, verbose=False))
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Tokens of a raw prompt: with the one BOS token that the tokenizer itself would add, if it adds one."""
+        tokens = self.encode(text)
+        return tokens if tokens[:1] == self._bos else self._bos + tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without the special ones; spaces are never cleaned up."""
+        return self._join(tokens) if self.joins else self._hf_decode(tokens)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` adds to a text that has begun; none for special and unknown tokens."""
+        if token >= self.vocabulary:  # rows that pad the model's embedding
+            return b""
+        piece = self._pieces[token]
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        template_kwargs: Mapping[str, object] = NO_KWARGS,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt of a chat by the model's template; without one, the messages' contents, a line each."""
+        if not self.has_template:
+            if tools:
+                raise SettingError("tools need a chat template, and this model has none")
+            return render_plain(messages)
+        return render_template(
+            self._hf.get_chat_template(tools=[dict(tool) for tool in tools] if tools else None),
+            messages,
+            tools=tools,
+            template_kwargs={**self._hf.special_tokens_map, **template_kwargs},
+            bos_token=str(self._hf.bos_token or ""),
+            eos_token=str(self._hf.eos_token or ""),
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def _find_ends(self, eos: int | Collection[int] | None) -> frozenset[int]:
+        ends = {eos} if isinstance(eos, int) else set(eos or ())
+        if self._hf.eos_token_id is not None:
+            ends.add(self._hf.eos_token_id)
+        turns = set(_END_OF_TURN)
+        if (
+            "<|return|>" not in self._added.values()
+        ):  # Harmony's <|end|> ends a channel, Phi's a turn
+            turns.add("<|end|>")
+        ends |= {token for token, content in self._added.items() if content in turns}
+        return frozenset(ends)
+
+    def _read_piece(self, token: int) -> bytes:
+        name = self._names[token]
+        if name is None or token in self.special_tokens:
+            return b""
+        if self._alphabet is not None:
+            if token not in self._added and self._alphabet.keys() >= set(name):
+                return bytes(self._alphabet[symbol] for symbol in name)
+            return name.encode()
+        if self._byte_fallback and (byte := _BYTE_TOKEN.fullmatch(name)):
+            return bytes([int(byte[1], 16)])
+        text = self._hf.convert_tokens_to_string([_ANCHOR, name, _ANCHOR])
+        return text.removeprefix(self._before).removesuffix(self._after).encode("utf-8", "replace")
+
+    def _join(self, tokens: Sequence[int]) -> str:
+        visible = [token for token in tokens if self.piece(token)]
+        if not visible:
+            return ""
+        rest = b"".join(map(self.piece, visible[1:]))
+        return (self._first(visible[0]) + rest).decode("utf-8", "replace")
+
+    def _first(self, token: int) -> bytes:
+        piece = self.piece(token)
+        name = self._names[token]
+        if self._alphabet is not None or name is None or not _is_text(piece):
+            return piece
+        text = self._hf.convert_tokens_to_string([name, _ANCHOR])
+        return text.removesuffix(self._after).encode()
+
+    def _agrees(self) -> bool:
+        ordinary = [
+            token
+            for token, name in enumerate(self._names)
+            if name and token not in self._added and not _BYTE_TOKEN.fullmatch(name)
+        ]
+        stride = 1 + len(ordinary) // _SAMPLE
+        sample = [t for t in ordinary[::stride] if self.piece(t) and _is_text(self.piece(t))]
+        sequences = [sample, sample[::-1], *([token] for token in sample)]
+        return all(self._join(tokens) == self._hf_decode(tokens) for tokens in sequences)
+
+    def _hf_decode(self, tokens: Sequence[int]) -> str:
+        visible = [token for token in tokens if token not in self.special_tokens]
+        known = [token for token in visible if token < self.vocabulary]
+        return str(self._hf.decode(known, clean_up_tokenization_spaces=False)) if known else ""
+
+
+class Detokenizer:
+    """Text of a token stream, as it becomes certain.
+
+    `prefix` is what stands before the stream: all of it, or its last tokens, at least one of them visible. Only whole
+    characters come out: bytes that may still be completed wait, also those that `prefix` ends with, and U+FFFD stands for
+    bytes that no token can complete any more. A stream that another one continues is not flushed: the bytes that wait are
+    then the first of the other's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prefix: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._piece = tokenizer.piece
+        context: list[int] = []
+        for token in reversed(prefix):
+            if len(context) == _CONTEXT:
+                break
+            if self._piece(token):
+                context.insert(0, token)
+        self._begun = bool(context)
+        self._held = b""
+        self._parts: list[str] = []
+        self._window = context  # of a tokenizer that does not join: tokens decoded together
+        self._read = len(context)  # how many of them are already told
+        self._joins: bool = getattr(tokenizer, "joins", True)
+        if self._joins:
+            self._characters(b"".join(map(self._piece, context)))
+
+    @property
+    def text(self) -> str:
+        """Everything that came out so far."""
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
+    def push(self, token: int) -> str:
+        """The text that is certain now that `token` came; "" for special tokens and parts of a character."""
+        text = self._by_bytes(token) if self._joins else self._by_difference(token)
+        if text:
+            self._parts.append(text)
+        return text
+
+    def flush(self) -> str:
+        """What still waits, with U+FFFD for what is no character."""
+        if self._joins:
+            text, self._held = self._held.decode("utf-8", "replace"), b""
+        else:
+            text, self._read = self._untold(), len(self._window)
+        self._parts.append(text)
+        return text
+
+    def _by_bytes(self, token: int) -> str:
+        piece = self._piece(token)
+        if not self._begun and piece:
+            self._begun = True
+            if _is_text(piece):
+                return self._tokenizer.decode([token])
+        return self._characters(piece)
+
+    def _characters(self, piece: bytes) -> str:
+        data = self._held + piece
+        text, used = codecs.utf_8_decode(data, "replace", False)
+        self._held = data[used:]
+        return text
+
+    def _by_difference(self, token: int) -> str:
+        if token in self._tokenizer.special_tokens:
+            return ""
+        self._window.append(token)
+        text = self._untold()
+        if not text or text.endswith("\ufffd"):
+            return ""
+        self._window = self._window[self._read :]
+        self._read = len(self._window)
+        return text
+
+    def _untold(self) -> str:
+        told = self._tokenizer.decode(self._window[: self._read])
+        return self._tokenizer.decode(self._window)[len(told) :]
+
+
+class StopStrings:
+    """Finds the first of several strings in a text that arrives in pieces, in time linear in the text.
+
+    The text ends with the piece in which a stop string completes. Of those that are complete by then, the one that starts
+    first counts; of two that start together, the longer.
+    """
+
+    def __init__(self, strings: str | Sequence[str] = ()) -> None:
+        self._strings = (strings,) if isinstance(strings, str) else tuple(dict.fromkeys(strings))
+        if "" in self._strings:
+            raise SettingError(f"a stop string must not be empty; got {strings!r}")
+        self._firsts = frozenset(string[0] for string in self._strings)
+        self._borders = [_borders(string) for string in self._strings]
+        self._states = [0] * len(self._strings)  # how much of each string the text ends with
+        self._held = ""
+        self.matched: str | None = None
+
+    def feed(self, piece: str) -> tuple[str, str | None]:
+        """Text that can no longer belong to a stop string, and the stop string that was found, if any.
+
+        Once one was found, the text before it is complete, and further pieces give nothing.
+        """
+        if self.matched is not None:
+            return "", self.matched
+        if not self._held and self._firsts.isdisjoint(piece):
+            return piece, None
+        text = self._held + piece
+        starts: list[tuple[int, int, str]] = []
+        for index, string in enumerate(self._strings):
+            end = self._advance(index, piece)
+            if end is not None:
+                starts.append((len(self._held) + end - len(string), -len(string), string))
+        if starts:
+            start, _, self.matched = min(starts)
+            self._held = ""
+            return text[:start], self.matched
+        safe = len(text) - max(self._states)
+        self._held = text[safe:]
+        return text[:safe], None
+
+    def flush(self) -> str:
+        """What was held back, when no more text comes."""
+        text, self._held = self._held, ""
+        self._states = [0] * len(self._strings)
+        return text
+
+    def _advance(self, index: int, piece: str) -> int | None:
+        """Where in `piece` the string first ends (Knuth, Morris and Pratt 1977)."""
+        string, borders, state = self._strings[index], self._borders[index], self._states[index]
+        for position, symbol in enumerate(piece):
+            while state and string[state] != symbol:
+                state = borders[state - 1]
+            state += string[state] == symbol
+            if state == len(string):
+                return position + 1
+        self._states[index] = state
+        return None
+
+
+def _borders(string: str) -> list[int]:
+    """For each prefix, the length of its longest proper prefix that is also its suffix."""
+    borders, length = [0], 0
+    for symbol in string[1:]:
+        while length and string[length] != symbol:
+            length = borders[length - 1]
+        length += string[length] == symbol
+        borders.append(length)
+    return borders
+
+
+def _added(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, AddedToken]:
+    added: Mapping[int, AddedToken] = tokenizer.added_tokens_decoder
+    return added
+
+
+def _byte_alphabet(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, int] | None:
+    """The symbol of each byte, where tokens are spelled in GPT-2's byte alphabet."""
+    slow: Mapping[str, int] | None = getattr(tokenizer, "byte_decoder", None)
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if decoder is None or "ByteLevel(" not in repr(decoder):
+        return slow
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + index): byte for index, byte in enumerate(others)
+    }
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

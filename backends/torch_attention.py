@@ -1,0 +1,248 @@
+"""
+Attention over the slot pool, registered with transformers as one more attention implementation.
+
+Knows tensors, a StepPlan and the pool; knows no sequence and no model. Each layer writes the new tokens' keys and values into its
+pool, then attends call by call: one gather of the union and one masked scaled-dot-product attention, with the query heads that share
+a key head folded into the rows (no key is repeated). Soft-capped scores (Gemma 2) and sinks (GPT-OSS) take the plain route.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface
+
+from langchain_pareto.backends.step_plan import Call, InOrder, StepPlan
+from langchain_pareto.errors import CapabilityError
+
+IMPLEMENTATION = "pareto"
+
+# what models hand to their attention function, and is either honoured below or has no effect on a packed, causal forward
+_HONOURED = {"sliding_window", "softcap", "s_aux", "pareto"}
+_HARMLESS = {
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "position_embeddings",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "is_causal",
+}
+
+
+@dataclass(slots=True)
+class LayerPool:
+    """One layer's keys and values: (slots, kv heads, key width + value width)."""
+
+    data: torch.Tensor
+    key_width: int
+
+
+@dataclass(slots=True)
+class Observed:
+    """What a layer showed of itself in the probe forward."""
+
+    kv_heads: int
+    key_width: int
+    value_width: int
+    heads: int
+    window: int | None
+
+
+@dataclass(slots=True)
+class Stage:
+    """What one forward hands to every layer: the plan and the pools, or a notebook for the probe."""
+
+    plan: StepPlan | None = None
+    pools: dict[int, LayerPool] = field(default_factory=dict)
+    observed: dict[int, Observed] | None = None
+    workspace: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def buffer(self, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        """Scratch memory that lives as long as the runner: fresh pages every step cost more than the gather."""
+        size = 1
+        for n in shape:
+            size *= n
+        held = self.workspace.get(name)
+        if held is None or held.numel() < size or held.dtype != like.dtype:
+            held = self.workspace[name] = torch.empty(size, dtype=like.dtype, device=like.device)
+        return held[:size].view(shape)
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # (1, heads, rows, width)
+    key: torch.Tensor,  # (1, kv heads, rows, width)
+    value: torch.Tensor,  # (1, kv heads, rows, value width)
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """The attention function that transformers calls in every layer."""
+    stage = kwargs.get("pareto")
+    assert isinstance(stage, Stage), "this attention runs only under the runner"
+    layer = getattr(module, "layer_idx", None)
+    if not isinstance(layer, int):
+        msg = f"{type(module).__name__} does not tell which layer it is"
+        raise CapabilityError(msg)
+    window = kwargs.get("sliding_window")
+    assert window is None or isinstance(window, int)
+    if stage.observed is not None:
+        _refuse_unknown(kwargs, attention_mask, dropout)
+        stage.observed[layer] = Observed(
+            key.shape[1], key.shape[3], value.shape[3], query.shape[1], window
+        )
+        out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
+        return out, None
+    plan, pool = stage.plan, stage.pools[layer]
+    assert plan is not None
+    new = torch.cat([key[0], value[0]], dim=-1).transpose(0, 1)  # (rows, kv heads, both widths)
+    pool.data.index_copy_(0, plan.write, new)
+    rows = query[0].transpose(0, 1)  # (rows, heads, width)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
+    assert softcap is None or isinstance(softcap, float)
+    assert sinks is None or isinstance(sinks, torch.Tensor)
+    outs = list[torch.Tensor]()
+    if plan.in_order is not None:
+        outs.append(_in_order(plan.in_order, pool, rows, new, scale, window, softcap, sinks))
+    for i, call in enumerate(plan.calls):
+        outs.append(_call(call, pool, rows, scale, window, softcap, sinks, stage, f"kv{i}"))
+    out = outs[0] if len(outs) == 1 else torch.cat(outs)
+    return out.index_select(0, plan.gather)[None], None  # (1, rows, heads, value width)
+
+
+def _call(
+    call: Call,
+    pool: LayerPool,
+    rows: torch.Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    stage: Stage,
+    name: str,
+) -> torch.Tensor:
+    groups, r = call.rows.shape
+    columns = call.columns.shape[1]
+    _, kv_heads, both = pool.data.shape
+    per_kv = rows.shape[1] // kv_heads
+    buffer = stage.buffer(name, (groups * columns, kv_heads, both), pool.data)
+    torch.index_select(pool.data, 0, call.columns.view(-1), out=buffer)
+    kv = buffer.view(groups, columns, kv_heads, both).transpose(1, 2)
+    k, v = kv[..., : pool.key_width], kv[..., pool.key_width :]
+    q = rows.index_select(0, call.rows.view(-1)).view(groups, r, kv_heads, per_kv, -1)
+    q = q.transpose(1, 2).reshape(groups, kv_heads, r * per_kv, -1)
+    mask = call.masked(window)  # (groups, 1, r * per_kv, columns)
+    if softcap is None and sinks is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    else:
+        if sinks is not None:  # one a head, in the order of the folded rows
+            sinks = sinks.view(1, kv_heads, 1, per_kv).expand(groups, -1, r, -1)
+            sinks = sinks.reshape(groups, kv_heads, r * per_kv, 1)
+        out = _plain(q, k, v, mask, scale, softcap, sinks)
+    out = out.view(groups, kv_heads, r, per_kv, -1).transpose(1, 2)
+    return out.reshape(groups * r, kv_heads * per_kv, -1)
+
+
+def _in_order(
+    span: InOrder,
+    pool: LayerPool,
+    rows: torch.Tensor,
+    new: torch.Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Consecutive rows of one sequence over its whole past and, causally, over themselves."""
+    past = span.past if window is None else span.past[max(0, len(span.past) - window + 1) :]
+    kv = new[span.start : span.stop]
+    if len(past):
+        kv = torch.cat([pool.data.index_select(0, past), kv])
+    kv = kv.transpose(0, 1)[None]  # (1, kv heads, past + n, both widths)
+    k, v = kv[..., : pool.key_width], kv[..., pool.key_width :]
+    q = rows[span.start : span.stop].transpose(0, 1)[None]  # (1, heads, n, width)
+    n, columns = q.shape[2], k.shape[2]
+    if softcap is None and sinks is None and (window is None or columns <= window):
+        out = _causal(q, k, v, scale)
+        return out[0].transpose(0, 1)
+    at = torch.arange(columns - n, columns, device=q.device)[:, None]
+    column = torch.arange(columns, device=q.device)
+    hidden = column > at if window is None else (column > at) | (column <= at - window)
+    mask = torch.zeros(n, columns, dtype=q.dtype, device=q.device).masked_fill_(
+        hidden, float("-inf")
+    )
+    per_kv = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(per_kv, 1), v.repeat_interleave(per_kv, 1)
+    if softcap is None and sinks is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    else:
+        if sinks is not None:
+            sinks = sinks.view(1, -1, 1, 1).expand(-1, -1, n, -1)
+        out = _plain(q, k, v, mask, scale, softcap, sinks)
+    return out[0].transpose(0, 1)
+
+
+def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """Causal attention of the last rows of a sequence, with no mask tensor."""
+    n, past = q.shape[2], k.shape[2] - q.shape[2]
+    if past == 0:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+    if q.device.type != "cpu":
+        bias = causal_lower_right(n, n + past)
+        per_kv = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(per_kv, 1), v.repeat_interleave(per_kv, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    # the past is seen whole and the chunk causally: two attentions without a mask, merged by their log-sum-exp
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    per_kv = q.shape[1] // k.shape[1]
+    folded = q.reshape(1, k.shape[1], per_kv * n, -1)
+    before, lse = flash(folded, k[:, :, :past], v[:, :, :past], 0.0, False, scale=scale)
+    before, lse = before.reshape(*q.shape[:3], -1), lse.reshape(q.shape[:3])
+    own_k, own_v = (x[:, :, past:].repeat_interleave(per_kv, 1) for x in (k, v))
+    own, own_lse = flash(q, own_k, own_v, 0.0, True, scale=scale)
+    share = torch.sigmoid(lse - own_lse)[..., None].to(q.dtype)  # of the past
+    return own + share * (before - own)
+
+
+def _plain(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention written out: scores soft-capped before the mask (Gemma 2), sinks joining the softmax (GPT-OSS)."""
+    scores = q @ k.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + mask
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
+    return (weights if sinks is None else weights[..., :-1]) @ v
+
+
+def _refuse_unknown(kwargs: dict[str, object], mask: torch.Tensor | None, dropout: float) -> None:
+    asked = {name for name, value in kwargs.items() if value is not None and value is not False}
+    unknown = asked - _HONOURED - _HARMLESS
+    if kwargs.get("is_causal") is False:
+        unknown.add("is_causal=False")
+    if mask is not None:
+        unknown.add("attention_mask")
+    if dropout:
+        unknown.add("dropout")
+    if unknown:
+        msg = f"this model's attention asks for {', '.join(sorted(unknown))}, which the engine cannot honour"
+        raise CapabilityError(msg)
+
+
+AttentionInterface.register(IMPLEMENTATION, attention)

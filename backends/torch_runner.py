@@ -1,0 +1,233 @@
+"""
+Any causal language model of transformers over the slot pool, on CUDA or CPU.
+
+Knows one model, its pool and its sequences; knows no text, no sampling and no strategy. `open`, `fork`, `append`, `truncate` and `free`
+only move integers; `step` runs the model once over everything that is asked for. All of it belongs to the engine's thread.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass
+
+import torch
+
+from langchain_pareto.backends.base import ModelSpec
+from langchain_pareto.backends.kv_pool import SlotPool
+from langchain_pareto.backends.prefixes import PrefixIndex
+from langchain_pareto.backends.sequences import Chunk, Sequence
+from langchain_pareto.backends.step_plan import Planner
+from langchain_pareto.backends.torch_attention import IMPLEMENTATION, LayerPool, Observed, Stage
+from langchain_pareto.errors import CapabilityError
+
+
+@dataclass(slots=True)
+class Logits:
+    """What a step gives: one row a wanted position, in the order of the chunks; on CUDA it may still be computing."""
+
+    rows: torch.Tensor  # (wanted rows, vocabulary)
+    union: int  # slots read, for metering
+
+
+class TorchRunner:
+    """One model over one pool of token slots."""
+
+    def __init__(self, model: torch.nn.Module, *, slots: int | None = None, memory: int | None = None) -> None:
+        """Takes `model` over until `close`. The pool has `slots` token slots, or what fits into `memory` bytes."""
+        self.model = model
+        config = model.config.get_text_config()  # type: ignore[operator, union-attr]
+        self._previous = config._attn_implementation  # noqa: SLF001 - the only place where it is kept
+        self.device = next(model.parameters()).device
+        self.dtype = next(model.parameters()).dtype
+        self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
+        try:
+            observed = self._probe()
+        except BaseException:
+            self._restore()
+            raise
+        self.spec = _spec(model, config, observed, self.device, self.dtype)
+        if slots is None:
+            assert memory is not None, "a pool needs a size"
+            slots = memory // self.spec.kv_bytes_per_token
+        self.pool = SlotPool(max(2, slots + 1))
+        self.prefixes = PrefixIndex(self.pool)
+        first = next(iter(observed.values()))
+        self._planner = Planner(self.device, self.dtype, first.heads // first.kv_heads)
+        self._stage = Stage(pools={i: self._layer(o) for i, o in observed.items()})
+        self.shapes = set[tuple[int, ...]]()  # distinct shapes of the steps so far
+        self.closed = False
+
+    # --- sequences: integers only
+
+    def open(self, tokens: Sequence_[int]) -> Sequence:
+        """A sequence that shares nothing yet; what the prefix index has of it is taken over by `reuse`."""
+        return Sequence.root(tokens)
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """A child that continues from here."""
+        child = sequence.fork()
+        self.pool.retain(child.slots)
+        return child
+
+    def append(self, sequence: Sequence, tokens: Sequence_[int]) -> None:
+        """Adds pending tokens."""
+        sequence.check_usable()
+        sequence.tokens.extend(tokens)
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Cuts back to the first `length` tokens."""
+        self.pool.release(sequence.truncate(length))
+
+    def free(self, sequence: Sequence) -> None:
+        """Gives the slots back; what was computed stays in the prefix index until the room is needed."""
+        if sequence.freed:
+            return
+        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
+        self.pool.release(sequence.slots)
+        sequence.cached = 0
+        sequence.freed = True
+        sequence.version += 1
+
+    def reuse(self, sequence: Sequence) -> int:
+        """Takes over what the prefix index has beyond what is computed; returns how many tokens that saves."""
+        tokens = sequence.tokens[:-1]  # the last token stays pending
+        if sequence.cached >= len(tokens):
+            return 0
+        found = self.prefixes.match(tokens)[sequence.cached :]
+        if not found.size:
+            return 0
+        self.pool.retain(found)
+        sequence.put(found)
+        sequence.version += 1
+        return int(found.size)
+
+    def share(self, sequence: Sequence) -> None:
+        """Lets other sequences reuse what this one has computed."""
+        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Preemption: forgets what is computed and keeps the tokens."""
+        self.pool.release(sequence.take_back(sequence.cached))
+
+    def can_step(self, tokens: int) -> bool:
+        """Whether `tokens` more slots are there, evicting cached prefixes if that helps."""
+        if tokens > self.pool.free:
+            self.prefixes.evict(tokens - self.pool.free)
+        return tokens <= self.pool.free
+
+    # --- the model
+
+    def step(self, chunks: Sequence_[Chunk]) -> Logits:
+        """Computes every chunk in one forward; raises CapacityError, or the model's own error, and changes nothing then."""
+        sizes = [chunk.n for chunk in chunks]
+        slots = self.pool.allocate(sum(sizes))
+        at = 0
+        for chunk in chunks:
+            chunk.sequence.put(slots[at : at + chunk.n])
+            at += chunk.n
+        try:
+            with torch.inference_mode():
+                plan = self._planner.plan(chunks)
+                self.shapes.add(plan.shape)
+                self._stage.plan = plan
+                rows = self._forward(plan.tokens, plan.positions, plan.keep)
+        except BaseException:
+            for chunk in chunks:
+                chunk.sequence.take_back(chunk.n)
+            self.pool.release(slots)
+            self._planner.forget()
+            raise
+        finally:
+            self._stage.plan = None
+        return Logits(rows[: plan.kept], plan.union)
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def trim(self) -> None:
+        """Gives scratch memory back, after the device ran out of it."""
+        self._stage.workspace.clear()
+        self._planner.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Gives the model back as it was found, and the pool's memory."""
+        if self.closed:
+            return
+        self.closed = True
+        self._planner.forget()
+        self._stage = Stage()
+        self._restore()
+
+    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        extra = {"logits_to_keep": keep} if self._keeps_rows else {}
+        out = self.model(
+            input_ids=tokens, position_ids=positions, use_cache=False, pareto=self._stage, **extra
+        )
+        logits: torch.Tensor = out.logits[0]  # (rows, vocabulary)
+        return logits if self._keeps_rows else logits.index_select(0, keep)
+
+    def _probe(self) -> dict[int, Observed]:
+        """One forward of two tokens that only looks at what each layer hands to its attention."""
+        self._stage = Stage(observed={})
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            self._forward(tokens, torch.arange(2, device=self.device)[None], tokens[0, :1])
+        observed = self._stage.observed
+        if not observed:
+            msg = f"{type(self.model).__name__} does not call the attention function of transformers"
+            raise CapabilityError(msg)
+        return observed
+
+    def _layer(self, seen: Observed) -> LayerPool:
+        shape = (self.pool.size, seen.kv_heads, seen.key_width + seen.value_width)
+        return LayerPool(_reserve(shape, self.dtype, self.device), seen.key_width)
+
+    def _restore(self) -> None:
+        self.model.set_attn_implementation(self._previous)  # type: ignore[operator]
+
+
+def _reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeroed memory; on the CPU its pages are committed as they are first written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = 1
+    for n in shape:
+        size *= n
+    import numpy as np  # noqa: PLC0415 - calloc through numpy: torch.zeros touches every page
+
+    raw = torch.from_numpy(np.zeros(size * dtype.itemsize, np.uint8))
+    return raw.view(dtype).view(shape)
+
+
+def _spec(
+    model: torch.nn.Module, config: object, observed: dict[int, Observed], device: torch.device, dtype: torch.dtype
+) -> ModelSpec:
+    first = next(iter(observed.values()))
+    parameters = sum(p.numel() for p in model.parameters())
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    tied = head is not None and head.weight is embeddings.weight
+    vocabulary = int(head.weight.shape[0]) if head is not None else int(config.vocab_size)  # type: ignore[attr-defined]
+    outside = embeddings.weight.numel() + (0 if tied or head is None else head.weight.numel())
+    kv = sum(o.kv_heads * (o.key_width + o.value_width) for o in observed.values()) * dtype.itemsize
+    return ModelSpec(
+        name=str(getattr(config, "name_or_path", "") or type(model).__name__),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        vocabulary=vocabulary,
+        hidden=int(embeddings.weight.shape[1]),
+        heads=first.heads,
+        kv_heads=first.kv_heads,
+        head_dim=first.key_width,
+        windows=tuple(observed[i].window for i in sorted(observed)),
+        matmul_parameters=parameters - outside,
+        weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        kv_bytes_per_token=kv,
+        context_length=int(getattr(config, "max_position_embeddings", 0) or 1 << 20),
+    )

@@ -1,0 +1,1 @@
+"""Your compute budget, spent well."""

@@ -1,0 +1,108 @@
+"""
+Everything that langchain-pareto raises on purpose.
+
+* ParetoError
+  x BudgetError (ValueError)               a budget that cannot be understood
+  x BudgetExceeded (RuntimeError)          a limit was reached and `on_limit="error"` was asked for
+  x SettingError (ValueError)              a setting, question or prompt that cannot be honoured
+  x ScorerError (RuntimeError)             a scorer or verifier failed
+  x BackendError (RuntimeError)
+    + CapacityError (MemoryError)          does not fit into the pool, even alone
+    + ContextLengthError (ValueError)      longer than the model's context
+    + CapabilityError (NotImplementedError)  this model or engine cannot do it
+    + SequenceError (ValueError)           a freed, foreign or busy branch, or a bad length
+    + VocabularyMismatchError (ValueError) two models that should share a vocabulary do not
+    + ModelLoadError (OSError)             weights or tokenizer missing, truncated or unreadable
+    + NumericalError (ArithmeticError)     NaN or infinite logits
+    + EngineClosedError                    the engine was closed, or belongs to another process
+    + EngineFailedError                    the device failed; `__cause__` has the original
+
+Every error also is the builtin that a caller would catch. `hint` says what to do, and is shown below the message.
+"""
+
+
+class ParetoError(Exception):
+    """Root of the tree above; `hint` is shown as a note under the traceback."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+        if hint is not None:
+            self.add_note(hint)
+
+
+class BudgetError(ParetoError, ValueError):
+    """A budget that cannot be understood: what was got, and what is accepted."""
+
+
+class BudgetExceeded(ParetoError, RuntimeError):
+    """A limit was reached; `spent` and `limit` are in units of `resource`."""
+
+    def __init__(
+        self, message: str, *, resource: str, spent: float, limit: float, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.resource = resource
+        self.spent = spent
+        self.limit = limit
+
+
+class SettingError(ParetoError, ValueError):
+    """A setting, question or prompt that cannot be honoured."""
+
+
+class ScorerError(ParetoError, RuntimeError):
+    """A scorer or verifier raised, timed out, or returned something that is not a score."""
+
+
+class BackendError(ParetoError, RuntimeError):
+    """Root of what a backend raises."""
+
+
+class CapacityError(BackendError, MemoryError):
+    """Does not fit into the pool even alone; `needed` and `free` are counted in `kind`."""
+
+    def __init__(
+        self, message: str, *, needed: int, free: int, kind: str, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.needed = needed
+        self.free = free
+        self.kind = kind
+
+
+class ContextLengthError(BackendError, ValueError):
+    """A sequence of `length` tokens is longer than the model's `limit`."""
+
+    def __init__(self, message: str, *, length: int, limit: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.length = length
+        self.limit = limit
+
+
+class CapabilityError(BackendError, NotImplementedError):
+    """This model or engine cannot do what was asked."""
+
+
+class SequenceError(BackendError, ValueError):
+    """A freed, foreign or busy branch, or a length outside it."""
+
+
+class VocabularyMismatchError(BackendError, ValueError):
+    """Two models that should share a vocabulary do not."""
+
+
+class ModelLoadError(BackendError, OSError):
+    """Weights or tokenizer are missing, truncated or unreadable."""
+
+
+class NumericalError(BackendError, ArithmeticError):
+    """The model gave NaN or infinite logits."""
+
+
+class EngineClosedError(BackendError):
+    """The engine was closed, or belongs to another process."""
+
+
+class EngineFailedError(BackendError):
+    """The device failed; `__cause__` has the original error."""

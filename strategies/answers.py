@@ -1,0 +1,334 @@
+"""
+Extract, normalise and group answers.
+
+Knows how models write an answer down (boxes, "Answer:" lines, LaTeX, thousands separators) and when
+two spellings are the same answer. It does not know who is right, and imports nothing heavy:
+`math-verify` is used when it is installed, and only for short, harmless-looking maths.
+"""
+
+import importlib
+import logging
+import math
+import re
+import threading
+import unicodedata
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache, lru_cache
+from types import ModuleType
+
+from pydantic import BaseModel, ConfigDict
+
+from langchain_pareto.errors import SettingError
+
+_OPEN, _CLOSE = "<think>", "</think>"
+_BRACES = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|[{}]", re.DOTALL)
+_MARKER = re.compile(r"\banswer[*_]{0,3} ?[:\uff1a]", re.IGNORECASE)
+_MARKDOWN = " \t\r*_`"
+_LAST_NUMBER = re.compile(
+    r"(?:(?<![\w)])[-\u2212])?(?<![\w.])(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:[./][0-9]+)?"
+)
+
+
+class AnswerFormat(BaseModel):
+    r"""
+    Where a text says its answer: `pattern`, or else the last `\boxed{}`, or else the last "Answer:".
+
+    With a `pattern` (its one group, or the whole match) the last match is the answer, and a text
+    without one has none. It is the user's own regex: one that backtracks exponentially will hang.
+    `last_number` falls back to the last number of the text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pattern: str | None = None
+    last_number: bool = False
+
+    def __init__(
+        self, *, pattern: str | None = None, last_number: bool = False, **unknown: object
+    ) -> None:
+        # A validator's ValueError would come out as pydantic's; a bad regex is a SettingError.
+        if isinstance(pattern, str):
+            _compile(pattern)
+        super().__init__(pattern=pattern, last_number=last_number, **unknown)
+
+    def extract(self, text: str) -> str | None:
+        """Return the answer that `text` gives after its reasoning, or None."""
+        rest = split_reasoning(text)[1]
+        if self.pattern is not None:
+            found = _last_match(_compile(self.pattern), rest)
+        else:
+            found = _last_boxed(rest) or _after_marker(rest)
+            if found is None and self.last_number:
+                found = _last_match(_LAST_NUMBER, rest)
+        return found.strip() if found is not None and normalise(found) else None
+
+
+def split_reasoning(text: str) -> tuple[str | None, str]:
+    """
+    Split `text` at its last `</think>` into (reasoning, rest).
+
+    The opening tag may be missing (some templates put it into the prompt). A block that is still
+    open at the end leaves no rest.
+    """
+    before, closed, rest = text.rpartition(_CLOSE)
+    if _OPEN in rest:
+        return text.replace(_OPEN, "", 1).strip(), ""
+    if not closed:
+        return None, text
+    return before.replace(_OPEN, "", 1).strip(), rest.strip()
+
+
+@lru_cache(maxsize=64)
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        message = f"answer pattern {pattern!r} is not a regular expression: {error}"
+        raise SettingError(message) from error
+    if compiled.groups > 1:
+        message = f"answer pattern {pattern!r} has {compiled.groups} groups, expected at most one"
+        raise SettingError(message, hint="Write groups that are not the answer as (?:...).")
+    return compiled
+
+
+def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
+    last = None
+    for last in pattern.finditer(text):
+        pass
+    return None if last is None else last.group(pattern.groups)
+
+
+def _last_boxed(text: str) -> str | None:
+    """Return the content of the last box whose braces balance; one pass over the text."""
+    opened: list[int | None] = []  # where a box's content starts, None for other braces
+    start, end = -1, -1
+    for token in _BRACES.finditer(text):
+        if token["box"]:
+            opened.append(token.end())
+        elif token[0] == "{":
+            opened.append(None)
+        elif token[0] == "}" and opened:
+            box = opened.pop()
+            if box is not None and box > start:
+                start, end = box, token.start()
+    return text[start:end] if start >= 0 else None
+
+
+def _after_marker(text: str) -> str | None:
+    """Return the line after the last "Answer:" (the next one if that is empty), undressed."""
+    end = None
+    for marker in _MARKER.finditer(text):
+        end = marker.end()
+    if end is None:
+        return None
+    line = text[end:].lstrip(_MARKDOWN + "\n").partition("\n")[0]
+    return line.rstrip(_MARKDOWN).removesuffix(".").rstrip(_MARKDOWN) or None
+
+
+_LONGEST = 1000  # characters; a longer answer is prose, and is compared as it stands
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_CHARACTERS = str.maketrans(
+    {"−": "-", "–": "-", "⁄": "/", "×": "*", "$": None, "\u200b": None, "\ufeff": None}
+)
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:left|right|displaystyle)(?![A-Za-z])", ""),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:cdot|times)(?![A-Za-z])", "*"),
+        (r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|boxed)\s*\{([^{}]*)\}", r"\1"),
+        (r"\\[,!;:()\[\]]|\\ |\\(?=%)", ""),
+        (r"\{,\}", ","),
+        (r"([\^_])\{(\w)\}", r"\1\2"),
+        (r"\\frac([0-9])([0-9])", r"\\frac{\1}{\2}"),
+        (r"\A(-?)\\frac\{([0-9]+)\}\{([0-9]+)\}\Z", r"\1\2/\3"),
+        (r"\A(-?[0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}\Z", r"\1 \2/\3"),
+        (r"\s+", " "),
+        (r" ?([-+*/^=<>]) ?", r"\1"),
+        (r"([(\[{]) | (?=[)\]}])", r"\1"),
+        (r"\A[\s*_`\"“”:;,?]+|[\s*_`\"“”:;,.?]+\Z", ""),
+        (r"\A'([^']*)'\Z|\A\(([A-Za-z])\)\Z", r"\1\2"),
+        # 2.50 -> 2.5, 42.0 -> 42, .5 -> 0.5
+        (r"(?<![\w.])(?=\.[0-9])", "0"),
+        (r"(?<![\w.])([0-9]+)(?:\.0+|(\.[0-9]*[1-9])0+)(?![0-9.])", r"\1\2"),
+    )
+)
+_THOUSANDS = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+_MATHS_SIGNS = frozenset("0123456789\\^=+*/<>_{}()[]|")
+
+
+def normalise(answer: str) -> str:
+    """
+    Return the exact normal form of `answer`: one spelling for what is surely the same answer.
+
+    Dressing goes (LaTeX spacing, `$`, markdown, punctuation around it); numbers lose thousands
+    separators and idle zeros; plain words lose case. Percent signs and units stay. Idempotent,
+    never raises, linear in the length; more than 1000 characters only have their spaces collapsed.
+    """
+    form = " ".join(answer.split())
+    if len(form) > _LONGEST:
+        return form
+    for _ in range(_LONGEST):  # dressing may be nested; most answers need two passes
+        previous, form = form, _undress(form)
+        if form == previous or len(form) > _LONGEST:
+            break
+    return form
+
+
+def _undress(text: str) -> str:
+    text = re.sub(r"[⁰¹²³⁴-⁹⁻]+", lambda run: "^" + run[0].translate(_SUPERSCRIPTS), text)
+    text = re.sub(r"(?<=[0-9])(?=[¼-¾⅐-⅞])", " ", text)  # three and a half is not 31/2
+    text = unicodedata.normalize("NFKC", text).replace("\\$", "").translate(_CHARACTERS)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    if not any(bracket in text for bracket in "([{"):  # (1,234) is a pair
+        text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    text = re.sub(r" ?, ?(?=[^ )\]}])", ", ", text).strip()
+    if _NUMBER.fullmatch(text):
+        return _plain_number(text)
+    return text if _MATHS_SIGNS.intersection(text) else text.casefold()
+
+
+def _plain_number(text: str) -> str:
+    whole, _, decimals = text.lstrip("+-").partition(".")
+    decimals = decimals.rstrip("0")
+    number = (whole.lstrip("0") or "0") + (f".{decimals}" if decimals else "")
+    return f"-{number}" if text.startswith("-") and number != "0" else number
+
+
+_LONGEST_MATHS = 100  # characters
+_LONGEST_RELATION = 40  # characters
+_RATIONAL = re.compile(r"(-?)(?:([0-9]+) )?([0-9]+(?:\.[0-9]+)?)(?:/([0-9]+(?:\.[0-9]+)?))?")
+# Numbers, single letters, and what is cheap to parse and compare: no factorials, sums or functions.
+_MATHS = re.compile(
+    r"(?:\\(?:frac|sqrt|pi|infty|cup|leq?|geq?|neq?|pm|[{}])(?![A-Za-z])"
+    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|(?<![0-9]) | (?![0-9])|[-0-9.,+*/^=<>(){}\[\]])+"
+)
+_UNIT = re.compile(r"[0-9.] ?[cdeghlmostI]\Z")  # 5 m and 5 g would both be read as 5
+_RELATION = re.compile(r"[=<>]|\\[lgn]eq?")
+_POWER = re.compile(
+    r"\^(?:([0-9]{1,2}(?![0-9]))|[A-Za-z]|\{[-+]?([0-9]{0,2})[A-Za-z]?(?:[-+/][0-9]{1,2})?\})?"
+)
+_HIGHEST_POWER = 32  # the product of all exponents, so that towers of powers are out
+
+
+def equivalent(a: str, b: str) -> bool:
+    """
+    Say whether `a` and `b` are the same answer.
+
+    They are if their normal forms agree or are the same rational number. If not, `math-verify`
+    decides where it is installed and both are short and plainly maths; it runs without its timeout
+    (which needs the main thread), so whatever might be slow to compare is left as different.
+    """
+    return _same(_key(normalise(a)), _key(normalise(b)))
+
+
+def group(answers: Sequence[str | None]) -> list[list[int]]:
+    """
+    Return clusters of indices of equivalent answers, largest first, then first seen first.
+
+    None is in no cluster. An answer joins the first cluster whose first member it is equivalent to.
+    """
+    clusters: dict[str | Fraction, list[int]] = {}
+    owner: dict[str | Fraction, str | Fraction] = {}
+    for index, answer in enumerate(answers):
+        if answer is None:
+            continue
+        key = _key(normalise(answer))
+        if key not in owner:
+            owner[key] = next((first for first in clusters if _same(first, key)), key)
+        clusters.setdefault(owner[key], []).append(index)
+    return sorted(clusters.values(), key=len, reverse=True)  # stable: first seen stays first
+
+
+def _key(form: str) -> str | Fraction:
+    """Return the number that a normal form spells exactly, or else the form."""
+    match = _RATIONAL.fullmatch(form) if len(form) <= _LONGEST_MATHS else None
+    if match is None:
+        return form
+    sign, whole, numerator, denominator = match.groups()
+    if denominator is None:
+        return form if whole else Fraction(sign + numerator)
+    if not Fraction(denominator):
+        return form
+    value = int(whole or 0) + Fraction(numerator) / Fraction(denominator)
+    return -value if sign else value
+
+
+def _same(a: str | Fraction, b: str | Fraction) -> bool:
+    if a == b:
+        return True
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return False
+    return _is_maths(a) and _is_maths(b) and _verified(str(a), str(b))
+
+
+def _is_maths(form: str | Fraction) -> bool:
+    """Say whether `form` is maths that can be compared in milliseconds (there is no timeout)."""
+    if isinstance(form, Fraction):
+        return True
+    if len(form) > _LONGEST_MATHS or not _MATHS.fullmatch(form) or _UNIT.search(form):
+        return False
+    if _RELATION.search(form) and (len(form) > _LONGEST_RELATION or re.search(r"\^|sqrt", form)):
+        return False  # it would be solved
+    powers = list(_POWER.finditer(form))
+    if any(power[0] == "^" for power in powers):  # an exponent that is not plain
+        return False
+    product = math.prod(max(1, int(power[1] or power[2] or 1)) for power in powers)
+    return product <= _HIGHEST_POWER
+
+
+_MATHS_LOCK = threading.Lock()  # sympy promises nothing about threads
+
+
+@lru_cache(maxsize=4096)
+def _verified(a: str, b: str) -> bool:
+    library = _math_verify()
+    if library is None:
+        return False
+    with _MATHS_LOCK:
+        (gold, x), (target, y) = _parse(a), _parse(b)
+        try:
+            if x is not None and y is not None and not abs(x - y) <= 1e-9 * max(abs(x), abs(y)):
+                return False  # spares nearly all of the symbolic comparisons; NaN is like nothing
+            # Gold and target are not symmetric; the default rounding makes 1e-7 and 2e-7 the same.
+            return any(
+                library.verify(*pair, float_rounding=12, timeout_seconds=None)
+                for pair in ((gold, target), (target, gold))
+            )
+        except Exception:  # noqa: BLE001  what cannot be compared is not the same
+            return False
+
+
+@lru_cache(maxsize=1024)
+def _parse(form: str) -> tuple[list[object], complex | None]:
+    """Return what math-verify reads, and its value at a fixed point where it has one."""
+    library = _math_verify()
+    try:
+        parsed: list[object] = library.parse(f"${form}$", parsing_timeout=None) if library else []
+    except Exception:  # noqa: BLE001  whatever a parser makes of junk
+        return [], None
+    symbols = getattr(parsed[0], "free_symbols", ()) if parsed else ()
+    evaluate = getattr(parsed[0], "evalf", None) if parsed else None
+    if evaluate is None or _RELATION.search(form):
+        return parsed, None  # a relation, or nothing that can be read
+    try:
+        point = {symbol: 1 + (ord(symbol.name[0]) % 32) / 37 for symbol in symbols}
+        return parsed, complex(evaluate(subs=point))
+    except Exception:  # noqa: BLE001  a set or a tuple
+        return parsed, None
+
+
+@cache
+def _math_verify() -> ModuleType | None:
+    try:
+        library = importlib.import_module("math_verify")
+    except ImportError:
+        return None
+    for module in ("parser", "grader"):  # each warns once that its timeout is off, as it must be
+        logging.getLogger(f"math_verify.{module}").addFilter(
+            lambda record: not record.getMessage().startswith("Timeout is disabled")
+        )
+    return library

@@ -1,0 +1,48 @@
+"""Verifiers that a worker process can import; tests put this folder on sys.path."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def is_four(question: str, answer: str) -> bool:
+    """Accept "4", whatever the question."""
+    return answer == "4"
+
+
+def act(question: str, answer: str) -> object:  # noqa: PLR0911  one line per accident
+    """Do what the answer says."""
+    match answer.split():
+        case ["hang"]:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                pass
+        case ["crash"]:
+            os._exit(3)
+        case ["raise"]:
+            message = "bad answer"
+            raise ValueError(message)
+        case ["exit"]:
+            sys.exit("enough")
+        case ["nan"]:
+            return math.nan
+        case ["words"]:
+            return "yes"
+        case ["child", path]:  # a hung program, as a code verifier would start it
+            program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # noqa: S603
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(str(program.pid))
+            program.wait()
+        case ["sleep", seconds]:
+            time.sleep(float(seconds))
+        case ["pid"]:
+            return os.getpid()
+    return 1.0
+
+
+def torch_is_absent(question: str, answer: str) -> bool:
+    """Say whether the worker was spared torch and LangChain."""
+    return not {"torch", "langchain_core"} & set(sys.modules)
