@@ -223,6 +223,11 @@ class Task(Protocol):
         """Resolves to the result, or to the request's own error."""
         ...
 
+    @property
+    def usage(self) -> Usage:
+        """What it has cost so far; final once the future is done, also when it failed."""
+        ...
+
     def cancel(self) -> None:
         """Ends the request within one step; its future resolves to what it has so far."""
         ...
@@ -276,6 +281,10 @@ class Backend(Protocol):
         `stats` asks for log-probabilities, entropies and mean top-20. `deadline` is a `time.monotonic` time. `on_text` is
         called on the engine's thread with each piece of finished text.
         """
+        ...
+
+    def prefill(self, branch: Branch, *, deadline: float | None = None) -> Task:
+        """Computes all but the last token, for the children to share; the future gives whether it got there."""
         ...
 
     def score(

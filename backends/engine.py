@@ -351,7 +351,9 @@ class Engine:
     def _add_prefill(self, step: _Step, running: Running, i: int, room: int) -> int:
         """Adds the next chunk of a prefill, unless it had better wait; returns its tokens."""
         sequence = running.works[i].sequence
-        step.runner.reuse(sequence)
+        found = step.runner.reuse(sequence)
+        running.usage.cached_tokens += found
+        self.meter.cached_tokens += found
         if step.leads(sequence):
             return 0  # the same start is being computed in this very step
         headroom = _HEADROOM * len(step.chunks)
@@ -425,6 +427,9 @@ class Engine:
                     continue
                 self._fail(running, result)
             elif result is not None:
+                if isinstance(running.works[i].want, Draw):
+                    running.usage.new_tokens += len(result)
+                    self.meter.new_tokens += len(result)
                 running.results[i] = result
                 touched[id(running)] = running
         for running in touched.values():
@@ -532,8 +537,6 @@ class Engine:
     def _resolve(self, running: Running, value: object) -> None:
         self._end(running)
         if isinstance(value, Extension):
-            running.usage.new_tokens = len(value.tokens)
-            self.meter.new_tokens += len(value.tokens)
             value.usage = running.usage
         running.future.set_result(value)
 

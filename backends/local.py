@@ -128,6 +128,10 @@ class LocalBranch:
             if self._freed:
                 self._backend.discard(self)
 
+    def give_up(self) -> None:
+        """The request never started."""
+        self._busy = False
+
     def bind(self, sequence: TokenSequence) -> None:
         """Gives the branch its sequence."""
         self._sequence = sequence
@@ -205,15 +209,12 @@ class LocalBackend:
         if room < 1:
             raise self._too_long(len(branch.tokens) + 1)
         stop = replace(stop, max_tokens=min(stop.max_tokens, room))
-        branch.begin("extend")
         draw = programs.Draw(branch.key, sampling, branch._prompt, stats, constraint)  # noqa: SLF001 - same module
-        running = Running(
-            _lazy(lambda: programs.extend(self.runner, branch.sequence, draw, stop, self.tokenizer, on_text)),
-            self.runner,
-            deadline,
-        )
-        running.future.add_done_callback(lambda _: branch.end())
-        return self._submit(running, branch)
+
+        def extend() -> programs.Program:
+            return programs.extend(self.runner, branch.sequence, draw, stop, self.tokenizer, on_text)
+
+        return self._start(branch, "extend", extend, deadline)
 
     def score(
         self, branch: Branch, continuations: Sequence[Sequence[int]], *, deadline: float | None = None
@@ -224,12 +225,12 @@ class LocalBackend:
         if not all(checked):
             msg = "a continuation to score must not be empty"
             raise SettingError(msg)
-        branch.begin("score")
-        running = Running(
-            _lazy(lambda: programs.score(self.runner, branch.sequence, checked)), self.runner, deadline
-        )
-        running.future.add_done_callback(lambda _: branch.end())
-        return self._submit(running, branch)
+        return self._start(branch, "score", lambda: programs.score(self.runner, branch.sequence, checked), deadline)
+
+    def prefill(self, branch: Branch, *, deadline: float | None = None) -> Running:
+        """Computes all but the last token, for the children to share; the future gives whether it got there."""
+        branch = self._own(branch)
+        return self._start(branch, "prefill", lambda: programs.prefill(self.runner, branch.sequence), deadline)
 
     def estimate(self, request: Request) -> tuple[int, int]:
         """Worst-case FLOPs of a request, and the bytes of KV cache that it adds."""
@@ -255,10 +256,13 @@ class LocalBackend:
 
     def post(self, change: Callable[[], None]) -> None:
         """A metadata change on the engine's thread."""
+        self._check_open()
+        self.engine.post(change)
+
+    def _check_open(self) -> None:
         if self._closed:
             msg = f"the backend of {self.name} was closed"
             raise EngineClosedError(msg, hint="Make a new backend or chat model.")
-        self.engine.post(change)
 
     def fork_sequences(self, parent: LocalBranch, children: Sequence[LocalBranch]) -> None:
         """The engine's side of a fork."""
@@ -306,18 +310,25 @@ class LocalBackend:
             raise SequenceError(msg)
         return branch
 
-    def _submit(self, running: Running, branch: LocalBranch) -> Running:
+    def _start(
+        self,
+        branch: LocalBranch,
+        action: str,
+        make: Callable[[], programs.Program],
+        deadline: float | None,
+    ) -> Running:
+        """Starts a program on `branch`, which is busy until it ends."""
+        branch.begin(action)
+        running = Running(_lazy(make), self.runner, deadline)
+        running.future.add_done_callback(lambda _: branch.end())
         try:
-            if self._closed:
-                self.post(lambda: None)
+            self._check_open()
             return self.engine.submit(running)
         except BaseException:
-            branch._busy = False  # noqa: SLF001 - same module
+            branch.give_up()
             raise
 
 
 def _lazy(make: Callable[[], programs.Program]) -> programs.Program:
     """A program made on the engine's thread, where the branch's sequence is known."""
     return (yield from make())
-
-

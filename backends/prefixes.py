@@ -69,13 +69,15 @@ class PrefixIndex:
             if not node.tokens and node.parent is not None and not node.parent.children:
                 if node.parent is not self._root:
                     heapq.heappush(ends, (node.parent.used, next(order), node.parent))
+        if freed < n and self._pool.cached:  # above ends that are held by sequences with a start of their own
+            freed += self.clear()
         return freed
 
-    def clear(self) -> None:
-        """Forgets everything that no sequence holds, and lets go of the rest."""
-        for node in self._nodes():
-            self._pool.unindex(node.slots)
+    def clear(self) -> int:
+        """Forgets everything, what sequences hold too; returns how many slots were freed."""
+        freed = sum(self._pool.unindex(node.slots) for node in self._nodes())
         self._root.children.clear()
+        return freed
 
     def _walk(self, tokens: tuple[int, ...]) -> list[tuple[_Node, int]]:
         """The nodes along `tokens`, each with how many of its tokens agree; marks them used."""

@@ -171,3 +171,20 @@ def score(
     finally:
         for fork in forks:
             runner.free(fork)
+
+
+def prefill(
+    runner: Runner, sequence: TokenSequence
+) -> Generator[list[Work], list[list[float]], bool]:
+    """Computes all but the last token of `sequence`, and leaves it to its relatives in the prefix index."""
+    if sequence.pending < 2:
+        return True
+    fork = runner.fork(sequence)
+    try:
+        runner.truncate(fork, len(sequence.tokens) - 1)
+        yield [Work(fork, Named((sequence.tokens[-1],)))]
+    except Interrupted:
+        return False
+    finally:
+        runner.free(fork)
+    return True

@@ -235,11 +235,10 @@ class Cost:
         """Whether any resource is below zero, as a difference may be."""
         return min(_amounts(self)) < 0
 
-    def shares(self, other: "Cost") -> bool:
-        """Whether both take some of one resource."""
-        return any(
-            mine and theirs for mine, theirs in zip(_amounts(self), _amounts(other), strict=True)
-        )
+    def takes(self) -> frozenset[Resource]:
+        """The resources of which it takes some."""
+        pairs = zip(RESOURCES, _amounts(self), strict=True)
+        return frozenset(resource for resource, amount in pairs if amount)
 
 
 @dataclass(frozen=True, slots=True)

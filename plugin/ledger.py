@@ -8,14 +8,14 @@ took; the rest flows back. The invariant, at every account of a tree and for eve
     spent + reserved <= limit
 
 Who waits for whom: a request which fits what is unspent, but not what is free now, waits for open
-leases to end. It stands behind an earlier one if both take a common resource and share an account
-where the earlier one is short; nothing else holds it up. Hence a big request is not starved by
-small later ones (nobody who came later takes from its innermost account, so that drains; then the
-one above it), and a full child does not hold up its siblings. Nobody may await a second reservation
-while holding a lease, or two such could wait for each other.
+leases to end. It is held up at the outermost account where it is short, or where an earlier request
+for some of the same resources is held up; nothing else stands in its way. Hence a big request is
+not starved by small later ones (none of them takes from its innermost account while it waits, so
+that drains; then the one above it), and a full child does not hold up its siblings. Nobody may
+await a second reservation while holding a lease, or two such could wait for each other.
 
 One lock per tree guards the books. It is never held while pricing, computing or waiting; a reserve
-or commit costs O(depth), plus O(waiting x depth) while somebody waits.
+or commit costs O(depth), plus O(waiting * depth) while somebody waits.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ class Account:
 
     @property
     def peak_memory(self) -> int:
-        """The most bytes ever held at once."""
+        """The most bytes ever held at once, as committed and released."""
         return self._level.peak_memory
 
     def room(self) -> Room:
@@ -101,8 +101,8 @@ class Account:
         unspent = free = Limits()
         with self._tree.lock:
             for level in self._path:
-                unspent = unspent.tightest(level.limits.less(level.spent))
-                free = free.tightest(level.limits.less(level.spent + level.reserved))
+                unspent = unspent.tightest(level.unspent)
+                free = free.tightest(level.free)
         left = None if self.deadline is None else max(0.0, self.deadline - self._tree.clock())
         return Room(unspent=unspent, free=free, seconds=left)
 
@@ -115,8 +115,8 @@ class Account:
     async def reserve(self, price: Price, most: int, least: int = 1) -> "Lease | None":
         """A lease on `price(k)`, for the largest k in `least..most` that the unspent room holds.
 
-        Waits, first come first served, while only open leases stand in the way. None if even
-        `price(least)` does not fit what is unspent, or the deadline has passed.
+        Waits, first come first served, while only open leases stand in the way; None if even
+        `price(least)` does not fit what is unspent (held memory is spent), or time is up.
         """
         assert 1 <= least <= most, f"reserve from {least} to {most} tokens"
         claim = _Claim(self._tree, self._path, self.deadline, loop=asyncio.get_running_loop())
@@ -150,7 +150,7 @@ class Account:
             held = self._level.spent.memory
             assert 0 <= memory <= held, f"release of {memory} bytes, while {held} are held"
             for level in self._path:
-                level.spent -= Cost(memory=memory)
+                level.spend(Cost() - Cost(memory=memory))
             self._tree.settle()
 
     def stopped_by(self, least: Cost = _ONE) -> Resource | Literal["seconds"] | None:
@@ -200,9 +200,8 @@ class Lease:
                 raise RuntimeError(f"the lease of {self.cost} was committed or cancelled before")
             self._open = False
             for level in self._path:
-                level.reserved -= self.cost
-                level.spent += actual
-                level.peak_memory = max(level.peak_memory, level.spent.memory)
+                level.reserve(Cost() - self.cost)
+                level.spend(actual)
             self._tree.settle()
         over = (self.cost - actual).is_negative() or actual.is_negative()
         assert not over, f"charged {actual} on a lease of {self.cost}"
@@ -222,23 +221,28 @@ class Lease:
 class _Level:
     """The books of one account; guarded by the lock of its tree."""
 
-    __slots__ = ("budget", "deadline", "limits", "peak_memory", "reserved", "spent", "started")
-
     def __init__(self, budget: Budget, started: float) -> None:
         self.budget = budget
-        self.limits = budget.limits()
         self.started = started
         self.deadline = None if budget.seconds is None else started + budget.seconds
         self.spent = Cost()
         self.reserved = Cost()
         self.peak_memory = 0
+        self.unspent = self.free = budget.limits()  # less what is spent, and less what is reserved
+
+    def reserve(self, cost: Cost) -> None:
+        self.reserved += cost
+        self.free = self.free.less(cost)
+
+    def spend(self, cost: Cost) -> None:
+        self.spent += cost
+        self.peak_memory = max(self.peak_memory, self.spent.memory)
+        self.unspent = self.unspent.less(cost)
+        self.free = self.free.less(cost)
 
     def used(self, resource: Resource | Literal["seconds"], now: float) -> float:
         """What is spent of a resource, in the units of a Budget."""
         return now - self.started if resource == "seconds" else getattr(self.spent, resource)
-
-    def is_short(self, cost: Cost) -> bool:
-        return not self.limits.hold(self.spent + self.reserved + cost)
 
 
 class _Tree:
@@ -251,27 +255,26 @@ class _Tree:
 
     def settle(self) -> None:
         """Grants all that fits, in order of arrival; the lock is held."""
-        short: list[
-            tuple[_Claim, _Level]
-        ] = []  # who waits, and its outermost account that is short
+        held: dict[_Level, set[Resource]] = {}  # what those wait for who are held up there
+        now = self.clock()
         for claim in tuple(self.queue):
-            if claim.is_over():
+            if claim.is_over(now):
                 self.queue.remove(claim)
                 claim.wake()
                 continue
-            lacking = next((level for level in claim.path if level.is_short(claim.cost)), None)
-            behind = any(at in claim.path and claim.cost.shares(by.cost) for by, at in short)
-            if lacking is None and not behind:
+            for level in claim.path:
+                behind = level in held and not held[level].isdisjoint(claim.takes)
+                if behind or not level.free.hold(claim.cost):
+                    held.setdefault(level, set()).update(claim.takes)
+                    if not behind and not all(at.unspent.hold(claim.cost) for at in claim.path):
+                        claim.wake()  # asks for less, or leaves
+                    break
+            else:
                 self.queue.remove(claim)
                 if claim.wake():
                     for level in claim.path:
-                        level.reserved += claim.cost
+                        level.reserve(claim.cost)
                     claim.lease = Lease(self, claim.path, claim.amount, claim.cost)
-                continue
-            if lacking is not None:
-                short.append((claim, lacking))
-            if not all(level.limits.hold(level.spent + claim.cost) for level in claim.path):
-                claim.wake()  # asks for less, or leaves
 
 
 @dataclass(slots=True, eq=False)
@@ -283,6 +286,7 @@ class _Claim:
     deadline: float | None
     amount: int = 0
     cost: Cost = field(default_factory=Cost)
+    takes: frozenset[Resource] = frozenset()
     loop: asyncio.AbstractEventLoop | None = None
     lease: Lease | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -293,7 +297,7 @@ class _Claim:
         with self.tree.lock:
             self.woken.clear()
             if self.lease is None:
-                self.amount, self.cost = amount, cost
+                self.amount, self.cost, self.takes = amount, cost, cost.takes()
                 if self not in self.tree.queue:
                     self.tree.queue.append(self)
                 self.tree.settle()
@@ -313,9 +317,9 @@ class _Claim:
                 self.tree.settle()
             return self.lease
 
-    def is_over(self) -> bool:
+    def is_over(self, now: float) -> bool:
         """Whether nobody waits for it any more."""
-        late = self.deadline is not None and self.tree.clock() >= self.deadline
+        late = self.deadline is not None and now >= self.deadline
         return late or (self.loop is not None and self.loop.is_closed())
 
     def wake(self) -> bool:

@@ -94,9 +94,9 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
     last = None
-    for last in pattern.finditer(text):
-        pass
-    return None if last is None else last.group(pattern.groups)
+    for match in pattern.finditer(text):
+        last = match.group(pattern.groups)
+    return last
 
 
 def _last_boxed(text: str) -> str | None:
@@ -204,7 +204,7 @@ _RATIONAL = re.compile(r"(-?)(?:([0-9]+) )?([0-9]+(?:\.[0-9]+)?)(?:/([0-9]+(?:\.
 # Numbers, single letters, and what is cheap to parse and compare: no factorials, sums or functions.
 _MATHS = re.compile(
     r"(?:\\(?:frac|sqrt|pi|infty|cup|leq?|geq?|neq?|pm|[{}])(?![A-Za-z])"
-    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|(?<![0-9]) | (?![0-9])|[-0-9.,+*/^=<>(){}\[\]])+"
+    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])| (?!(?<=[0-9] )[0-9])|[-0-9.,+*/^=<>(){}\[\]])+"
 )
 _UNIT = re.compile(r"[0-9.] ?[cdeghlmostI]\Z")  # 5 m and 5 g would both be read as 5
 _RELATION = re.compile(r"[=<>]|\\[lgn]eq?")

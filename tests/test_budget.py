@@ -103,7 +103,7 @@ def test_other_doors() -> None:
 def test_what_cannot_be_understood(value: object) -> None:
     """Anything else is a BudgetError of one paragraph, which says what was got and shows an example."""
     with pytest.raises(BudgetError) as caught:
-        Budget.parse(value)
+        Budget.parse(value)  # type: ignore[arg-type]
     message = str(caught.value)
     assert '"8k tokens, 20s"' in message
     assert "\n" not in message
@@ -115,7 +115,7 @@ def test_keywords_are_checked_too() -> None:
     with pytest.raises(
         BudgetError, match=r"tokens=0 \(must be above zero\), joules='5' \(must be a n"
     ):
-        Budget(tokens=0, joules="5")
+        Budget(tokens=0, joules="5")  # type: ignore[arg-type]
 
 
 def test_nested_in_another_model() -> None:

@@ -170,7 +170,7 @@ def test_verifier_missing_in_the_worker_is_a_setting_error() -> None:
         except SettingError as error: print("explained", error.hint)
     """
     run = [sys.executable, "-c", textwrap.dedent(program)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
     assert "explained A sync verifier" in done.stdout
 
 
@@ -189,7 +189,7 @@ def test_script_ends_without_close_and_leaves_no_process(tmp_path: Path) -> None
     """
     script.write_text(textwrap.dedent(program), encoding="utf-8")
     run = [sys.executable, str(script)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
     assert gone(int(done.stdout))
 
@@ -210,7 +210,7 @@ def test_hung_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
             asyncio.run(Verifier(hang, timeout=60).score([thought]))
     """.replace("PATH", repr(str(tmp_path / "pid")))
     script.write_text(textwrap.dedent(program), encoding="utf-8")
-    subprocess.run([sys.executable, str(script)], timeout=60, check=False)  # noqa: S603
+    subprocess.run([sys.executable, str(script)], timeout=60, check=False)
     assert gone(int((tmp_path / "pid").read_text(encoding="utf-8")))
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def is_four(question: str, answer: str) -> bool:
@@ -13,7 +14,7 @@ def is_four(question: str, answer: str) -> bool:
     return answer == "4"
 
 
-def act(question: str, answer: str) -> object:  # noqa: PLR0911  one line per accident
+def act(question: str, answer: str) -> object:
     """Do what the answer says."""
     match answer.split():
         case ["hang"]:
@@ -32,9 +33,8 @@ def act(question: str, answer: str) -> object:  # noqa: PLR0911  one line per ac
         case ["words"]:
             return "yes"
         case ["child", path]:  # a hung program, as a code verifier would start it
-            program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # noqa: S603
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(str(program.pid))
+            program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            Path(path).write_text(str(program.pid), encoding="utf-8")
             program.wait()
         case ["sleep", seconds]:
             time.sleep(float(seconds))

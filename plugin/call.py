@@ -1,0 +1,271 @@
+"""
+One call, from settings and messages to the AIMessage: what every face of the project shares.
+
+Knows how settings are merged, which strategy a call runs and what is reported of it; knows no Runnable.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from langchain_pareto import messages as rendering
+from langchain_pareto.backends.base import Backend, Sampling
+from langchain_pareto.budget import Budget
+from langchain_pareto.errors import BudgetExceeded, CapacityError, SettingError
+from langchain_pareto.ledger import Account, current_account
+from langchain_pareto.strategies import Auto, Single, Strategy
+from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
+from langchain_pareto.strategies.run import Outcome, run
+from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+from langchain_pareto.strategies.search import Settings, Thought
+
+WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none
+
+
+class Draws(BaseModel):
+    """How a call draws; None takes the model's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    presence_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    seed: int | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+
+    @classmethod
+    def read(cls, values: Mapping[str, object]) -> Draws:
+        """Checked values; raises SettingError that names each mistake."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "; ".join(f"{e['loc'][0]}={e['input']!r}: {e['msg']}" for e in error.errors())
+            msg = f"cannot draw like this: {problems}"
+            raise SettingError(msg) from None
+
+    def apply(self, sampling: Sampling) -> Sampling:
+        """The model's own sampling, with what was asked for."""
+        asked = self.model_dump(exclude_none=True, exclude={"seed", "max_tokens"})
+        return replace(sampling, **asked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Everything that one call was asked for; None takes the model's own."""
+
+    strategy: Strategy
+    budget: Budget | None = None
+    draws: Draws = field(default_factory=Draws)
+    stop: tuple[str, ...] = ()
+    answers: AnswerFormat = field(default_factory=AnswerFormat)
+    scorer: Scorer = field(default_factory=MeanLogprob)
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    usd_per_million_tokens: float = 0.0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the caller asked for temperature 0."""
+        return self.draws.temperature == 0
+
+    @property
+    def effective(self) -> Strategy:
+        """The strategy that runs: greedy `auto` is one greedy sample."""
+        return Single() if self.greedy and isinstance(self.strategy, Auto) else self.strategy
+
+    @property
+    def streams(self) -> bool:
+        """Whether the first sample is the answer, and may be shown as it grows."""
+        return isinstance(self.effective, Single)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An outcome and how to read it."""
+
+    call: Call
+    outcome: Outcome
+    model: str
+    seed: int
+    thinking: bool  # whether the prompt had opened the think block
+
+    @property
+    def thought(self) -> Thought:
+        """The winner."""
+        assert self.outcome.answer is not None
+        return self.outcome.answer.thought
+
+    def texts(self) -> tuple[str | None, str]:
+        """(reasoning, answer text) of the winner."""
+        text = "".join(t.text for t in self.thought.path)
+        if self.thinking and "</think>" not in text:
+            return text, ""
+        reasoning, rest = split_reasoning(text)
+        return reasoning, rest.lstrip("\n") if reasoning is not None else rest
+
+    def message(self) -> AIMessage:
+        """The answer as LangChain wants it."""
+        reasoning, text = self.texts()
+        extra = {"reasoning_content": reasoning} if reasoning is not None else {}
+        return AIMessage(
+            text,
+            additional_kwargs=extra,
+            usage_metadata=self.usage(),
+            response_metadata=self.metadata(),
+        )
+
+    def usage(self) -> UsageMetadata:
+        """Everything that was computed: hidden samples count as reasoning, a reused prefix as read from the cache."""
+        out = self.outcome
+        shown = sum(len(t.tokens) for t in self.thought.path)
+        drawn = out.usage.new_tokens
+        return UsageMetadata(
+            input_tokens=out.prompt_tokens,
+            output_tokens=drawn,
+            total_tokens=out.prompt_tokens + drawn,
+            input_token_details=InputTokenDetails(cache_read=out.cache_read),
+            output_token_details=OutputTokenDetails(reasoning=max(0, drawn - shown)),
+        )
+
+    def metadata(self) -> dict[str, object]:
+        """`response_metadata`: plain JSON.
+
+        It names no `model_provider`: agents that summarise would take the tokens of hidden samples for the length of the
+        conversation.
+        """
+        finish = "stop" if self.thought.finished else "length"
+        return {"model_name": self.model, "finish_reason": finish, "pareto": self.report()}
+
+    def report(self) -> dict[str, object]:
+        """What was asked, chosen, spent and found."""
+        out, answer = self.outcome, self.outcome.answer
+        assert answer is not None
+        return {
+            "strategy": out.strategy.model_dump(mode="json"),
+            "budget": None if self.call.budget is None else str(self.call.budget),
+            "spent": spent(out),
+            "stopped_by": out.stopped_by,
+            "samples": len(out.thoughts),
+            "answer": self.thought.answer,
+            "share": answer.share,
+            "seed": self.seed,
+            "tree": tree(out),
+        }
+
+
+async def respond(
+    call: Call,
+    backend: Backend,
+    messages: Sequence[BaseMessage],
+    *,
+    on_text: Callable[[str], None] | None = None,
+    on_thought: Callable[[Thought], None] | None = None,
+) -> Reply:
+    """Answers `messages` within the call's budget, and within the run budget around it."""
+    if not messages:
+        msg = "there is no message to answer"
+        raise SettingError(msg, hint="Give at least one message.")
+    text = rendering.prompt_text(backend.tokenizer, messages, call.template_kwargs)
+    strategy = call.effective
+    settings = Settings(
+        sampling=_sampling(call, strategy, backend),
+        max_tokens=call.draws.max_tokens,
+        stop=call.stop,
+        answers=call.answers,
+        scorer=call.scorer,
+        usd_per_token=call.usd_per_million_tokens / 1e6,
+        on_text=on_text if call.streams else None,
+    )
+    seed = random.SystemRandom().getrandbits(32) if call.draws.seed is None else call.draws.seed
+    account = Account(call.budget, parent=current_account())
+    outcome = await run(
+        strategy,
+        backend,
+        rendering.prompt_tokens(backend.tokenizer, text),
+        question=rendering.last_question(messages),
+        account=account,
+        settings=settings,
+        seed=seed,
+        on_thought=on_thought,
+    )
+    if outcome.answer is None:
+        account.raise_if_exhausted()
+        msg = f"the budget ({call.budget or account.budget}) does not pay for a single token of this prompt"
+        hint = "Ask for more, or shorten the prompt."
+        raise BudgetExceeded(msg, resource=outcome.stopped_by, spent=0, limit=0, hint=hint)
+    return Reply(call, outcome, model_name(backend), seed, rendering.opens_thinking(text))
+
+
+async def retrying(retries: int, attempt: Callable[[], Awaitable[Reply]]) -> Reply:
+    """Tries again, after a pause, when the device ran out of memory: others may give theirs back."""
+    tries = AsyncRetrying(
+        stop=stop_after_attempt(retries + 1),
+        wait=wait_exponential(multiplier=0.1, max=2),
+        retry=retry_if_exception(lambda e: isinstance(e, CapacityError) and e.kind == "memory"),
+        reraise=True,
+    )
+    return await tries(attempt)
+
+
+def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:
+    sampling = call.draws.apply(backend.sampling)
+    if sampling.temperature == 0 and not isinstance(strategy, Single):
+        return replace(sampling, temperature=WARM)
+    return sampling
+
+
+def model_name(backend: Backend) -> str:
+    """The model's name: a hub id, or the last part of a path."""
+    return Path(backend.name).name if Path(backend.name).is_absolute() else backend.name
+
+
+def spent(outcome: Outcome) -> dict[str, float | int]:
+    """What a run took, per resource."""
+    cost = outcome.spent
+    out: dict[str, float | int] = {
+        "tokens": cost.tokens,
+        "seconds": round(outcome.seconds, 6),
+        "flops": cost.flops,
+        "memory": cost.memory,
+        "calls": cost.calls,
+        "device_seconds": round(outcome.usage.device_seconds, 6),
+    }
+    if cost.nanodollars:
+        out["usd"] = cost.usd
+    return out
+
+
+def tree(outcome: Outcome) -> list[dict[str, object]]:
+    """The thoughts in order of drawing, each naming its parent (0 is the prompt)."""
+    chosen = set(outcome.answer.thought.path) if outcome.answer is not None else set()
+    return [
+        {
+            "id": t.number,
+            "parent": 0 if t.parent is None else t.parent.number,
+            "text": t.text,
+            "tokens": len(t.tokens),
+            "finish": t.finish,
+            "answer": t.answer,
+            "score": _json_number(t.score),
+            "mean_logprob": _json_number(t.mean_logprob),
+            "chosen": t in chosen,
+        }
+        for t in outcome.thoughts
+    ]
+
+
+def _json_number(value: float | None) -> float | None:
+    """JSON has no infinity: a thought that could not be scored has no score."""
+    return value if value is not None and math.isfinite(value) else None

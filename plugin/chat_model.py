@@ -1,0 +1,517 @@
+"""
+ChatPareto: the chat model for chains and agents.
+
+Knows LangChain's chat model interface and how its many doors carry settings; knows no tokens and no device. Models load on first use
+and are shared in the process; a pickle carries settings only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, LangSmithParams, ModelProfile
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig, ensure_config
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from typing_extensions import Self, override
+
+from langchain_pareto.backends.base import Backend
+from langchain_pareto.budget import Budget
+from langchain_pareto.call import WARM, Call, Draws, Reply, model_name, respond, retrying
+from langchain_pareto.errors import CapabilityError, SettingError
+from langchain_pareto.loop import iterate_sync, run_sync
+from langchain_pareto.messages import ReasoningSplitter, opens_thinking, prompt_text, prompt_tokens
+from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
+from langchain_pareto.strategies.answers import AnswerFormat
+from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
+_logger = logging.getLogger("langchain_pareto")
+_PER_CALL = frozenset({"budget", "strategy", "model", *Draws.model_fields})
+_TRAVEL = ("budget", "strategy")  # also through config["configurable"]
+# LangChain hands these down for its own ends
+_IGNORED = frozenset({"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"})
+_MOST_THREADS = 256
+
+
+class _Loaded(Protocol):
+    """A shared model, and our part in it."""
+
+    backend: Backend
+
+    def close(self) -> None:
+        """Lets go of it."""
+
+
+class ChatPareto(BaseChatModel):
+    """The best answer that a compute budget can buy, from a model on this machine.
+
+    `model` is a path or hub id (the bundled nano model without it), or an already loaded transformers model; `backend` is "torch"
+    or a Backend. `budget` and `strategy` are defaults that every call can override: as a keyword, by `.bind`, through
+    `config={"configurable": {...}}`, or from around it with `run_budget`.
+    """
+
+    model: Any = Field(default=None, alias="model_name")
+    """A path, a hub id, a loaded model, or None for the bundled nano model."""
+    backend: Any = "torch"
+    """The name of a backend, or a Backend."""
+    strategy: Any = Field(default_factory=Auto, validate_default=True)
+    """A Strategy, its name, or its JSON."""
+    budget: Budget | None = None
+    """The budget of each call, e.g. "2000 tokens, 5s"."""
+    seed: int | None = None
+    """Draws are reproducible with one; without, each call takes its own."""
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens of each sample."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds; the tighter one of this and the budget's counts."""
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    max_retries: int = Field(default=2, ge=0)
+    """How often a call is tried again after the device ran out of memory."""
+    streaming: bool = False
+    api_key: Any = Field(default=None, exclude=True, repr=False)
+    """Accepted for interchange with hosted models; a local model needs none."""
+    answers: AnswerFormat = Field(default_factory=AnswerFormat)
+    """How the answer is read out of a text."""
+    scorer: Any = Field(default_factory=MeanLogprob)
+    """What best-of-n goes by: anything with `async score(thoughts)`."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    usd_per_million_tokens: float = Field(default=0.0, ge=0)
+    """The price of a sampled token, for budgets in usd."""
+    tokenizer: Any = Field(default=None, exclude=True, repr=False)
+    """Of an already loaded model."""
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """For `from_pretrained`."""
+    memory: int | float | str | None = None
+    """Memory of the KV pool: bytes, a fraction of what is free, or "4 GB"."""
+    max_context: int | None = Field(default=None, ge=1)
+
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
+
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _loaded: dict[str, _Loaded] = PrivateAttr(default_factory=dict)
+    _warned: bool = PrivateAttr(default=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """See the fields; raises BudgetError or SettingError for values that cannot be honoured."""
+        super().__init__(*args, **kwargs)
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _parse_budget(cls, value: object) -> Budget | None:
+        return None if value is None else Budget.parse(value)  # type: ignore[arg-type]
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _parse_strategy(cls, value: object) -> Strategy:
+        return parse_strategy(value)  # type: ignore[arg-type]
+
+    @field_validator("backend")
+    @classmethod
+    def _check_backend(cls, value: object) -> object:
+        if isinstance(value, str) and value != "torch":
+            msg = f"there is no backend {value!r}; known backends: torch, or a Backend object"
+            raise SettingError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _set_pareto_version(self) -> Self:
+        try:
+            self._add_version("langchain-pareto", version("langchain-pareto"))
+        except PackageNotFoundError:  # run from a source tree
+            self._add_version("langchain-pareto", "0")
+        return self
+
+    # --- what LangChain asks of a chat model
+
+    @property
+    def _llm_type(self) -> str:
+        return "pareto-chat"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {
+            "model": self._name(self.model),
+            "backend": self.backend if isinstance(self.backend, str) else type(self.backend).__name__,
+            "strategy": self.strategy.model_dump_json(),
+            "budget": None if self.budget is None else str(self.budget),
+            "stop": self.stop,
+            **{name: getattr(self, name) for name in Draws.model_fields},
+        }
+
+    @override
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "pareto"
+        params["ls_model_name"] = self._name(kwargs.get("model", self.model))
+        return params
+
+    @override
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        for loaded in self._loaded.values():
+            return ModelProfile(max_input_tokens=loaded.backend.capabilities.context_length)
+        return None
+
+    @override
+    def get_token_ids(self, text: str) -> list[int]:
+        """Tokens of `text` by the model's own tokenizer; loads the model."""
+        return self._backend().tokenizer.encode(text)
+
+    @override
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+    ) -> int:
+        """Tokens of the rendered prompt; loads the model."""
+        if tools:
+            raise _no_tools()
+        tokenizer = self._backend().tokenizer
+        return len(prompt_tokens(tokenizer, prompt_text(tokenizer, messages, self.chat_template_kwargs)))
+
+    # --- the doors: settings in the config reach the model as keywords
+
+    @override
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """One answer."""
+        return super().invoke(input, config, stop=stop, **_with_config(config, kwargs))
+
+    @override
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """One answer; cancelling it stops the engine within a step."""
+        return await super().ainvoke(input, config, stop=stop, **_with_config(config, kwargs))
+
+    @override
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """The answer as it grows, or once it is chosen; leaving the iterator stops the engine."""
+        yield from super().stream(input, config, stop=stop, **_with_config(config, kwargs))
+
+    @override
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """The answer as it grows, or once it is chosen; leaving the iterator stops the engine."""
+        async for chunk in super().astream(input, config, stop=stop, **_with_config(config, kwargs)):
+            yield chunk
+
+    @override
+    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """See the base class; settings in the config reach the model."""
+        return super().stream_events(input, config, **_with_config(config, kwargs))
+
+    @override
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """See the base class; settings in the config reach the model."""
+        return super().astream_events(input, config, **_with_config(config, kwargs))
+
+    @override
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Submits all inputs at once, unless the config says `max_concurrency`: the engine merges them."""
+        if isinstance(config, list):
+            wide = [_at_once(c, len(inputs)) for c in config]
+            return super().batch(inputs, wide, **kwargs)
+        return super().batch(inputs, _at_once(config, len(inputs)), **kwargs)
+
+    # --- generation
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result(run_sync(lambda: self._reply(messages, stop, kwargs)))
+
+    @override
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result(await self._reply(messages, stop, kwargs))
+
+    @override
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        async def produce(emit: Callable[[AIMessageChunk], None]) -> None:
+            async for chunk in self._chunks(messages, stop, kwargs):
+                emit(chunk)
+
+        for chunk in iterate_sync(produce):
+            yield ChatGenerationChunk(message=chunk)
+
+    @override
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async for chunk in self._chunks(messages, stop, kwargs):
+            yield ChatGenerationChunk(message=chunk)
+
+    async def _chunks(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> AsyncIterator[AIMessageChunk]:
+        """A single sample as it grows; any other strategy's winner in one piece, after the decision."""
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def on_text(piece: str) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        replying = asyncio.ensure_future(self._reply(messages, stop, kwargs, on_text))
+        replying.add_done_callback(lambda _: pieces.put_nowait(None))
+        tokenizer = (await self._abackend(kwargs.get("model"))).tokenizer
+        thinking = opens_thinking(prompt_text(tokenizer, messages, self.chat_template_kwargs))
+        splitter = ReasoningSplitter(thinking=thinking)
+        shown = False
+        try:
+            while (piece := await pieces.get()) is not None:
+                for chunk in _show(*splitter.feed(piece)):
+                    shown = True
+                    yield chunk
+            reply = await replying
+        finally:
+            if not replying.done():
+                replying.cancel()
+                await asyncio.wait({replying})
+        message = reply.message()
+        held = splitter.flush()
+        if not shown and not any(held):  # nothing was streamed: the winner comes now
+            held = message.additional_kwargs.get("reasoning_content", ""), str(message.content)
+        for chunk in _show(*held):
+            yield chunk
+        yield AIMessageChunk(
+            "",
+            usage_metadata=message.usage_metadata,
+            response_metadata=message.response_metadata,
+            chunk_position="last",
+        )
+
+    async def _reply(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: dict[str, Any],
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        call = self._call(stop, kwargs)
+        backend = await self._abackend(kwargs.get("model"))
+        return await retrying(self.max_retries, lambda: respond(call, backend, messages, on_text=on_text))
+
+    def _call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
+        """This call's settings: its own keywords before the model's fields."""
+        unknown = {k for k, v in kwargs.items() if v is not None} - _PER_CALL - _IGNORED
+        if unknown & {"tools", "tool_choice", "response_format"}:
+            raise _no_tools()
+        if unknown:
+            msg = f"unknown settings of a call: {', '.join(sorted(unknown))}"
+            raise SettingError(msg, hint=f"A call takes: stop, {', '.join(sorted(_PER_CALL))}.")
+        asked = {k: v for k, v in kwargs.items() if v is not None and k in _PER_CALL}
+        own = {name: getattr(self, name) for name in Draws.model_fields}
+        draws = Draws.read({**own, **{k: v for k, v in asked.items() if k in own}})
+        budget = Budget.parse(asked["budget"]) if "budget" in asked else self.budget
+        if self.timeout is not None:
+            budget = (budget or Budget()).tightest(Budget(seconds=self.timeout))
+        strategy = parse_strategy(asked["strategy"]) if "strategy" in asked else self.strategy
+        call = Call(
+            strategy=strategy,
+            budget=budget,
+            draws=draws,
+            stop=tuple(stop if stop is not None else self.stop or ()),
+            answers=self.answers,
+            scorer=self.scorer,
+            template_kwargs=self.chat_template_kwargs,
+            usd_per_million_tokens=self.usd_per_million_tokens,
+        )
+        self._warn_if_cold(call)
+        return call
+
+    def _warn_if_cold(self, call: Call) -> None:
+        if call.greedy and not isinstance(call.effective, Single) and not self._warned:
+            self._warned = True
+            msg = (
+                f"temperature=0 draws the same sample every time: {call.strategy.kind} keeps its own sampling "
+                f"temperature ({call.strategy.temperature or WARM})"
+            )
+            warnings.warn(msg, stacklevel=2)
+
+    # --- models
+
+    def _name(self, model: object) -> str:
+        if not isinstance(self.backend, str):
+            return model_name(self.backend)
+        if model is None:
+            return "nano"
+        if isinstance(model, str | Path):
+            path = Path(model)
+            return path.name if path.is_absolute() else str(model)
+        return str(getattr(model, "name_or_path", "") or type(model).__name__)
+
+    def _backend(self, model: object = None) -> Backend:
+        """The loaded model, shared with everybody who asks for the same."""
+        if not isinstance(self.backend, str):
+            own: Backend = self.backend
+            if model is not None and model != own.name:
+                msg = f"this ChatPareto has one backend, {own.name!r}; it cannot switch to {model!r}"
+                raise SettingError(msg, hint="Make another ChatPareto, or give model= instead of a Backend.")
+            return own
+        wanted = self.model if model is None else model
+        key = self._name(wanted) if isinstance(wanted, str | Path | None) else str(id(wanted))
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = self._load(wanted)
+            return self._loaded[key].backend
+
+    def _load(self, model: object) -> _Loaded:
+        from langchain_pareto.backends import loading  # noqa: PLC0415 - torch loads with the first model only
+
+        if model is None:
+            _say_nano()
+        return loading.load(
+            model,
+            tokenizer=self.tokenizer,
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            model_kwargs=self.model_kwargs,
+            memory=self.memory,
+            max_context=self.max_context,
+        )
+
+    async def _abackend(self, model: object) -> Backend:
+        """As `_backend`, without holding up the loop while it loads."""
+        if not isinstance(self.backend, str):
+            return self._backend(model)
+        return await asyncio.to_thread(self._backend, model)
+
+    def close(self) -> None:
+        """Gives its models back; the next call loads them again. A Backend that was handed in stays open."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, {}
+        for one in loaded.values():
+            one.close()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Settings only."""
+        if not isinstance(self.backend, str) or not isinstance(self.model, str | Path | None):
+            msg = "a ChatPareto around a loaded model cannot be pickled"
+            raise SettingError(msg, hint="Give the model's path or id, and load it where it is used.")
+        state = super().__getstate__()
+        return {**state, "__pydantic_private__": None}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Settings, and nothing loaded yet."""
+        super().__setstate__(state)
+        self.model_post_init(None)
+
+
+def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Adds what travels in `config["configurable"]`; a keyword of the call comes first."""
+    configurable = ensure_config(config).get("configurable", {})
+    asked = {k: configurable[k] for k in _TRAVEL if configurable.get(k) is not None}
+    return {**asked, **kwargs}
+
+
+def _at_once(config: RunnableConfig | None, n: int) -> RunnableConfig:
+    wide: RunnableConfig = {**config} if config is not None else {}
+    if wide.get("max_concurrency") is None:
+        wide["max_concurrency"] = max(1, min(n, _MOST_THREADS))
+    return wide
+
+
+def _result(reply: Reply) -> ChatResult:
+    message = reply.message()
+    info = {"finish_reason": message.response_metadata["finish_reason"]}
+    return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)])
+
+
+def _show(reasoning: str, text: str) -> Iterator[AIMessageChunk]:
+    if reasoning:
+        yield AIMessageChunk("", additional_kwargs={"reasoning_content": reasoning})
+    if text:
+        yield AIMessageChunk(text)
+
+
+def _no_tools() -> CapabilityError:
+    msg = "ChatPareto does not call tools or constrain its output yet"
+    return CapabilityError(msg, hint="Ask for plain text, and parse it.")
+
+
+_nano_lock = threading.Lock()
+_nano_said = False
+
+
+def _say_nano() -> None:
+    """Says once that the bundled model answers."""
+    global _nano_said  # noqa: PLW0603 - once a process
+    with _nano_lock:
+        said, _nano_said = _nano_said, True
+    if not said:
+        _logger.warning(
+            "no model was named: the bundled nano model answers, which knows word problems and Countdown puzzles only; "
+            "name yours with model="
+        )

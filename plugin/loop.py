@@ -1,0 +1,143 @@
+"""
+One private event loop for everybody who calls without one: sync doors work in scripts, threads, Jupyter and inside running loops.
+
+Knows coroutines and threads only. A coroutine runs in a copy of its caller's context, so budgets and callbacks reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_ENDING = 1.0  # seconds that the process waits for the loop at its end
+
+
+class _Loop:
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._run, name="pareto-loop", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self.loop.close()
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(_ENDING)
+
+
+_current: _Loop | None = None
+_lock = threading.Lock()
+
+
+def _private() -> _Loop:
+    global _current  # noqa: PLW0603 - one loop a process
+    with _lock:
+        if _current is None or _current.pid != os.getpid():
+            if _current is None:
+                threading._register_atexit(_stop)  # type: ignore[attr-defined]  # noqa: SLF001
+            _current = _Loop()
+        return _current
+
+
+def _stop() -> None:
+    if _current is not None and _current.pid == os.getpid():
+        _current.stop()
+
+
+class Started(Generic[T]):
+    """A coroutine running on the private loop."""
+
+    def __init__(self, make: Callable[[], Coroutine[object, object, T]]) -> None:
+        self.future: Future[T] = Future()
+        self._make = make
+        self._task: asyncio.Task[T] | None = None
+        context = contextvars.copy_context()
+        private = _private()
+        if threading.current_thread() is private.thread:
+            threading.Thread(target=context.run, args=(self._alone,), daemon=True).start()
+            self._loop = None
+        else:
+            self._loop = private.loop
+            self._loop.call_soon_threadsafe(self._start, context)
+
+    def cancel(self) -> None:
+        """Cancels the coroutine, and waits until it has let go."""
+        if self._loop is None:
+            return
+
+        def cancel() -> None:
+            if self._task is not None:
+                self._task.cancel()
+
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(cancel)
+        with suppress(BaseException):
+            self.future.result(timeout=_ENDING)
+
+    def result(self) -> T:
+        """The coroutine's result; an interrupt from the keyboard cancels it."""
+        try:
+            return self.future.result()
+        except BaseException:
+            if not self.future.done():
+                self.cancel()
+            raise
+
+    def _start(self, context: contextvars.Context) -> None:
+        assert self._loop is not None
+        self._task = self._loop.create_task(self._make(), context=context)
+        self._task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.future.set_exception(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(task.result())
+
+    def _alone(self) -> None:
+        """A sync call from inside the private loop, as a callback may make it: a loop of its own."""
+        try:
+            self.future.set_result(asyncio.run(self._make()))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            self.future.set_exception(error)
+
+
+def run_sync(make: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Runs a coroutine to its end from code that has no loop, or has one that is busy calling us."""
+    return Started(make).result()
+
+
+def iterate_sync(
+    make: Callable[[Callable[[T], None]], Coroutine[object, object, None]],
+) -> Iterator[T]:
+    """What a coroutine emits, as it does; leaving the iterator cancels the coroutine."""
+    items: SimpleQueue[tuple[T] | None] = SimpleQueue()
+    started = Started(lambda: make(lambda item: items.put((item,))))
+    started.future.add_done_callback(lambda _: items.put(None))
+    try:
+        while (item := items.get()) is not None:
+            yield item[0]
+        started.future.result()
+    finally:
+        if not started.future.done():
+            started.cancel()

@@ -1,0 +1,120 @@
+"""
+LangChain messages to prompt tokens, and what came back to a message.
+
+Knows messages and the tokenizer's chat template; knows no strategy and no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from langchain_pareto.backends.tokens import Tokenizer
+from langchain_pareto.errors import SettingError
+
+_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, object]]:
+    """Messages as a chat template wants them; raises SettingError for content that is no text."""
+    return [_to_turn(message) for message in messages]
+
+
+def prompt_text(
+    tokenizer: Tokenizer, messages: Sequence[BaseMessage], template_kwargs: Mapping[str, object]
+) -> str:
+    """The rendered prompt."""
+    return tokenizer.render(to_chat(messages), template_kwargs=template_kwargs)
+
+
+def prompt_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokens of a rendered prompt; a template writes its own special tokens, plain text gets the tokenizer's."""
+    return tokenizer.encode(text) if tokenizer.has_template else tokenizer.encode_prompt(text)
+
+
+def last_question(messages: Sequence[BaseMessage]) -> str:
+    """The text of the last human message, or of the last message."""
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            return _text(message)
+    return _text(messages[-1]) if messages else ""
+
+
+class ReasoningSplitter:
+    """Splits streamed text into reasoning and answer at the think tags; a tag that arrives in pieces is held back."""
+
+    def __init__(self, *, thinking: bool) -> None:
+        self._thinking = thinking
+        self._begun = thinking
+        self._held = ""
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """(reasoning, answer) text that is certain now."""
+        text = self._held + piece
+        self._held = ""
+        reasoning = ""
+        if not self._begun:
+            start = text.lstrip()
+            if _OPEN.startswith(start[: len(_OPEN)]) and len(start) < len(_OPEN):
+                self._held = text
+                return "", ""
+            self._begun = True
+            if start.startswith(_OPEN):
+                self._thinking = True
+                text = start[len(_OPEN) :]
+        if self._thinking:
+            before, found, after = text.partition(_CLOSE)
+            if found:
+                self._thinking = False
+                return before, after.lstrip("\n")
+            keep = _partial(text)
+            self._held = text[len(text) - keep :]
+            return text[: len(text) - keep], ""
+        return reasoning, text
+
+    def flush(self) -> tuple[str, str]:
+        """What was held back, once no more text comes."""
+        held, self._held = self._held, ""
+        return (held, "") if self._thinking else ("", held)
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether the prompt itself has opened the think block."""
+    return prompt.rstrip().endswith(_OPEN)
+
+
+def _partial(text: str) -> int:
+    """How many characters at the end of `text` could begin the closing tag."""
+    return next((n for n in range(len(_CLOSE) - 1, 0, -1) if text.endswith(_CLOSE[:n])), 0)
+
+
+def _to_turn(message: BaseMessage) -> dict[str, object]:
+    role = getattr(message, "role", None) or _ROLES.get(message.type, message.type)
+    turn: dict[str, object] = {"role": role, "content": _text(message)}
+    if message.name:
+        turn["name"] = message.name
+    if isinstance(message, ToolMessage):
+        turn["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AIMessage) and message.tool_calls:
+        turn["tool_calls"] = [
+            {"type": "function", "id": c["id"], "function": {"name": c["name"], "arguments": c["args"]}}
+            for c in message.tool_calls
+        ]
+    return turn
+
+
+def _text(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    parts = list[str]()
+    for block in message.content:
+        if isinstance(block, str):
+            parts.append(block)
+        elif block.get("type") == "text":
+            parts.append(str(block.get("text", "")))
+        elif block.get("type") not in ("tool_use", "tool_call", "reasoning", "thinking"):
+            msg = f"a message has content of type {block.get('type')!r}; this model reads text only"
+            raise SettingError(msg, hint="Leave the block out, or describe it in words.")
+    return "".join(parts)

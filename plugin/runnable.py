@@ -1,0 +1,148 @@
+"""
+StrategyRunnable: one strategy as a Runnable, for LCEL and LangGraph, with a child run per thought.
+
+Knows Runnables and traces; the call itself is the chat model's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from typing_extensions import override
+
+from langchain_pareto.backends.base import Backend
+from langchain_pareto.budget import Budget, BudgetLike
+from langchain_pareto.call import Call, Draws, respond
+from langchain_pareto.errors import SettingError
+from langchain_pareto.loop import run_sync
+from langchain_pareto.strategies import Strategy, parse_strategy
+from langchain_pareto.strategies.answers import AnswerFormat
+from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+from langchain_pareto.strategies.search import Thought
+
+
+class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
+    """Runs `strategy` on `backend`: takes what a chat model takes, returns an AIMessage.
+
+    In a trace every thought is a child run. The budget comes as the keyword of a call, from `config["configurable"]`, from the
+    constructor, or from a `run_budget` around it.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy | str,
+        backend: Backend,
+        *,
+        budget: BudgetLike | None = None,
+        scorer: Scorer | None = None,
+        answers: AnswerFormat | None = None,
+        stop: tuple[str, ...] = (),
+        **draws: Any,
+    ) -> None:
+        """`draws` are temperature, top_p, top_k, min_p, the penalties, seed and max_tokens."""
+        self.strategy = parse_strategy(strategy)
+        self.backend = backend
+        self.budget = None if budget is None else Budget.parse(budget)
+        self.scorer = scorer if scorer is not None else MeanLogprob()
+        self.answers = answers if answers is not None else AnswerFormat()
+        self.stop = stop
+        self.draws = Draws.read(draws)
+        self.name = f"{type(self.strategy).__name__}Runnable"
+
+    @override
+    def invoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """One answer."""
+        return self._call_with_config(self._invoke, input, config, run_type="chain", **kwargs)
+
+    @override
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """One answer; cancelling it stops the engine within a step."""
+        return await self._acall_with_config(self._ainvoke, input, config, run_type="chain", **kwargs)
+
+    def _invoke(
+        self,
+        input: LanguageModelInput,
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> AIMessage:
+        call, messages = self._call(config, kwargs), _messages(input)
+
+        def on_thought(thought: Thought) -> None:
+            child = run_manager.get_child().on_chain_start(*_started(thought), name="thought")
+            child.on_chain_end(_ended(thought))
+
+        return run_sync(lambda: self._respond(call, messages, on_thought))
+
+    async def _ainvoke(
+        self,
+        input: LanguageModelInput,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> AIMessage:
+        traces = set[asyncio.Task[None]]()
+
+        async def trace(thought: Thought) -> None:
+            child = await run_manager.get_child().on_chain_start(*_started(thought), name="thought")
+            await child.on_chain_end(_ended(thought))
+
+        def on_thought(thought: Thought) -> None:
+            traces.add(asyncio.ensure_future(trace(thought)))
+
+        try:
+            return await self._respond(self._call(config, kwargs), _messages(input), on_thought)
+        finally:
+            await asyncio.gather(*traces)
+
+    async def _respond(
+        self, call: Call, messages: list[BaseMessage], on_thought: Callable[[Thought], None]
+    ) -> AIMessage:
+        return (await respond(call, self.backend, messages, on_thought=on_thought)).message()
+
+    def _call(self, config: RunnableConfig, kwargs: dict[str, Any]) -> Call:
+        configurable = ensure_config(config).get("configurable", {})
+        asked = kwargs.pop("budget", None) or configurable.get("budget")
+        if kwargs:
+            msg = f"unknown settings of a call: {', '.join(sorted(kwargs))}"
+            raise SettingError(msg, hint="A call takes: budget.")
+        return Call(
+            strategy=self.strategy,
+            budget=self.budget if asked is None else Budget.parse(asked),
+            draws=self.draws,
+            stop=self.stop,
+            answers=self.answers,
+            scorer=self.scorer,
+        )
+
+
+def _messages(input: LanguageModelInput) -> list[BaseMessage]:
+    if isinstance(input, PromptValue):
+        return input.to_messages()
+    return convert_to_messages([input] if isinstance(input, str) else input)
+
+
+def _started(thought: Thought) -> tuple[dict[str, Any], dict[str, Any]]:
+    parent = 0 if thought.parent is None else thought.parent.number
+    return {}, {"number": thought.number, "parent": parent}
+
+
+def _ended(thought: Thought) -> dict[str, Any]:
+    return {
+        "text": thought.text,
+        "tokens": len(thought.tokens),
+        "finish": thought.finish,
+        "answer": thought.answer,
+        "mean_logprob": thought.mean_logprob,
+    }

@@ -1,0 +1,177 @@
+"""
+Runs one strategy under one account: admission, deadline, cancellation, and the anytime answer.
+
+Knows no strategy in particular. Whenever the run ends, the answer is the strategy's own, else its last offer, else the leader of the
+vote, else the best scored, else the first finished, else the longest partial text. It is always one sample that was really drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from langchain_pareto.backends.base import Backend, Usage
+from langchain_pareto.budget import Cost
+from langchain_pareto.errors import BudgetExceeded
+from langchain_pareto.ledger import Account
+from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.search import (
+    Answer,
+    NothingDrawn,
+    Record,
+    Search,
+    Settings,
+    Thought,
+    finished,
+)
+from langchain_pareto.strategies.vote import leader
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run gave, what it took, and why it ended.
+
+    `answer` is None only if not a single token could be paid for. `stopped_by` is "done", or the resource that shrank, refused
+    or cut off a draw. `seconds` is wall time from admission.
+    """
+
+    strategy: Strategy
+    answer: Answer | None
+    thoughts: tuple[Thought, ...]
+    prompt_tokens: int
+    spent: Cost
+    seconds: float
+    usage: Usage
+    stopped_by: str
+
+    @property
+    def cache_read(self) -> int:
+        """Tokens of the prompt that an earlier call had computed."""
+        return max(0, self.prompt_tokens - self.usage.prompt_tokens)
+
+
+async def run(
+    strategy: Strategy,
+    backend: Backend,
+    prompt: str | Sequence[int],
+    *,
+    question: str = "",
+    account: Account | None = None,
+    settings: Settings,
+    seed: int = 0,
+    on_thought: Callable[[Thought], None] | None = None,
+) -> Outcome:
+    """Runs `strategy` on `prompt`; everything it computes is on `account`, and nothing stays behind.
+
+    Cancelling it cancels the engine's work within a step. Raises what the backend raises for a bad prompt, ScorerError, and
+    BudgetExceeded when the account says `on_limit="error"`.
+    """
+    account = Account() if account is None else account
+    began = time.monotonic()
+    branch = backend.open(prompt, seed=seed)
+    await _admit(account)
+    record = Record(branches=[branch], on_thought=on_thought)
+    root = Thought(question, _branch=branch)
+    search = Search(backend, root, account, settings, record)
+    try:
+        answer = await _answer(strategy, search, record, account)
+        for task in record.tasks:  # what was cancelled ends within a step, and is on the bill
+            if not task.future.done():
+                task.cancel()
+                await finished(task)
+        stopped_by = _reason(answer, record)
+        if stopped_by not in ("done", "length") and account.on_limit == "error":
+            account.raise_if_exhausted(record.refused)
+        return Outcome(
+            strategy=strategy,
+            answer=answer,
+            thoughts=tuple(t for t in record.thoughts if t.finish is not None),
+            prompt_tokens=len(branch.tokens),
+            spent=_spent(record, settings),
+            seconds=time.monotonic() - began,
+            usage=sum((task.usage for task in record.tasks), Usage()),
+            stopped_by=stopped_by,
+        )
+    finally:
+        record.ended = True
+        for one in record.branches:
+            one.free()
+        account.release(memory=record.held)
+
+
+async def _answer(strategy: Strategy, search: Search, record: Record, account: Account) -> Answer | None:
+    """The strategy's answer; at the deadline, or when it ends with nothing, the best that was drawn."""
+    run_ = asyncio.ensure_future(strategy.run(search))
+    try:
+        done, _ = await asyncio.wait({run_}, timeout=account.room().seconds)
+        if not done:
+            record.limited_by = "seconds"
+            await _let_end(run_, record)
+    except asyncio.CancelledError:
+        run_.cancel()
+        for task in record.tasks:
+            task.cancel()
+        raise
+    if not run_.done() or run_.cancelled():
+        return anytime(record)
+    try:
+        return run_.result()
+    except NothingDrawn:
+        return anytime(record)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None  # one strategy, one error
+
+
+async def _let_end(run_: asyncio.Future[Answer], record: Record) -> None:
+    """Past the deadline: the engine hands back what was drawn within a step; a strategy that does not end then is cancelled."""
+    for task in record.tasks:
+        if not task.future.done():
+            task.cancel()
+            await finished(task)
+    await asyncio.wait({run_}, timeout=0.05)
+    if not run_.done():
+        run_.cancel()
+        await asyncio.wait({run_})
+
+
+def anytime(record: Record) -> Answer | None:
+    """The best answer there is, whatever ended the run."""
+    drawn = [t for t in record.thoughts if t.finish is not None]
+    if record.offer is not None:
+        return record.offer
+    if not drawn:
+        return None
+    if any(t.answer is not None for t in drawn):
+        return leader(drawn)
+    scored = [t for t in drawn if t.score is not None]
+    if scored:
+        return Answer(Search.best_of(scored))
+    whole = [t for t in drawn if t.finished]
+    if whole:
+        return Answer(min(whole, key=lambda t: t.number))
+    return Answer(max(drawn, key=lambda t: (len(t.text), -t.number)))
+
+
+async def _admit(account: Account) -> None:
+    """Pays for the call itself."""
+    lease = await account.reserve(lambda _: Cost(calls=1), 1)
+    if lease is None:
+        account.raise_if_exhausted(Cost(calls=1))
+        msg = "the budget has no room for another call"
+        raise BudgetExceeded(msg, resource="calls", spent=0, limit=0)
+    lease.commit(lease.cost)
+
+
+def _reason(answer: Answer | None, record: Record) -> str:
+    if record.limited_by is not None:
+        return record.limited_by
+    return "length" if answer is not None and answer.thought.finish == "length" else "done"
+
+
+def _spent(record: Record, settings: Settings) -> Cost:
+    tokens = sum(task.usage.new_tokens for task in record.tasks)
+    usd = Cost.of(usd=settings.usd_per_token * tokens)
+    flops = sum(task.usage.flops for task in record.tasks)
+    return usd + Cost(tokens=tokens, flops=flops, calls=1, memory=record.held)

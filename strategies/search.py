@@ -1,0 +1,439 @@
+"""
+Search: all that a strategy may do, and the tree of thoughts that it leaves behind.
+
+Knows branches, money and answers; knows no device, no LangChain and no particular strategy. Every draw is reserved at its worst case,
+run, committed at what it took and refunded; it waits only for others' open leases, and is shrunk or refused only against what is
+spent. Every finished sample is offered by itself, so whenever the run ends there is an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from langchain_pareto.backends.base import Backend, Branch, Extension, Finish, Request, Sampling, Stop, Task, Usage
+from langchain_pareto.budget import Cost, Limits
+from langchain_pareto.ledger import Account, Lease, Room
+from langchain_pareto.strategies.answers import AnswerFormat, group
+from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+
+if TYPE_CHECKING:
+    from langchain_pareto.strategies.base import Strategy
+
+ANSWER: Literal["answer"] = "answer"
+STEP: Literal["step"] = "step"
+Until = Literal["answer", "step"] | int
+
+# spread of the lengths of one question's samples, relative to their mean: standard deviation 0.30 (planning.md 3.3, item 9)
+_Q95, _Q25 = 1.5, 0.8
+
+
+@dataclass(eq=False, slots=True)
+class Thought:
+    """A node of the tree: what one draw added to its parent.
+
+    `mean_logprob` is of the raw model, in nats per token. A thought that was cut off (`finished` is False) has no answer.
+    """
+
+    question: str
+    parent: Thought | None = None
+    text: str = ""
+    tokens: Sequence[int] = ()
+    finish: Finish | None = None
+    mean_logprob: float | None = None
+    answer: str | None = None
+    score: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    number: int = 0  # in order of drawing; the root is 0
+    _branch: Branch | None = None
+    _computed: bool = False  # whether all but the branch's last token has been paid for
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model came to its own end, or to a stop."""
+        return self.finish in ("eos", "stop")
+
+    @property
+    def path(self) -> list[Thought]:
+        """From the root's child down to this thought."""
+        out, node = list[Thought](), self
+        while node.parent is not None:
+            out.append(node)
+            node = node.parent
+        return out[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a strategy returns: one thought that was really drawn; `share` is its part of the votes, if there was a vote."""
+
+    thought: Thought
+    share: float | None = None
+
+
+@dataclass(slots=True)
+class Lengths:
+    """What is known about the lengths of this question's samples, in tokens."""
+
+    total: int = 0
+    count: int = 0
+    longest: int = 0
+
+    def add(self, tokens: int) -> None:
+        """One more sample came to its own end."""
+        self.total += tokens
+        self.count += 1
+        self.longest = max(self.longest, tokens)
+
+    @property
+    def q95(self) -> int | None:
+        """A length that few samples exceed, None while nothing is known."""
+        return max(self.longest, round(_Q95 * self.total / self.count)) if self.count else None
+
+    @property
+    def q25(self) -> int:
+        """A length that most samples exceed: no draw with less room is worth its start."""
+        return max(1, int(_Q25 * self.total / self.count)) if self.count else 1
+
+
+@dataclass(slots=True)
+class Record:
+    """What one run shares among its searches: the tree, the offers, and what stood in its way."""
+
+    thoughts: list[Thought] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+    offer: Answer | None = None
+    lengths: Lengths = field(default_factory=Lengths)
+    held: int = 0  # bytes of KV cache on the account
+    limited_by: str | None = None  # the resource that shrank or refused a draw
+    refused: Cost = field(default_factory=Cost)  # what it would have cost
+    ended: bool = False
+    on_thought: Callable[[Thought], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this call draws and reads answers."""
+
+    sampling: Sampling
+    max_tokens: int | None = None  # per sample
+    stop: tuple[str, ...] = ()
+    step: tuple[str, ...] = ("\n",)
+    answers: AnswerFormat = field(default_factory=AnswerFormat)
+    scorer: Scorer = field(default_factory=MeanLogprob)
+    usd_per_token: float = 0.0
+    on_text: Callable[[str], None] | None = None  # of the first sample only: a stream
+
+
+class Search:
+    """One strategy's handle on models, money and the tree."""
+
+    def __init__(
+        self, backend: Backend, root: Thought, account: Account, settings: Settings, record: Record
+    ) -> None:
+        self.root = root
+        self.settings = settings
+        self._backend = backend
+        self._account = account
+        self._record = record
+
+    @property
+    def room(self) -> Room:
+        """What is left of the budget, at the tightest level."""
+        return self._account.room()
+
+    @property
+    def limited(self) -> bool:
+        """Whether any additive resource has a limit."""
+        return self.room.unspent != Limits()
+
+    @property
+    def hurried(self) -> bool:
+        """Whether there is a deadline."""
+        return self._account.deadline is not None
+
+    async def sample(self, thought: Thought, n: int = 1, until: Until = ANSWER) -> list[Thought]:
+        """Up to `n` continuations of `thought`, in order of drawing; fewer when no more can be paid for."""
+        drawn = [t async for t in self.samples(thought, n, until)]
+        return sorted(drawn, key=lambda t: t.number)
+
+    async def samples(self, thought: Thought, n: int, until: Until = ANSWER) -> AsyncIterator[Thought]:
+        """Up to `n` continuations, each as it finishes; leaving early cancels the rest.
+
+        As many run side by side as the room holds at their likely length, at least one: wide waves on a tight budget only cut
+        each other off (planning.md 5.2).
+        """
+        if n > 1 and not thought._computed:  # noqa: SLF001 - ours
+            await self._prefill(thought)
+        started, refused = 0, False
+        flying = set[asyncio.Task[Thought | None]]()
+        try:
+            while flying or (started < n and not refused):
+                while started < n and not refused and len(flying) < self._width(thought, n):
+                    started += 1
+                    number = self._number()
+                    flying.add(asyncio.create_task(self._draw(thought, until, number)))
+                done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+                results = [task.result() for task in done]
+                refused = refused or None in results
+                for drawn in sorted((t for t in results if t is not None), key=lambda t: t.number):
+                    yield drawn
+        finally:
+            for task in flying:
+                task.cancel()
+            if flying:
+                await asyncio.gather(*flying, return_exceptions=True)
+
+    async def score(self, thoughts: Sequence[Thought]) -> None:
+        """Scores what is not scored yet, by this run's scorer."""
+        new = [t for t in thoughts if t.score is None and t.finished]
+        if new:
+            for thought, value in zip(new, await self.settings.scorer.score(new), strict=True):
+                thought.score = value
+
+    async def run(self, strategy: Strategy, n: int = 1) -> list[Thought]:
+        """The answers of `n` independent runs of `strategy`, each with its own keys and a child account."""
+        return await strategy.run_many(self, n)
+
+    def child(self) -> Search:
+        """A search of its own from the same root: other keys, and a child account whose unspent money flows back."""
+        branch = self._fork(self.root)
+        root = replace(self.root, _branch=branch)
+        return Search(self._backend, root, self._account.child(), self.settings, self._record)
+
+    def warmer(self, temperature: float | None) -> Search:
+        """The same search with another sampling temperature, None for the same."""
+        if temperature is None or temperature == self.settings.sampling.temperature:
+            return self
+        settings = replace(self.settings, sampling=replace(self.settings.sampling, temperature=temperature))
+        return Search(self._backend, self.root, self._account, settings, self._record)
+
+    def offer(self, answer: Answer | Thought) -> None:
+        """Publishes an improvement: what is returned if the run ends now."""
+        self._record.offer = answer if isinstance(answer, Answer) else Answer(answer)
+
+    def best(self, thoughts: Sequence[Thought]) -> Answer:
+        """The best scored thought; ties by mean log-probability, then first drawn."""
+        if not thoughts:
+            raise NothingDrawn
+        return Answer(self.best_of(thoughts))
+
+    @staticmethod
+    def best_of(thoughts: Sequence[Thought]) -> Thought:
+        """The preferred one of at least one."""
+        return max(thoughts, key=preference)
+
+    # --- one draw
+
+    def _number(self) -> int:
+        self._record.thoughts.append(Thought(self.root.question))  # its place; filled when it finishes
+        return len(self._record.thoughts)
+
+    def _fork(self, thought: Thought) -> Branch:
+        assert thought._branch is not None, "a thought that can be continued has a branch"  # noqa: SLF001
+        [branch] = thought._branch.fork(1)  # noqa: SLF001
+        self._record.branches.append(branch)
+        return branch
+
+    def _price(self, thought: Thought, tokens: int) -> Cost:
+        """The worst case of one draw of up to `tokens` tokens."""
+        assert thought._branch is not None  # noqa: SLF001
+        known = len(thought._branch.tokens) - 1  # noqa: SLF001
+        context, prefill = (known, 0) if thought._computed else (0, known)  # noqa: SLF001
+        flops, memory = self._backend.estimate(Request(context, prefill, 1, tokens))
+        return self._cost(tokens, flops, memory)
+
+    def _cost(self, tokens: int, flops: int, memory: int) -> Cost:
+        usd = Cost.of(usd=tokens * self.settings.usd_per_token)
+        return usd + Cost(tokens=tokens, flops=flops, memory=memory)
+
+    def _cap(self, thought: Thought) -> int:
+        """The most tokens that a draw may take by the model and the caller."""
+        assert thought._branch is not None  # noqa: SLF001
+        room = self._backend.capabilities.context_length - len(thought._branch.tokens)  # noqa: SLF001
+        return max(1, room if self.settings.max_tokens is None else min(room, self.settings.max_tokens))
+
+    def _width(self, thought: Thought, n: int) -> int:
+        """How many draws may run side by side."""
+        unspent = self.room.unspent
+        if unspent == Limits():
+            return n
+        q95 = self._record.lengths.q95
+        if q95 is None:
+            cap = self._cap(thought)
+            return n if _times(unspent, self._price(thought, cap)) >= n else 1
+        return min(n, max(1, _times(unspent, self._price(thought, min(q95, self._cap(thought))))))
+
+    async def _draw(self, thought: Thought, until: Until, number: int) -> Thought | None:
+        """Reserve, run, commit; None when nothing fits."""
+        branch = self._fork(thought)
+        cap = self._cap(thought)
+        wanted = cap if not isinstance(until, int) else min(cap, until)
+        lengths = self._record.lengths
+        if until == ANSWER and self.limited and lengths.q95 is not None:
+            wanted = min(wanted, lengths.q95)
+        least = min(wanted, lengths.q25) if until == ANSWER else 1
+        price = partial(self._price, thought)
+        lease = await self._account.reserve(price, wanted, least)
+        if lease is None:
+            self._note_limit(price(least))
+            branch.free()
+            return None
+        settings = self.settings
+        strings = settings.stop if until == ANSWER else settings.stop + settings.step if until == STEP else ()
+        stop = Stop(lease.amount, strings, keep=until != ANSWER)
+        try:
+            task = self._backend.extend(
+                branch,
+                settings.sampling,
+                stop,
+                stats=True,
+                deadline=self._account.deadline,
+                on_text=settings.on_text if number == 1 else None,
+            )
+        except BaseException:
+            lease.cancel()
+            raise
+        extension = await self._settle(task, lease)
+        assert isinstance(extension, Extension)
+        if extension.finish == "deadline":
+            self._record.limited_by = "seconds"
+        elif extension.finish == "length" and lease.amount < cap and until == ANSWER:
+            self._note_limit(price(cap))
+        return self._note(thought, branch, extension, until, number)
+
+    def _note(
+        self, parent: Thought, branch: Branch, extension: Extension, until: Until, number: int
+    ) -> Thought:
+        """Writes one draw into the tree."""
+        logprobs, drawn = extension.logprobs, self._record.thoughts[number - 1]
+        drawn.parent = parent
+        drawn.text = extension.text
+        drawn.tokens = extension.tokens
+        drawn.finish = extension.finish
+        drawn.mean_logprob = sum(logprobs) / len(logprobs) if logprobs else None
+        drawn.usage = extension.usage
+        drawn.number = number
+        drawn._branch = branch  # noqa: SLF001
+        drawn._computed = True  # noqa: SLF001
+        parent._computed = True  # noqa: SLF001
+        if drawn.finished and until != STEP or extension.finish == "eos":
+            drawn.answer = self.settings.answers.extract("".join(t.text for t in drawn.path))
+            self._record.lengths.add(sum(len(t.tokens) for t in drawn.path))
+        if self._record.on_thought is not None:
+            self._record.on_thought(drawn)
+        return drawn
+
+    async def _prefill(self, thought: Thought) -> None:
+        """Computes and pays for a shared prefix once, before many branches continue it."""
+        assert thought._branch is not None  # noqa: SLF001
+        known = len(thought._branch.tokens) - 1  # noqa: SLF001
+        if known == 0:
+            return
+        flops, memory = self._backend.estimate(Request(0, known - 1, 1, 1))
+        cost = self._cost(0, flops, memory)
+        lease = await self._account.reserve(lambda _: cost, 1)
+        if lease is None:
+            return  # the draws will be refused in turn, and say why
+        try:
+            task = self._backend.prefill(thought._branch, deadline=self._account.deadline)  # noqa: SLF001
+        except BaseException:
+            lease.cancel()
+            raise
+        if await self._settle(task, lease):
+            thought._computed = True  # noqa: SLF001
+
+    async def _settle(self, task: Task, lease: Lease) -> object:
+        """Waits for a request; whatever happens to us meanwhile, its lease is committed at what it took."""
+        self._record.tasks.append(task)
+        per_token = self._backend.spec.kv_bytes_per_token
+
+        def commit(_: object) -> None:
+            used = task.usage
+            memory = min(lease.cost.memory, per_token * (used.prompt_tokens + used.new_tokens))
+            memory = 0 if self._record.ended else memory
+            self._record.held += memory
+            lease.commit(self._cost(used.new_tokens, used.flops, memory))
+
+        task.future.add_done_callback(commit)
+        return await finished(task)
+
+    def _note_limit(self, least: Cost) -> None:
+        reason = self._account.stopped_by(least)
+        if reason is not None:
+            self._record.limited_by, self._record.refused = reason, least
+
+
+class NothingDrawn(Exception):  # noqa: N818 - not an error: it ends a strategy that could not pay for a single draw
+    """There is no thought to choose from."""
+
+
+def preference(thought: Thought) -> tuple[bool, float, float, int]:
+    """Orders thoughts: finished first, then by score, then mean log-probability, then first drawn."""
+    low = float("-inf")
+    score = low if thought.score is None else thought.score
+    logprob = low if thought.mean_logprob is None else thought.mean_logprob
+    return thought.finished, score, logprob, -thought.number
+
+
+def ballot(thoughts: Sequence[Thought]) -> list[list[Thought]]:
+    """Thoughts with equivalent answers, the largest class first; ties by the best member. What was cut off does not vote."""
+    classes = [[thoughts[i] for i in members] for members in group([t.answer for t in thoughts])]
+    return sorted(classes, key=lambda members: (-len(members), *_descending(max(map(preference, members)))))
+
+
+def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:
+    return tuple(-float(x) for x in key)
+
+
+def _times(limits: Limits, cost: Cost) -> int:
+    """How many times `cost` fits into `limits`."""
+    if not limits.hold(cost):
+        return 0
+    most = 1
+    while most < 1 << 16 and limits.hold(_multiple(cost, 2 * most)):
+        most *= 2
+    step = most
+    while step > 1:
+        step //= 2
+        if limits.hold(_multiple(cost, most + step)):
+            most += step
+    return most
+
+
+def _multiple(cost: Cost, n: int) -> Cost:
+    return Cost(
+        tokens=cost.tokens * n,
+        flops=cost.flops * n,
+        nanojoules=cost.nanojoules * n,
+        nanodollars=cost.nanodollars * n,
+        calls=cost.calls * n,
+        memory=cost.memory * n,
+    )
+
+
+async def finished(task: Task) -> object:
+    """The result of an engine's task; cancelling the wait cancels the task, within one step."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def notify(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits
+            loop.call_soon_threadsafe(wake)
+
+    task.future.add_done_callback(notify)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    return task.future.result()

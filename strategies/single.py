@@ -1,0 +1,25 @@
+"""
+One sample: the cheapest strategy, and the leaf of the others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.search import Answer, Search, Thought
+
+
+class Single(Strategy):
+    """Draws one sample and returns it."""
+
+    kind: Literal["single"] = "single"
+
+    async def run(self, search: Search) -> Answer:
+        """One sample."""
+        search = search.warmer(self.temperature)
+        return search.best(await search.sample(search.root))
+
+    async def run_many(self, search: Search, n: int) -> list[Thought]:
+        """`n` samples of one root, which share its cache."""
+        return await search.warmer(self.temperature).sample(search.root, n)

@@ -1,0 +1,81 @@
+"""
+Majority vote over answers (self-consistency, Wang et al. 2022, arXiv 2203.11171), with adaptive stopping.
+
+Adaptive-Consistency (Aggarwal et al. 2023, arXiv 2305.11860, eq. 4): with v1 votes for the leader and v2 for the runner-up, stop when
+P(X > 1/2) >= threshold for X ~ Beta(v1 + 1, v2 + 1). The posterior is looked at between waves, in order of drawing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.search import Answer, NothingDrawn, Search, Thought, ballot
+from langchain_pareto.strategies.single import Single
+
+if TYPE_CHECKING:
+    from langchain_pareto.strategies import AnyStrategy
+
+
+class Vote(Strategy):
+    """Samples up to `n` answers and returns a sample of the class that most agree on.
+
+    With `adaptive`, draws `wave` samples at a time and stops once the leader is ahead with probability `threshold`, or cannot be
+    overtaken; under a deadline the first wave has all `n`. A sample that was cut off, or has no answer, does not vote.
+    """
+
+    kind: Literal["vote"] = "vote"
+    n: int = Field(default=16, ge=1)
+    adaptive: bool = True
+    threshold: float = Field(default=0.95, gt=0.5, le=1)
+    wave: int = Field(default=4, ge=1)
+    of: AnyStrategy = Field(default_factory=Single)
+
+    async def run(self, search: Search) -> Answer:
+        """Waves until the vote is decided."""
+        return await self.go_on(search.warmer(self.temperature), [])
+
+    async def go_on(self, search: Search, drawn: Sequence[Thought]) -> Answer:
+        """The vote, with what is drawn already."""
+        thoughts = list(drawn)
+        wave = self.wave if self.adaptive and not search.hurried else self.n
+        while (left := self.n - len(thoughts)) > 0:
+            if self.adaptive and decided(thoughts, left, self.threshold):
+                break
+            wanted = min(wave, left)
+            new = await search.run(self.of, wanted)
+            thoughts += new
+            if thoughts:
+                search.offer(leader(thoughts))
+            if len(new) < wanted:
+                break  # no more can be paid for
+        if not thoughts:
+            raise NothingDrawn
+        return leader(thoughts)
+
+
+def leader(thoughts: Sequence[Thought]) -> Answer:
+    """The best sample of the largest class; without any vote, the best sample."""
+    classes = ballot(thoughts)
+    if not classes:
+        return Answer(Search.best_of(thoughts))
+    return Answer(Search.best_of(classes[0]), len(classes[0]) / sum(map(len, classes)))
+
+
+def decided(thoughts: Sequence[Thought], left: int, threshold: float) -> bool:
+    """Whether `left` more samples are not worth drawing."""
+    sizes = [len(members) for members in ballot(thoughts)]
+    if not sizes:
+        return False
+    first, second = sizes[0], sizes[1] if len(sizes) > 1 else 0
+    return first - second > left or lead_probability(first, second) >= threshold
+
+
+def lead_probability(first: int, second: int) -> float:
+    """P(X > 1/2) for X ~ Beta(first + 1, second + 1): a binomial tail, since both are whole numbers."""
+    n = first + second + 1
+    return sum(math.comb(n, i) for i in range(first + 1)) / 2**n

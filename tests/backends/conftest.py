@@ -1,0 +1,258 @@
+"""
+Tiny random models, a byte tokenizer, and backends over them.
+
+A test asks for a runner or a backend by the name of an architecture and does not know which engine it gets: a second engine is one
+more line in `RUNNERS`.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+import pytest
+import torch
+from tokenizers import Tokenizer as RustTokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from langchain_pareto.backends.engine import Engine, Logits, Runner
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.sequences import Chunk
+from langchain_pareto.backends.tokens import HFTokenizer
+from langchain_pareto.backends.torch_runner import TorchRunner
+
+VOCABULARY = 260  # 256 bytes, <eos>, <user>, and two rows that pad the embedding
+CONTEXT = 4096  # tokens
+
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT,
+}
+GROUPED = SHAPE | {"num_key_value_heads": 2}
+ENDS = {"bos_token_id": None, "eos_token_id": 256, "pad_token_id": None}
+LAYERS = ["sliding_attention", "full_attention"]
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**GROUPED, **ENDS),
+    "qwen3": lambda: Qwen3Config(**GROUPED, **ENDS, head_dim=8),
+    "gemma2": lambda: Gemma2Config(
+        **GROUPED,
+        **ENDS,
+        head_dim=8,
+        sliding_window=8,
+        attn_logit_softcapping=2.0,
+        query_pre_attn_scalar=8,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **GROUPED, **ENDS, head_dim=8, sliding_window=8, layer_types=LAYERS
+    ),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, **ENDS
+    ),
+    "gpt_oss": lambda: GptOssConfig(
+        **GROUPED,
+        **ENDS,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=8,
+        layer_types=LAYERS,
+    ),
+    "mistral": lambda: MistralConfig(**GROUPED, **ENDS, sliding_window=8),
+    "neox": lambda: GPTNeoXConfig(**SHAPE, **ENDS),
+}
+WINDOWED = {"gemma2", "gemma3", "gpt_oss", "mistral"}
+
+
+@cache
+def tiny_model(architecture: str) -> PreTrainedModel:
+    """A random model whose weights are large enough for attention to matter."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = AutoModelForCausalLM.from_config(
+            CONFIGS[architecture](), attn_implementation="eager"
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(6)
+                else:
+                    parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model.eval()
+
+
+@cache
+def stock_model(architecture: str) -> PreTrainedModel:
+    """The same weights under the stock eager attention."""
+    return copy.deepcopy(tiny_model(architecture))
+
+
+@cache
+def _tiny_tokenizer() -> HFTokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    rust = RustTokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    rust.add_special_tokens(["<eos>", "<user>"])
+    return HFTokenizer(PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="<eos>"))
+
+
+def torch_runner(architecture: str, slots: int) -> Runner:
+    """The torch runner over a fresh copy of the tiny model's modules: two may be alive at once."""
+    return TorchRunner(copy.deepcopy(tiny_model(architecture)), slots=slots)
+
+
+RUNNERS: dict[str, Callable[[str, int], Runner]] = {"torch": torch_runner}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    for architecture in CONFIGS:
+        stock_model(architecture)  # before any runner takes the original over
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> HFTokenizer:
+    """One token a byte; <eos> is 256 and <user> is 257."""
+    return _tiny_tokenizer()
+
+
+@pytest.fixture(params=list(CONFIGS))
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Every architecture in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(params=sorted(WINDOWED))
+def windowed(request: pytest.FixtureRequest) -> str:
+    """Every architecture with a window of 8 tokens in some of its layers."""
+    return str(request.param)
+
+
+@pytest.fixture(params=list(RUNNERS))
+def make_runner(request: pytest.FixtureRequest) -> Iterator[Callable[..., Runner]]:
+    """`make_runner(architecture, slots=...)`, closed after the test."""
+    made = list[Runner]()
+
+    def make(architecture: str = "llama", *, slots: int = 4000) -> Runner:
+        made.append(RUNNERS[request.param](architecture, slots))
+        return made[-1]
+
+    yield make
+    for runner in made:
+        runner.close()
+
+
+@pytest.fixture
+def make_backend(
+    make_runner: Callable[..., Runner], tokenizer: HFTokenizer
+) -> Iterator[Callable[..., LocalBackend]]:
+    """`make_backend(architecture, slots=..., engine=..., max_context=...)`, closed after the test with its engine."""
+    made = list[LocalBackend]()
+
+    def make(
+        architecture: str = "llama",
+        *,
+        slots: int = 4000,
+        engine: Engine | None = None,
+        max_context: int | None = None,
+    ) -> LocalBackend:
+        runner = make_runner(architecture, slots=slots)
+        backend = LocalBackend(
+            f"tiny-{architecture}", runner, tokenizer, engine or Engine("test"), max_context=max_context
+        )
+        made.append(backend)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()
+    for backend in made:
+        backend.engine.close()
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str, Sequence[int], int], torch.Tensor]:
+    """`reference(architecture, tokens, rows)`: the last rows' logits of the stock eager full forward."""
+
+    @cache
+    def logits(architecture: str, tokens: tuple[int, ...]) -> torch.Tensor:
+        with torch.inference_mode():
+            out = stock_model(architecture)(input_ids=torch.tensor([tokens]), use_cache=False)
+        return out.logits[0]
+
+    def last(architecture: str, tokens: Sequence[int], rows: int = 1) -> torch.Tensor:
+        return logits(architecture, tuple(tokens))[-rows:]
+
+    return last
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    """Logits agree within 1e-4 of their scale."""
+
+    def check(got: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+        assert got.shape == expected.shape
+        error = (got - expected).abs().max().item()
+        assert error <= tolerance * expected.abs().max().item(), error
+
+    return check
+
+
+class Gate:
+    """Stands before a runner's steps: counts them, keeps what was in them, and stops the engine where a test says."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.steps = list[list[tuple[int, int]]]()  # (n, rows) of each chunk
+        self.before: Callable[[Sequence[Chunk]], None] | None = None
+        self._stop_at: int | None = None
+        self._reached, self._go = threading.Event(), threading.Event()
+        self._step = runner.step
+        runner.step = self._gated  # type: ignore[method-assign]
+
+    def stop_at(self, step: int) -> None:
+        """The engine's thread waits before the step of this number, counted from 0."""
+        self._stop_at = step
+
+    def wait(self) -> None:
+        """Until the engine's thread stands there."""
+        assert self._reached.wait(60)
+
+    def open(self) -> None:
+        """It goes on."""
+        self._go.set()
+
+    def _gated(self, chunks: Sequence[Chunk]) -> Logits:
+        if len(self.steps) == self._stop_at:
+            self._reached.set()
+            assert self._go.wait(60)
+        self.steps.append([(chunk.n, chunk.rows) for chunk in chunks])
+        if self.before is not None:
+            self.before(chunks)
+        return self._step(chunks)
+
+
+@pytest.fixture
+def gate() -> Callable[[LocalBackend], Gate]:
+    """`gate(backend)` puts a Gate before the backend's runner."""
+    return lambda backend: Gate(backend.runner)

@@ -1,0 +1,311 @@
+"""Tests of extracting, normalising and grouping answers; each docstring states the fact."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from pydantic import ValidationError
+
+from langchain_pareto.errors import SettingError
+from langchain_pareto.strategies import answers
+from langchain_pareto.strategies.answers import (
+    AnswerFormat,
+    equivalent,
+    group,
+    normalise,
+    split_reasoning,
+)
+
+PIECES = [
+    *(
+        "\\text{",
+        "\\boxed{",
+        "\\frac",
+        "\\dfrac",
+        "\\left(",
+        "\\,",
+        "\\%",
+        "$",
+        "**",
+        "{",
+        "}",
+        "{,}",
+    ),
+    *(
+        "1,234",
+        ",",
+        ".",
+        "0",
+        "00",
+        "-",
+        "+",
+        " ",
+        "½",
+        "²",
+        "⁻",
+        "−",
+        "'",
+        '"',
+        "(B)",
+        "^{2}",
+        "İ",
+    ),
+]
+TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
+
+
+@pytest.fixture
+def without_math_verify(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Behave as if math-verify were not installed."""
+    monkeypatch.setattr(answers, "_math_verify", lambda: None)
+    answers._verified.cache_clear()
+    yield
+    answers._verified.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{4}", "4"),
+        (r"\boxed{3}, no: \boxed{\frac{1}{2}} is it. Answer: 7", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{3} and then \boxed{4", "3"),
+        ("Answer: 41\nFinal answer: 42.", "42"),
+        ("**Answer:** **Paris**.\nBye", "Paris"),
+        ("**Final Answer**: `x`", "x"),
+        ("### Final Answer:\n\n42\n", "42"),
+        ("Answer:\nAnswer: 5", "5"),
+        ("ANSWER: 1.5.", "1.5"),
+        ("Answer:", None),
+        ("Answer: **.**", None),
+        (r"\boxed{}", None),
+        ("it is 42", None),
+        ("", None),
+    ],
+)
+def test_default_extraction(text: str, answer: str | None) -> None:
+    """The last balanced box wins, then the line after the last "Answer:"; else there is none."""
+    assert AnswerFormat().extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("from 3 to -1,234.50 euro.", "-1,234.50"),
+        ("5-3", "3"),
+        ("3/4 of x2", "3/4"),
+        ("Answer: 5, or 6", "5, or 6"),
+        ("none", None),
+    ],
+)
+def test_last_number_is_the_last_resort(text: str, answer: str | None) -> None:
+    """The last number counts only where nothing else is found."""
+    assert AnswerFormat(last_number=True).extract(text) == answer
+
+
+def test_pattern_is_the_only_way_when_given() -> None:
+    """The last match, its group if it has one; a text without a match has no answer."""
+    assert AnswerFormat(pattern=r"#### (\S+)").extract("#### 1 #### 2") == "2"
+    assert AnswerFormat(pattern=r"\d+").extract("1 and 23") == "23"
+    assert AnswerFormat(pattern=r"#### (\S+)").extract(r"\boxed{4}") is None
+    assert AnswerFormat(pattern=r"(\d)?x").extract("x") is None
+
+
+@pytest.mark.parametrize("pattern", ["(", "(a)(b)", "a{99999999999999999999}"])
+def test_bad_pattern_is_a_setting_error(pattern: str) -> None:
+    """A regex that does not compile or has two groups is named at the border."""
+    with pytest.raises(SettingError, match="answer pattern"):
+        AnswerFormat(pattern=pattern)
+    with pytest.raises(ValidationError, match="answer pattern"):
+        AnswerFormat.model_validate({"pattern": pattern})
+
+
+def test_format_round_trips_and_refuses_unknown_fields() -> None:
+    """A format is JSON and back; a misspelt field is an error."""
+    form = AnswerFormat(pattern="x", last_number=True)
+    assert AnswerFormat.model_validate_json(form.model_dump_json()) == form
+    with pytest.raises(ValidationError):
+        AnswerFormat.model_validate({"last_numbers": True})
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("plain ", (None, "plain ")),
+        ("<think>a</think>\n\n4", ("a", "4")),
+        ("a</think>4", ("a", "4")),
+        ("<think>a</think>b<think>c</think>d", ("a</think>b<think>c", "d")),
+        ("<think>Answer: 4", ("Answer: 4", "")),
+        ("<think>a</think>Answer: 4 <think>hm", ("a</think>Answer: 4 <think>hm", "")),
+    ],
+)
+def test_reasoning_is_split_off(text: str, parts: tuple[str | None, str]) -> None:
+    """All before the last closing tag is reasoning; an open block leaves nothing."""
+    assert split_reasoning(text) == parts
+
+
+def test_answers_in_reasoning_do_not_count() -> None:
+    """Only what follows the reasoning is searched, and an unclosed block has no answer."""
+    assert AnswerFormat().extract(r"<think>\boxed{3}</think>Answer: 4") == "4"
+    assert AnswerFormat().extract(r"<think>\boxed{3}") is None
+    assert AnswerFormat(last_number=True).extract("<think>a</think>4<think>5") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "form"),
+    [
+        ("1,234", "1234"),
+        (r"1{,}234", "1234"),
+        (r"1\,234", "1234"),
+        ("$1,234.50$", "1234.5"),
+        ("(1,234)", "(1, 234)"),
+        ("1, 234", "1, 234"),
+        ("1,2", "1, 2"),
+        ("42.0", "42"),
+        ("42.", "42"),
+        ("+5", "5"),
+        ("-0", "0"),
+        ("-0.00", "0"),
+        (".5", "0.5"),
+        ("007", "7"),
+        ("−3", "-3"),
+        ("(1.0,2.50)", "(1, 2.5)"),
+        (r"\left( 1,\, 2 \right)", "(1, 2)"),
+        (r"\dfrac{1}{2}", "1/2"),
+        (r"-\frac12", "-1/2"),
+        (r"3\frac{1}{2}", "3 1/2"),
+        ("3½", "3 1/2"),
+        ("x² + 1", "x^2+1"),
+        ("x^{2}+1", "x^2+1"),
+        ("10²", "10^2"),
+        (r"50\%", "50%"),
+        (r"5\text{ cm}", "5 cm"),
+        (r"\text{Yes}", "yes"),
+        ("**New   York.**", "new york"),
+        ("(B)", "b"),
+        ("B.", "b"),
+        ("5!", "5!"),
+        ("X+y", "X+y"),
+        ("?", ""),
+    ],
+)
+def test_normal_forms(answer: str, form: str) -> None:
+    """Dressing goes, numbers are plain, words lose case; units and percent signs stay."""
+    assert normalise(answer) == form
+
+
+@settings(max_examples=500, deadline=None)
+@given(TEXTS)
+def test_normalise_is_idempotent(text: str) -> None:
+    """The normal form of a normal form is itself, for any junk."""
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "\\text{", "{", "1,", "1", " ", "\\boxed{", "answer:", "Answer: \n", "-", "\u0301\u0316"],
+)
+def test_long_junk_is_linear(piece: str) -> None:
+    """A hundred thousand characters take no time to extract from or to normalise."""
+    text = piece * (100_000 // len(piece))
+    start = time.perf_counter()
+    normalise(text)
+    AnswerFormat(last_number=True).extract(text)
+    assert time.perf_counter() - start < 1.0
+
+
+EXACTLY = [("0.5", "1/2"), ("3½", "3.5"), ("1,000", "1000.0"), ("Yes.", "yes"), ("2/4", "1/2")]
+
+
+@pytest.mark.usefixtures("without_math_verify")
+def test_equivalence_without_math_verify_is_exact() -> None:
+    """Normal forms and rational numbers are compared; algebra is not."""
+    assert all(equivalent(a, b) and equivalent(b, a) for a, b in EXACTLY)
+    assert not equivalent("x+1", "1+x")
+    assert not equivalent("1/3", "0.333333333333")
+    assert not equivalent("1/0", "2/0")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        *((a, b, True) for a, b in EXACTLY),
+        (r"\sqrt{8}", r"2\sqrt{2}", True),
+        ("(x+1)^2", "x^2+2x+1", True),
+        ("(3+5)*2", "16", True),
+        (r"\{1,2\}", r"\{2,1\}", True),
+        ("(1/2,3)", "(0.5,3)", True),
+        ("y=2x+3", "y=3+2x", True),
+        ("(1,2)", "(2,1)", False),
+        ("[1,2)", "[1,2]", False),
+        ("10^{-7}", "2*10^{-7}", False),
+        ("50%", "50", False),
+        ("5 m", "5 g", False),
+        ("5 cm", "5", False),
+        ("yes", "no", False),
+        ("1/3", "0.333333333333", False),
+    ],
+)
+def test_equivalence_with_math_verify(a: str, b: str, same: bool) -> None:
+    """Algebra is compared, in both orders; units, percents and roundings are not glossed over."""
+    pytest.importorskip("math_verify")
+    assert equivalent(a, b) is same
+    assert equivalent(b, a) is same
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        *("9^9^9^9", "9^{9^{9^9}}", "(((9^{99})^{99})^{99})^{99}", "99999999!", "x^599+1"),
+        *(r"\binom{9999999}{5}", "x" + "+x" * 400, "(" * 200, "x y " * 24 + "!"),
+        r"\sqrt{" * 30 + "x" + "}" * 30,
+    ],
+)
+def test_maths_that_would_hang_is_not_compared(bomb: str) -> None:
+    """Towers, factorials and long formulas are left as different, quickly, in any thread."""
+    pytest.importorskip("math_verify")
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(equivalent(bomb, "3")), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert results == [False]
+
+
+def test_groups_are_ordered_by_size_then_by_first_seen() -> None:
+    """None is in no group, and spellings of one answer share theirs."""
+    assert group(["4", "a", None, "b", "4.0", "B", "8/2", None]) == [[0, 4, 6], [3, 5], [1]]
+    assert group([]) == []
+    assert group([None]) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.none() | TEXTS | st.sampled_from(["1", "1.0", "2/2", "x", "X", "2"])))
+@pytest.mark.usefixtures("without_math_verify")
+def test_grouping_is_a_partition(given_answers: list[str | None]) -> None:
+    """Every answer is in one group, equivalent to its first member; sizes never grow."""
+    groups = group(given_answers)
+    members = sorted(index for cluster in groups for index in cluster)
+    assert members == [i for i, answer in enumerate(given_answers) if answer is not None]
+    order = [(-len(cluster), cluster[0]) for cluster in groups]
+    assert order == sorted(order)
+    for cluster in groups:
+        texts = [given_answers[index] or "" for index in cluster]
+        assert all(equivalent(texts[0], text) for text in texts)
+    forms = {normalise(answer) for answer in given_answers if answer is not None}
+    assert len(groups) <= len(forms)
+
+
+def test_import_is_light() -> None:
+    """Importing answers and scorers loads no torch, no LangChain and no sympy."""
+    program = (
+        "import sys, langchain_pareto.strategies.answers, langchain_pareto.strategies.scorers\n"
+        "print({'torch', 'langchain_core', 'sympy', 'math_verify'} & set(sys.modules))"
+    )
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
