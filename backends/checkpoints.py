@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from langchain_pareto.errors import ModelLoadError, SettingError
@@ -20,18 +21,23 @@ _HUB_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
 
 
-def find_folder(model: str | Path, revision: str | None = None) -> Path:
-    """The folder with the files of `model`, downloaded if need be; raises ModelLoadError."""
+def find_folder(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The folder with the files of `model`, downloaded if need be; `weights=False` is content with a tokenizer.
+
+    Raises ModelLoadError.
+    """
     path = Path(model).expanduser()
     if path.exists():
         if revision is not None:
-            msg = f"a revision ({revision!r}) is for models of the hub, and {path} is on this machine"
+            msg = (
+                f"a revision ({revision!r}) is for models of the hub, and {path} is on this machine"
+            )
             raise SettingError(msg)
-        return _local(path)
+        return _local(path, weights)
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
         msg = f"there is no model at {path}: the path does not exist"
         raise ModelLoadError(msg, hint="Check the path, or name a model of the Hugging Face hub.")
-    return _from_hub(model, revision)
+    return _from_hub(model, revision, weights)
 
 
 def check_weights(folder: Path) -> int:
@@ -58,18 +64,20 @@ def check_tokenizer(folder: Path) -> None:
         raise ModelLoadError(msg, hint=hint)
 
 
-def _local(path: Path) -> Path:
+def _local(path: Path, weights: bool) -> Path:
     if path.is_file():
         hint = "Give the folder that it is in."
         if path.suffix == ".gguf":
             hint = "GGUF files are for the llama.cpp backend."
         raise ModelLoadError(f"{path} is a file: a model is a folder", hint=hint)
-    if not (path / "config.json").exists():
+    if weights and not (path / "config.json").exists():
         found = sorted(entry.name for entry in path.iterdir())
         has = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "") if found else "nothing"
         hint = "A model's folder has config.json, weights and a tokenizer."
         if "adapter_config.json" in found:
-            hint = "This is a PEFT adapter: load its base model with peft, and give the model itself."
+            hint = (
+                "This is a PEFT adapter: load its base model with peft, and give the model itself."
+            )
         raise ModelLoadError(f"{path} is no model: it has no config.json ({has} in it)", hint=hint)
     return path.resolve()
 
@@ -99,10 +107,14 @@ def _check_safetensors(file: Path) -> None:
             raise ModelLoadError(msg, hint="Run `git lfs pull` in its folder.")
         length = int.from_bytes(start, "little")
         if size < 8 or length > size - 8:
-            raise ModelLoadError(f"{file} is cut off or no safetensors file ({size} bytes)", hint=hint)
+            raise ModelLoadError(
+                f"{file} is cut off or no safetensors file ({size} bytes)", hint=hint
+            )
         try:
             header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            ends = [
+                entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"
+            ]
             promised = 8 + length + max(ends, default=0)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             msg = f"{file} is damaged: its header cannot be read"
@@ -116,54 +128,47 @@ def _read_json(file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{file} cannot be read: {error}", hint="Download it again.") from error
+        raise ModelLoadError(
+            f"{file} cannot be read: {error}", hint="Download it again."
+        ) from error
     return content if isinstance(content, dict) else {}
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
     import huggingface_hub as hub
 
     folder: Path | None = None
-    try:
+    with suppress(Exception):  # whatever the cache lacks, the hub may have
         folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
-        _check_whole(folder)
-    except Exception:  # noqa: BLE001 - whatever the cache lacks, the hub may have
-        pass
-    else:
+        _check_whole(folder, weights)
+        check_tokenizer(folder)
         return folder
     try:
         info = hub.HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
         files = [sibling.rfilename for sibling in info.siblings or ()]
-        weights = "*.safetensors" if any(f.endswith(".safetensors") for f in files) else "*.bin"
+        kind = "*.safetensors" if any(f.endswith(".safetensors") for f in files) else "*.bin"
         folder = Path(
             hub.snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=[*_HUB_FILES, weights],
+                allow_patterns=[*_HUB_FILES, kind] if weights else _HUB_FILES,
                 ignore_patterns=["*/*"],  # other formats, and the files of other frameworks
                 etag_timeout=_HUB_SECONDS,
             )
         )
     except Exception as error:
-        if folder is not None and _has_model(folder):
-            return folder  # all but a tokenizer, which may come from elsewhere
+        with suppress(Exception):
+            if folder is not None:  # all but a tokenizer, which may come from elsewhere
+                _check_whole(folder, weights)
+                return folder
         raise _unavailable(name, revision, error) from error
     return folder
 
 
-def _check_whole(folder: Path) -> None:
-    _local(folder)
-    check_weights(folder)
-    check_tokenizer(folder)
-
-
-def _has_model(folder: Path) -> bool:
-    try:
-        _local(folder)
+def _check_whole(folder: Path, weights: bool) -> None:
+    _local(folder, weights)
+    if weights:
         check_weights(folder)
-    except ModelLoadError:
-        return False
-    return True
 
 
 def _unavailable(name: str, revision: str | None, error: Exception) -> ModelLoadError:
@@ -173,7 +178,10 @@ def _unavailable(name: str, revision: str | None, error: Exception) -> ModelLoad
     at = "" if revision is None else f" at revision {revision!r}"
     hint = "Check the name, or give the path of a folder."
     if isinstance(error, errors.GatedRepoError):
-        why, hint = "is gated", f"Accept its terms at https://huggingface.co/{name} and log in (HF_TOKEN)."
+        why, hint = (
+            "is gated",
+            f"Accept its terms at https://huggingface.co/{name} and log in (HF_TOKEN).",
+        )
     elif isinstance(error, errors.RevisionNotFoundError):
         why, hint = "has no such revision", "Check the revision's name."
     elif isinstance(error, errors.RepositoryNotFoundError):

@@ -23,10 +23,17 @@ import torch
 from langchain_pareto.backends import cost
 from langchain_pareto.backends.base import Extension, Finish, ModelSpec, Usage
 from langchain_pareto.backends.kv_pool import SlotPool
-from langchain_pareto.backends.programs import Draw, Drawn, Interrupted, Named, Program, Result, Work
+from langchain_pareto.backends.programs import (
+    Draw,
+    Drawn,
+    Interrupted,
+    Named,
+    Program,
+    Result,
+    Work,
+)
 from langchain_pareto.backends.sampling import Row, Sampler, named_logprobs
-from langchain_pareto.backends.sequences import Chunk
-from langchain_pareto.backends.sequences import Sequence as TokenSequence
+from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
 from langchain_pareto.errors import (
     BackendError,
     CapacityError,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Self
@@ -31,6 +32,7 @@ from langchain_pareto.errors import (
     CapacityError,
     ContextLengthError,
     EngineClosedError,
+    EngineFailedError,
     SequenceError,
     SettingError,
 )
@@ -243,8 +245,8 @@ class LocalBackend:
         self._closed = True
         try:
             self.engine.call(self.runner.close).result(timeout=60)
-        except EngineClosedError:
-            self.runner.close()
+        except (EngineClosedError, EngineFailedError):
+            self.runner.close()  # nobody else is at it any more
 
     def __enter__(self) -> Self:
         return self
@@ -278,10 +280,8 @@ class LocalBackend:
                 self.engine.untrack(sequence)
                 self.runner.free(sequence)
 
-        try:
+        with suppress(EngineClosedError, EngineFailedError):
             self.engine.post(free)
-        except EngineClosedError:
-            pass
 
     def checked(self, tokens: Sequence[int], before: int) -> list[int]:
         """The tokens as a list, in range and not too long."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_pareto.backends.base import Constraint, Extension, Finish, Sampling, Stop
+from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.backends.tokens import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
     from langchain_pareto.backends.engine import Runner
-    from langchain_pareto.backends.sequences import Sequence as TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,11 @@ class Drawn:
 
 
 Result = list[Drawn] | list[float]
-Program = Generator[list[Work], list[Result], object]
+# What is sent to a program depends on what it wanted, which no annotation can say.
+Program = Generator[list[Work], list[Any], object]
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: it ends a program early, which then gives what it has
+class Interrupted(Exception):
     """Thrown into a program whose deadline passed or that was cancelled."""
 
     def __init__(self, finish: Finish) -> None:

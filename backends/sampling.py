@@ -141,7 +141,8 @@ class Sampler:
         token outside the vocabulary, and for an empty `allowed`. Penalties read the history
         anew on every draw, O(context) on the host.
         """
-        assert logits.ndim == 2 and logits.shape[0] == len(rows) > 0
+        assert logits.ndim == 2
+        assert logits.shape[0] == len(rows) > 0
         with torch.inference_mode():
             logits = logits.detach()
             self._grow_table(_blocks(logits) * _BLOCK, logits.device)

@@ -27,7 +27,9 @@ SLOTS = 128  # what a runner must have for `check_runner`
 # root mean square of the difference of two rows of logits, over the standard deviation of the row; noise is a tenth of it, or less
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1.5e-1}
 _SHRUNKEN_TOLERANCE = 1e-3
-_SHRUNKEN_TOKENS = 280  # more than two stretches of 128, from where the runner attends without a mask tensor
+_SHRUNKEN_TOKENS = (
+    280  # more than two stretches of 128, from where the runner attends without a mask tensor
+)
 _WINDOW = 8
 _VOCABULARY = 128
 
@@ -39,7 +41,9 @@ def check_runner(runner: TorchRunner) -> None:
     """Runs both checks on a runner of at least SLOTS free slots; raises CapabilityError with the error that was measured."""
     _check_steps(runner)
     model = runner.model
-    assert isinstance(model, PreTrainedModel), "transformers' models are the only ones that are loaded"
+    assert isinstance(model, PreTrainedModel), (
+        "transformers' models are the only ones that are loaded"
+    )
     try:
         small = shrink(model.config.get_text_config())
         text = f"{type(model).__qualname__} {small.to_json_string()}"
@@ -101,7 +105,9 @@ def _check_real(runner: TorchRunner, model: PreTrainedModel) -> None:
         eager = _eager(model, tokens)
     except Exception as error:
         msg = f"{runner.spec.name} has no eager attention that the engine's could be compared with: {error}"
-        raise CapabilityError(msg, hint="Load it with self_check=False at your own risk.") from error
+        raise CapabilityError(
+            msg, hint="Load it with self_check=False at your own risk."
+        ) from error
     finally:
         model.set_attn_implementation(IMPLEMENTATION)
     _compare(runner, "its own attention", ours, eager)
@@ -122,7 +128,9 @@ def _prefill(runner: TorchRunner, tokens: Sequence[int], rows: int) -> torch.Ten
 
 def _step(runner: TorchRunner, work: Sequence[tuple[TokenSequence, int]]) -> torch.Tensor:
     """One step over all that is pending, and its rows of logits."""
-    assert runner.can_step(sum(sequence.pending for sequence, _ in work)), "the check needs more slots"
+    assert runner.can_step(sum(sequence.pending for sequence, _ in work)), (
+        "the check needs more slots"
+    )
     return runner.step([Chunk(sequence, sequence.pending, rows) for sequence, rows in work]).rows
 
 
@@ -213,8 +221,12 @@ def _against_eager(model: PreTrainedModel, small: PreTrainedConfig) -> float | N
     for seed in range(2):
         try:
             tiny = _random_copy(model, copy.deepcopy(small), seed)
-            length = min(_SHRUNKEN_TOKENS, getattr(small, "max_position_embeddings", None) or 1 << 20)
-            tokens = [(31 * i * i + 17 * i + 5 * seed) % (small.vocab_size - 1) + 1 for i in range(length)]
+            length = min(
+                _SHRUNKEN_TOKENS, getattr(small, "max_position_embeddings", None) or 1 << 20
+            )
+            tokens = [
+                (31 * i * i + 17 * i + 5 * seed) % (small.vocab_size - 1) + 1 for i in range(length)
+            ]
             eager = _eager(tiny, tokens)
         except Exception:  # noqa: BLE001 - any model code may fail in any way, on a configuration that nobody trained
             return None
@@ -236,12 +248,13 @@ def _against_eager(model: PreTrainedModel, small: PreTrainedConfig) -> float | N
 def _random_copy(model: PreTrainedModel, small: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A CPU model in float32 with strong random weights, from a generator of its own."""
     options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    tiny: PreTrainedModel
     with no_init_weights():
         if type(small) is type(model.config):
-            tiny = type(model)._from_config(small, **options)  # noqa: SLF001 - what from_config calls
+            tiny = type(model)._from_config(small, **options)  # type: ignore[no-untyped-call]  # noqa: SLF001 - what from_config calls
         else:  # the language model of several
-            tiny = AutoModelForCausalLM.from_config(small, **options)
-    tiny.eval()
+            tiny = AutoModelForCausalLM.from_config(small, **options)  # type: ignore[no-untyped-call]
+    tiny.eval()  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(seed)
     embedding = tiny.get_input_embeddings().weight
     with torch.no_grad():

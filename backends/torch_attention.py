@@ -200,7 +200,7 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> 
         k, v = k.repeat_interleave(per_kv, 1), v.repeat_interleave(per_kv, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     # the past is seen whole and the chunk causally: two attentions without a mask, merged by their log-sum-exp
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the only one that gives the log-sum-exp
     per_kv = q.shape[1] // k.shape[1]
     folded = q.reshape(1, k.shape[1], per_kv * n, -1)
     before, lse = flash(folded, k[:, :, :past], v[:, :, :past], 0.0, False, scale=scale)
@@ -208,7 +208,8 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> 
     own_k, own_v = (x[:, :, past:].repeat_interleave(per_kv, 1) for x in (k, v))
     own, own_lse = flash(q, own_k, own_v, 0.0, True, scale=scale)
     share = torch.sigmoid(lse - own_lse)[..., None].to(q.dtype)  # of the past
-    return own + share * (before - own)
+    merged: torch.Tensor = own + share * (before - own)
+    return merged
 
 
 def _plain(

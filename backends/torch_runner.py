@@ -199,7 +199,7 @@ def _reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
     size = 1
     for n in shape:
         size *= n
-    import numpy as np  # noqa: PLC0415 - calloc through numpy: torch.zeros touches every page
+    import numpy as np
 
     raw = torch.from_numpy(np.zeros(size * dtype.itemsize, np.uint8))
     return raw.view(dtype).view(shape)

@@ -19,15 +19,16 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from langchain_pareto import messages as rendering
 from langchain_pareto.backends.base import Backend, Sampling
-from langchain_pareto.budget import Budget
-from langchain_pareto.errors import BudgetExceeded, CapacityError, SettingError
-from langchain_pareto.ledger import Account, current_account
+from langchain_pareto.budget import Budget, Cost
+from langchain_pareto.errors import BudgetError, BudgetExceeded, CapacityError, SettingError
+from langchain_pareto.ledger import Account, Lease, current_account
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
 from langchain_pareto.strategies.search import Settings, Thought
 
+_LONGEST_CALL = 3_600_000  # milliseconds that one call may take of a budget in joules or hourly usd
 WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none
 
 
@@ -52,7 +53,9 @@ class Draws(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = "; ".join(f"{e['loc'][0]}={e['input']!r}: {e['msg']}" for e in error.errors())
+            problems = "; ".join(
+                f"{e['loc'][0]}={e['input']!r}: {e['msg']}" for e in error.errors()
+            )
             msg = f"cannot draw like this: {problems}"
             raise SettingError(msg) from None
 
@@ -60,6 +63,53 @@ class Draws(BaseModel):
         """The model's own sampling, with what was asked for."""
         asked = self.model_dump(exclude_none=True, exclude={"seed", "max_tokens"})
         return replace(sampling, **asked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What the caller's device and tokens cost; None is unknown, and then a budget in that resource is refused."""
+
+    usd_per_million_tokens: float | None = None
+    usd_per_hour: float | None = None
+    watts: float | None = None  # the most that the device draws
+
+    def check(self, account: Account) -> None:
+        """Raises BudgetError when a limit around the call could not be kept."""
+        unspent = account.room().unspent
+        if unspent.nanojoules is not None and self.watts is None:
+            msg = "a budget in joules needs to know what the device draws"
+            raise BudgetError(msg, hint="Give watts=, the device's power limit.")
+        if (
+            unspent.nanodollars is not None
+            and self.usd_per_hour is None
+            and self.usd_per_million_tokens is None
+        ):
+            msg = "a budget in usd needs a price"
+            raise BudgetError(msg, hint="Give usd_per_million_tokens= or usd_per_hour=.")
+
+    def of_time(self, seconds: float) -> Cost:
+        """Joules and usd of so much device time, at most."""
+        joules, usd = (self.watts or 0.0) * seconds, (self.usd_per_hour or 0.0) / 3600 * seconds
+        return Cost.of(joules=joules, usd=usd)
+
+    async def lease_time(self, account: Account) -> Lease | None:
+        """Device time that joules and hourly usd still pay for, in milliseconds; None where neither is limited.
+
+        A call's device time is not known beforehand, so it takes what there is and gives the rest back: calls under such a budget
+        run one after another.
+        """
+        unspent = account.room().unspent
+        timed = (unspent.nanojoules is not None and self.watts) or (
+            unspent.nanodollars is not None and self.usd_per_hour
+        )
+        if not timed:
+            return None
+        lease = await account.reserve(lambda ms: self.of_time(ms / 1000), _LONGEST_CALL)
+        if lease is None:
+            account.raise_if_exhausted(self.of_time(0.001))
+            msg = "the budget has no time left"
+            raise BudgetExceeded(msg, resource="seconds", spent=0, limit=0)
+        return lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +123,7 @@ class Call:
     answers: AnswerFormat = field(default_factory=AnswerFormat)
     scorer: Scorer = field(default_factory=MeanLogprob)
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
-    usd_per_million_tokens: float = 0.0
+    rates: Rates = field(default_factory=Rates)
 
     @property
     def greedy(self) -> bool:
@@ -155,7 +205,7 @@ class Reply:
         return {
             "strategy": out.strategy.model_dump(mode="json"),
             "budget": None if self.call.budget is None else str(self.call.budget),
-            "spent": spent(out),
+            "spent": spent(out, self.call.rates),
             "stopped_by": out.stopped_by,
             "samples": len(out.thoughts),
             "answer": self.thought.answer,
@@ -185,27 +235,44 @@ async def respond(
         stop=call.stop,
         answers=call.answers,
         scorer=call.scorer,
-        usd_per_token=call.usd_per_million_tokens / 1e6,
+        usd_per_token=(call.rates.usd_per_million_tokens or 0.0) / 1e6,
         on_text=on_text if call.streams else None,
     )
     seed = random.SystemRandom().getrandbits(32) if call.draws.seed is None else call.draws.seed
     account = Account(call.budget, parent=current_account())
-    outcome = await run(
-        strategy,
-        backend,
-        rendering.prompt_tokens(backend.tokenizer, text),
-        question=rendering.last_question(messages),
-        account=account,
-        settings=settings,
-        seed=seed,
-        on_thought=on_thought,
-    )
+    call.rates.check(account)
+    timed = await call.rates.lease_time(account)
+    actual = Cost()
+    try:
+        outcome = await run(
+            strategy,
+            backend,
+            rendering.prompt_tokens(backend.tokenizer, text),
+            question=rendering.last_question(messages),
+            account=account
+            if timed is None
+            else account.child(Budget(seconds=timed.amount / 1000)),
+            settings=settings,
+            seed=seed,
+            on_thought=on_thought,
+        )
+        actual = call.rates.of_time(outcome.usage.device_seconds)
+    finally:
+        if timed is not None:  # a step that ends after the time is up is not charged
+            timed.commit(_at_most(actual, timed.cost))
     if outcome.answer is None:
         account.raise_if_exhausted()
         msg = f"the budget ({call.budget or account.budget}) does not pay for a single token of this prompt"
         hint = "Ask for more, or shorten the prompt."
         raise BudgetExceeded(msg, resource=outcome.stopped_by, spent=0, limit=0, hint=hint)
     return Reply(call, outcome, model_name(backend), seed, rendering.opens_thinking(text))
+
+
+def _at_most(cost: Cost, limit: Cost) -> Cost:
+    return Cost(
+        nanojoules=min(cost.nanojoules, limit.nanojoules),
+        nanodollars=min(cost.nanodollars, limit.nanodollars),
+    )
 
 
 async def retrying(retries: int, attempt: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -216,7 +283,10 @@ async def retrying(retries: int, attempt: Callable[[], Awaitable[Reply]]) -> Rep
         retry=retry_if_exception(lambda e: isinstance(e, CapacityError) and e.kind == "memory"),
         reraise=True,
     )
-    return await tries(attempt)
+    async for trial in tries:
+        with trial:
+            return await attempt()
+    raise AssertionError  # the last trial raises by itself
 
 
 def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:
@@ -231,9 +301,9 @@ def model_name(backend: Backend) -> str:
     return Path(backend.name).name if Path(backend.name).is_absolute() else backend.name
 
 
-def spent(outcome: Outcome) -> dict[str, float | int]:
-    """What a run took, per resource."""
-    cost = outcome.spent
+def spent(outcome: Outcome, rates: Rates) -> dict[str, float | int]:
+    """What a run took, per resource; joules and usd where there is a rate."""
+    cost = outcome.spent + rates.of_time(outcome.usage.device_seconds)
     out: dict[str, float | int] = {
         "tokens": cost.tokens,
         "seconds": round(outcome.seconds, 6),
@@ -242,6 +312,8 @@ def spent(outcome: Outcome) -> dict[str, float | int]:
         "calls": cost.calls,
         "device_seconds": round(outcome.usage.device_seconds, 6),
     }
+    if cost.nanojoules:
+        out["joules"] = cost.joules
     if cost.nanodollars:
         out["usd"] = cost.usd
     return out

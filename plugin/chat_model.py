@@ -14,25 +14,30 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput, LangSmithParams, ModelProfile
+from langchain_core.language_models import (
+    BaseChatModel,
+    LangSmithParams,
+    LanguageModelInput,
+    ModelProfile,
+)
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, ensure_config
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget
-from langchain_pareto.call import WARM, Call, Draws, Reply, model_name, respond, retrying
+from langchain_pareto.call import WARM, Call, Draws, Rates, Reply, model_name, respond, retrying
 from langchain_pareto.errors import CapabilityError, SettingError
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import ReasoningSplitter, opens_thinking, prompt_text, prompt_tokens
 from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
-from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+from langchain_pareto.strategies.scorers import MeanLogprob
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -41,7 +46,9 @@ _logger = logging.getLogger("langchain_pareto")
 _PER_CALL = frozenset({"budget", "strategy", "model", *Draws.model_fields})
 _TRAVEL = ("budget", "strategy")  # also through config["configurable"]
 # LangChain hands these down for its own ends
-_IGNORED = frozenset({"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"})
+_IGNORED = frozenset(
+    {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
+)
 _MOST_THREADS = 256
 
 
@@ -94,8 +101,12 @@ class ChatPareto(BaseChatModel):
     scorer: Any = Field(default_factory=MeanLogprob)
     """What best-of-n goes by: anything with `async score(thoughts)`."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    usd_per_million_tokens: float = Field(default=0.0, ge=0)
-    """The price of a sampled token, for budgets in usd."""
+    usd_per_million_tokens: float | None = Field(default=None, ge=0)
+    """The price of sampled tokens, for budgets in usd."""
+    usd_per_hour: float | None = Field(default=None, ge=0)
+    """The price of the device, for budgets in usd."""
+    watts: float | None = Field(default=None, ge=0)
+    """The device's power limit, for budgets in joules."""
     tokenizer: Any = Field(default=None, exclude=True, repr=False)
     """Of an already loaded model."""
     device: str | None = None
@@ -153,7 +164,9 @@ class ChatPareto(BaseChatModel):
     def _identifying_params(self) -> Mapping[str, Any]:
         return {
             "model": self._name(self.model),
-            "backend": self.backend if isinstance(self.backend, str) else type(self.backend).__name__,
+            "backend": self.backend
+            if isinstance(self.backend, str)
+            else type(self.backend).__name__,
             "strategy": self.strategy.model_dump_json(),
             "budget": None if self.budget is None else str(self.budget),
             "stop": self.stop,
@@ -188,7 +201,9 @@ class ChatPareto(BaseChatModel):
         if tools:
             raise _no_tools()
         tokenizer = self._backend().tokenizer
-        return len(prompt_tokens(tokenizer, prompt_text(tokenizer, messages, self.chat_template_kwargs)))
+        return len(
+            prompt_tokens(tokenizer, prompt_text(tokenizer, messages, self.chat_template_kwargs))
+        )
 
     # --- the doors: settings in the config reach the model as keywords
 
@@ -238,7 +253,9 @@ class ChatPareto(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """The answer as it grows, or once it is chosen; leaving the iterator stops the engine."""
-        async for chunk in super().astream(input, config, stop=stop, **_with_config(config, kwargs)):
+        async for chunk in super().astream(
+            input, config, stop=stop, **_with_config(config, kwargs)
+        ):
             yield chunk
 
     @override
@@ -247,7 +264,9 @@ class ChatPareto(BaseChatModel):
         return super().stream_events(input, config, **_with_config(config, kwargs))
 
     @override
-    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+    def astream_events(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
         """See the base class; settings in the config reach the model."""
         return super().astream_events(input, config, **_with_config(config, kwargs))
 
@@ -345,7 +364,7 @@ class ChatPareto(BaseChatModel):
         for chunk in _show(*held):
             yield chunk
         yield AIMessageChunk(
-            "",
+            content="",
             usage_metadata=message.usage_metadata,
             response_metadata=message.response_metadata,
             chunk_position="last",
@@ -360,7 +379,9 @@ class ChatPareto(BaseChatModel):
     ) -> Reply:
         call = self._call(stop, kwargs)
         backend = await self._abackend(kwargs.get("model"))
-        return await retrying(self.max_retries, lambda: respond(call, backend, messages, on_text=on_text))
+        return await retrying(
+            self.max_retries, lambda: respond(call, backend, messages, on_text=on_text)
+        )
 
     def _call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
         """This call's settings: its own keywords before the model's fields."""
@@ -385,7 +406,11 @@ class ChatPareto(BaseChatModel):
             answers=self.answers,
             scorer=self.scorer,
             template_kwargs=self.chat_template_kwargs,
-            usd_per_million_tokens=self.usd_per_million_tokens,
+            rates=Rates(
+                usd_per_million_tokens=self.usd_per_million_tokens,
+                usd_per_hour=self.usd_per_hour,
+                watts=self.watts,
+            ),
         )
         self._warn_if_cold(call)
         return call
@@ -416,8 +441,12 @@ class ChatPareto(BaseChatModel):
         if not isinstance(self.backend, str):
             own: Backend = self.backend
             if model is not None and model != own.name:
-                msg = f"this ChatPareto has one backend, {own.name!r}; it cannot switch to {model!r}"
-                raise SettingError(msg, hint="Make another ChatPareto, or give model= instead of a Backend.")
+                msg = (
+                    f"this ChatPareto has one backend, {own.name!r}; it cannot switch to {model!r}"
+                )
+                raise SettingError(
+                    msg, hint="Make another ChatPareto, or give model= instead of a Backend."
+                )
             return own
         wanted = self.model if model is None else model
         key = self._name(wanted) if isinstance(wanted, str | Path | None) else str(id(wanted))
@@ -427,7 +456,7 @@ class ChatPareto(BaseChatModel):
             return self._loaded[key].backend
 
     def _load(self, model: object) -> _Loaded:
-        from langchain_pareto.backends import loading  # noqa: PLC0415 - torch loads with the first model only
+        from langchain_pareto.backends import loading
 
         if model is None:
             _say_nano()
@@ -459,7 +488,9 @@ class ChatPareto(BaseChatModel):
         """Settings only."""
         if not isinstance(self.backend, str) or not isinstance(self.model, str | Path | None):
             msg = "a ChatPareto around a loaded model cannot be pickled"
-            raise SettingError(msg, hint="Give the model's path or id, and load it where it is used.")
+            raise SettingError(
+                msg, hint="Give the model's path or id, and load it where it is used."
+            )
         state = super().__getstate__()
         return {**state, "__pydantic_private__": None}
 
@@ -491,9 +522,9 @@ def _result(reply: Reply) -> ChatResult:
 
 def _show(reasoning: str, text: str) -> Iterator[AIMessageChunk]:
     if reasoning:
-        yield AIMessageChunk("", additional_kwargs={"reasoning_content": reasoning})
+        yield AIMessageChunk(content="", additional_kwargs={"reasoning_content": reasoning})
     if text:
-        yield AIMessageChunk(text)
+        yield AIMessageChunk(content=text)
 
 
 def _no_tools() -> CapabilityError:
@@ -507,7 +538,7 @@ _nano_said = False
 
 def _say_nano() -> None:
     """Says once that the bundled model answers."""
-    global _nano_said  # noqa: PLW0603 - once a process
+    global _nano_said
     with _nano_lock:
         said, _nano_said = _nano_said, True
     if not said:

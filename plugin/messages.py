@@ -13,7 +13,13 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import SettingError
 
-_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
+_ROLES = {
+    "human": "user",
+    "ai": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function": "tool",
+}
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -99,7 +105,11 @@ def _to_turn(message: BaseMessage) -> dict[str, object]:
         turn["tool_call_id"] = message.tool_call_id
     if isinstance(message, AIMessage) and message.tool_calls:
         turn["tool_calls"] = [
-            {"type": "function", "id": c["id"], "function": {"name": c["name"], "arguments": c["args"]}}
+            {
+                "type": "function",
+                "id": c["id"],
+                "function": {"name": c["name"], "arguments": c["args"]},
+            }
             for c in message.tool_calls
         ]
     return turn

@@ -68,16 +68,18 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
         """One answer; cancelling it stops the engine within a step."""
-        return await self._acall_with_config(self._ainvoke, input, config, run_type="chain", **kwargs)
+        return await self._acall_with_config(
+            self._ainvoke, input, config, run_type="chain", **kwargs
+        )
 
     def _invoke(
         self,
-        input: LanguageModelInput,
+        asked: LanguageModelInput,
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
     ) -> AIMessage:
-        call, messages = self._call(config, kwargs), _messages(input)
+        call, messages = self._call(config, kwargs), _messages(asked)
 
         def on_thought(thought: Thought) -> None:
             child = run_manager.get_child().on_chain_start(*_started(thought), name="thought")
@@ -87,7 +89,7 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
 
     async def _ainvoke(
         self,
-        input: LanguageModelInput,
+        asked: LanguageModelInput,
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
@@ -102,7 +104,7 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
             traces.add(asyncio.ensure_future(trace(thought)))
 
         try:
-            return await self._respond(self._call(config, kwargs), _messages(input), on_thought)
+            return await self._respond(self._call(config, kwargs), _messages(asked), on_thought)
         finally:
             await asyncio.gather(*traces)
 
@@ -127,10 +129,10 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
         )
 
 
-def _messages(input: LanguageModelInput) -> list[BaseMessage]:
-    if isinstance(input, PromptValue):
-        return input.to_messages()
-    return convert_to_messages([input] if isinstance(input, str) else input)
+def _messages(asked: LanguageModelInput) -> list[BaseMessage]:
+    if isinstance(asked, PromptValue):
+        return asked.to_messages()
+    return convert_to_messages([asked] if isinstance(asked, str) else asked)
 
 
 def _started(thought: Thought) -> tuple[dict[str, Any], dict[str, Any]]:

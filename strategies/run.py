@@ -101,7 +101,9 @@ async def run(
         account.release(memory=record.held)
 
 
-async def _answer(strategy: Strategy, search: Search, record: Record, account: Account) -> Answer | None:
+async def _answer(
+    strategy: Strategy, search: Search, record: Record, account: Account
+) -> Answer | None:
     """The strategy's answer; at the deadline, or when it ends with nothing, the best that was drawn."""
     run_ = asyncio.ensure_future(strategy.run(search))
     try:

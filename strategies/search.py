@@ -15,7 +15,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from langchain_pareto.backends.base import Backend, Branch, Extension, Finish, Request, Sampling, Stop, Task, Usage
+from langchain_pareto.backends.base import (
+    Backend,
+    Branch,
+    Extension,
+    Finish,
+    Request,
+    Sampling,
+    Stop,
+    Task,
+    Usage,
+)
 from langchain_pareto.budget import Cost, Limits
 from langchain_pareto.ledger import Account, Lease, Room
 from langchain_pareto.strategies.answers import AnswerFormat, group
@@ -162,7 +172,9 @@ class Search:
         drawn = [t async for t in self.samples(thought, n, until)]
         return sorted(drawn, key=lambda t: t.number)
 
-    async def samples(self, thought: Thought, n: int, until: Until = ANSWER) -> AsyncIterator[Thought]:
+    async def samples(
+        self, thought: Thought, n: int, until: Until = ANSWER
+    ) -> AsyncIterator[Thought]:
         """Up to `n` continuations, each as it finishes; leaving early cancels the rest.
 
         As many run side by side as the room holds at their likely length, at least one: wide waves on a tight budget only cut
@@ -210,7 +222,9 @@ class Search:
         """The same search with another sampling temperature, None for the same."""
         if temperature is None or temperature == self.settings.sampling.temperature:
             return self
-        settings = replace(self.settings, sampling=replace(self.settings.sampling, temperature=temperature))
+        settings = replace(
+            self.settings, sampling=replace(self.settings.sampling, temperature=temperature)
+        )
         return Search(self._backend, self.root, self._account, settings, self._record)
 
     def offer(self, answer: Answer | Thought) -> None:
@@ -231,7 +245,9 @@ class Search:
     # --- one draw
 
     def _number(self) -> int:
-        self._record.thoughts.append(Thought(self.root.question))  # its place; filled when it finishes
+        self._record.thoughts.append(
+            Thought(self.root.question)
+        )  # its place; filled when it finishes
         return len(self._record.thoughts)
 
     def _fork(self, thought: Thought) -> Branch:
@@ -256,7 +272,9 @@ class Search:
         """The most tokens that a draw may take by the model and the caller."""
         assert thought._branch is not None  # noqa: SLF001
         room = self._backend.capabilities.context_length - len(thought._branch.tokens)  # noqa: SLF001
-        return max(1, room if self.settings.max_tokens is None else min(room, self.settings.max_tokens))
+        return max(
+            1, room if self.settings.max_tokens is None else min(room, self.settings.max_tokens)
+        )
 
     def _width(self, thought: Thought, n: int) -> int:
         """How many draws may run side by side."""
@@ -285,7 +303,13 @@ class Search:
             branch.free()
             return None
         settings = self.settings
-        strings = settings.stop if until == ANSWER else settings.stop + settings.step if until == STEP else ()
+        strings = (
+            settings.stop
+            if until == ANSWER
+            else settings.stop + settings.step
+            if until == STEP
+            else ()
+        )
         stop = Stop(lease.amount, strings, keep=until != ANSWER)
         try:
             task = self._backend.extend(
@@ -322,7 +346,7 @@ class Search:
         drawn._branch = branch  # noqa: SLF001
         drawn._computed = True  # noqa: SLF001
         parent._computed = True  # noqa: SLF001
-        if drawn.finished and until != STEP or extension.finish == "eos":
+        if (drawn.finished and until != STEP) or extension.finish == "eos":
             drawn.answer = self.settings.answers.extract("".join(t.text for t in drawn.path))
             self._record.lengths.add(sum(len(t.tokens) for t in drawn.path))
         if self._record.on_thought is not None:
@@ -369,8 +393,8 @@ class Search:
             self._record.limited_by, self._record.refused = reason, least
 
 
-class NothingDrawn(Exception):  # noqa: N818 - not an error: it ends a strategy that could not pay for a single draw
-    """There is no thought to choose from."""
+class NothingDrawn(Exception):
+    """There is no thought to choose from: a strategy could not pay for a single draw. Not an error of the user's."""
 
 
 def preference(thought: Thought) -> tuple[bool, float, float, int]:
@@ -384,7 +408,9 @@ def preference(thought: Thought) -> tuple[bool, float, float, int]:
 def ballot(thoughts: Sequence[Thought]) -> list[list[Thought]]:
     """Thoughts with equivalent answers, the largest class first; ties by the best member. What was cut off does not vote."""
     classes = [[thoughts[i] for i in members] for members in group([t.answer for t in thoughts])]
-    return sorted(classes, key=lambda members: (-len(members), *_descending(max(map(preference, members)))))
+    return sorted(
+        classes, key=lambda members: (-len(members), *_descending(max(map(preference, members))))
+    )
 
 
 def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:

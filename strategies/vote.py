@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -78,4 +79,4 @@ def decided(thoughts: Sequence[Thought], left: int, threshold: float) -> bool:
 def lead_probability(first: int, second: int) -> float:
     """P(X > 1/2) for X ~ Beta(first + 1, second + 1): a binomial tail, since both are whole numbers."""
     n = first + second + 1
-    return sum(math.comb(n, i) for i in range(first + 1)) / 2**n
+    return float(Fraction(sum(math.comb(n, i) for i in range(first + 1)), 2**n))

@@ -4,7 +4,6 @@ import random
 import threading
 
 import pytest
-import torch
 
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.engine import Running
@@ -137,29 +136,11 @@ def test_a_window_hides_what_is_far(make_runner, windowed, reference, assert_clo
         runner.append(branch, some(1 + i, i))
     for step in range(6):
         rows = runner.step(everything(*branches, rows=2)).rows
-        for branch in branches:
-            k = 1 if step else min(2, 1 + branches.index(branch) + 1)
+        for i, branch in enumerate(branches):
+            k = 1 if step else min(2, 1 + i)
             assert_close(rows[:k], reference(windowed, branch.tokens, k))
             rows = rows[k:]
             runner.append(branch, [step])
-
-
-def test_a_broken_branch_does_not_break_its_relatives(make_runner):
-    """Keys and values that are not finite stay with the sequence that has them."""
-    runner = make_runner("llama")
-    with torch.no_grad():
-        runner.model.get_input_embeddings().weight[66] = float("nan")
-    root = runner.open(some(20))
-    runner.step(everything(root))
-    good, bad = runner.fork(root), runner.fork(root)
-    runner.append(good, [65])
-    runner.append(bad, [66])
-    runner.step(everything(good, bad))
-    runner.append(good, [65])
-    runner.append(bad, [65])
-    rows = runner.step(everything(good, bad)).rows
-    assert rows[0].isfinite().all()
-    assert rows[1].isnan().all()
 
 
 # --- 2 to 4. the last token is pending; fork and truncate are metadata
@@ -347,7 +328,7 @@ def test_any_thread_may_use_a_backend(make_backend):
         for _ in range(4):
             left, right = root.fork(2)
             left.append(some(rng.randint(1, 9), seed))
-            right.truncate(rng.randint(1, 20))
+            right.truncate(rng.randint(1, len(right.tokens)))
             tasks = [backend.extend(b, Sampling(), Stop(4, eos=False)) for b in (left, right)]
             out += [t.future.result(60).tokens for t in tasks]
             left.free()
