@@ -93,14 +93,18 @@ class Usage:
     accepted: int = 0
     forwards: int = 0  # steps that this request took part in
     forward_tokens: int = 0
-    replayed_tokens: int = 0  # forwarded again after a preemption; in no other field, charged to nobody
+    replayed_tokens: int = (
+        0  # forwarded again after a preemption; in no other field, charged to nobody
+    )
     flops: int = 0
     bytes: int = 0  # weights and KV read, this request's share
     device_seconds: float = 0.0  # this request's share of each step's time, by forward tokens
     wall_seconds: float = 0.0  # from admission to the end
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+        return Usage(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
 
     def add(self, other: Usage) -> None:
         """Adds `other` in place."""
@@ -288,7 +292,11 @@ class Backend(Protocol):
         ...
 
     def score(
-        self, branch: Branch, continuations: Sequence[Sequence[int]], *, deadline: float | None = None
+        self,
+        branch: Branch,
+        continuations: Sequence[Sequence[int]],
+        *,
+        deadline: float | None = None,
     ) -> Task:
         """Raw log-probabilities of each continuation's tokens (list of lists, nats); `branch` stays as it is."""
         ...

@@ -50,11 +50,15 @@ def forward_bytes(spec: ModelSpec, slots_read: int, tokens: int) -> int:
 
 def worst_flops(spec: ModelSpec, request: Request) -> int:
     """The most FLOPs that a request can take: all of `max_tokens` drawn in each of its branches."""
-    start = request.context + request.prefill  # the last token before the draws is pending, and in neither
+    start = (
+        request.context + request.prefill
+    )  # the last token before the draws is pending, and in neither
     prefill = forward_flops(spec, request.context, start, 0)
     if request.n == 0 or request.max_tokens == 0:
         return prefill
-    return prefill + request.n * forward_flops(spec, start, start + request.max_tokens, request.max_tokens)
+    return prefill + request.n * forward_flops(
+        spec, start, start + request.max_tokens, request.max_tokens
+    )
 
 
 def kv_bytes(spec: ModelSpec, request: Request) -> int:

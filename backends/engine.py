@@ -9,12 +9,13 @@ schedule (decode steps first, then chunks of prefill, oldest program first), ste
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -40,6 +41,7 @@ from langchain_pareto.errors import (
     EngineClosedError,
     EngineFailedError,
     NumericalError,
+    SettingError,
 )
 
 PREFILL_CHUNK = 512  # tokens a step while somebody else decodes or has a deadline
@@ -82,8 +84,8 @@ class Runner(Protocol):
         """Gives everything back."""
         ...
 
-    def reuse(self, sequence: TokenSequence) -> int:
-        """Takes over what is cached of the pending tokens; returns how many that is."""
+    def reuse(self, sequence: TokenSequence, rows: int = 1) -> int:
+        """Takes over what is cached of the pending tokens but the last `rows`; returns how many that is."""
         ...
 
     def share(self, sequence: TokenSequence) -> None:
@@ -126,9 +128,11 @@ class Running:
         self.usage = Usage()
         self.order = -1  # of admission; older programs go first
         self.admitted = 0.0
+        self.on_end: Callable[[], None] = lambda: None  # called before anybody learns that it ended
         self.works: list[Work] = []
         self.results: list[Result | None] = []
         self.known = dict[int, int]()  # per sequence id: tokens that were there before this program
+        self.ended = False
         self._cancelled = False
         self._wake: Callable[[], None] | None = None
 
@@ -138,7 +142,7 @@ class Running:
 
     def overdue(self, now: float) -> Finish | None:
         """Why the program must end now, if it must."""
-        if self._cancelled:
+        if self._cancelled or self.future.cancelled():
             return "cancelled"
         return "deadline" if self.deadline is not None and now >= self.deadline else None
 
@@ -147,6 +151,9 @@ class Running:
         self.works = works
         self.results = [None] * len(works)
         for work in works:
+            assert work.sequence.pending >= work.rows, (
+                "a row is wanted whose token is computed already"
+            )
             self.known.setdefault(id(work.sequence), len(work.sequence.tokens))
 
 
@@ -162,7 +169,7 @@ class Engine:
         self._sequences = dict[int, tuple[Runner, TokenSequence]]()  # every open sequence
         self._order = itertools.count()
         self._samplers = dict[int, Sampler]()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collected branch may post while its thread posts
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._closed = False
@@ -173,9 +180,11 @@ class Engine:
 
     def post(self, change: Callable[[], None]) -> None:
         """Runs a metadata change on the engine's thread, in order; raises EngineClosedError."""
-        self._check_open()
-        self._start()
-        self._mailbox.put(change)
+        self._check_process()
+        with self._lock:  # nothing comes after what closes the engine
+            self._check_open()
+            self._start()
+            self._mailbox.put(change)
 
     def submit(self, running: Running) -> Running:
         """Starts a program; `running.future` resolves to its result or its error."""
@@ -194,6 +203,8 @@ class Engine:
         future: Future[object] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(function())
             except BaseException as error:  # noqa: BLE001 - it belongs to the caller
@@ -209,20 +220,24 @@ class Engine:
 
     def close(self) -> None:
         """Ends every program with EngineClosedError and stops the thread; twice is once."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
             closed, self._closed = self._closed, True
             thread = self._thread
-        if closed or thread is None or self._pid != os.getpid():
-            return
-        self._mailbox.put(None)
+            if closed or thread is None:
+                return
+            self._mailbox.put(None)
         if thread is not threading.current_thread():
             thread.join(_DRAINING)
 
-    def _check_open(self) -> None:
+    def _check_process(self) -> None:
         if self._pid != os.getpid():
             msg = "this engine belongs to the parent process: a fork has its memory but not its threads or device"
             hint = "Start workers with the 'spawn' method, or make the model in the worker."
             raise EngineClosedError(msg, hint=hint)
+
+    def _check_open(self) -> None:
         if self._failure is not None:
             msg = f"the engine on {self.name} failed: {self._failure}"
             raise EngineFailedError(msg) from self._failure
@@ -232,11 +247,9 @@ class Engine:
 
     def _start(self) -> None:
         if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    name = f"pareto-engine-{self.name}"
-                    self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                    self._thread.start()
+            name = f"pareto-engine-{self.name}"
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()
 
     # --- the engine's thread
 
@@ -249,9 +262,21 @@ class Engine:
         """The sequence is freed."""
         self._sequences.pop(id(sequence), None)
 
+    def retire(self, runner: Runner) -> None:
+        """Ends every program of `runner` with EngineClosedError, and closes it."""
+        reason = EngineClosedError(f"the backend of {runner.spec.name} was closed")
+        for running in list(self._live):
+            if running.runner is runner:
+                self._fail(running, reason)
+        for key, (owner, _) in list(self._sequences.items()):
+            if owner is runner:
+                del self._sequences[key]
+        self._samplers.pop(id(runner), None)
+        runner.close()
+
     def _run(self) -> None:
         try:
-            while self._drain():
+            while self._failure is None and self._drain():
                 self._round()
         except BaseException as error:  # noqa: BLE001 - whatever it was, nobody may wait for ever
             self._failure = error
@@ -259,7 +284,8 @@ class Engine:
         if self._failure is not None:
             reason = EngineFailedError(f"the engine on {self.name} failed: {self._failure}")
             reason.__cause__ = self._failure
-        self._closed = True
+        with self._lock:
+            self._closed = True
         for running in list(self._live):
             self._fail(running, reason)
         self._reject(reason)
@@ -357,18 +383,19 @@ class Engine:
 
     def _add_prefill(self, step: _Step, running: Running, i: int, room: int) -> int:
         """Adds the next chunk of a prefill, unless it had better wait; returns its tokens."""
-        sequence = running.works[i].sequence
-        found = step.runner.reuse(sequence)
+        work = running.works[i]
+        sequence = work.sequence
+        found = step.runner.reuse(sequence, work.rows)
         running.usage.cached_tokens += found
         self.meter.cached_tokens += found
         if step.leads(sequence):
             return 0  # the same start is being computed in this very step
         headroom = _HEADROOM * len(step.chunks)
-        if not step.runner.can_step(step.tokens + sequence.pending + headroom) and not self._make_room(
-            step, running, sequence.pending + headroom
-        ):
+        if not step.runner.can_step(
+            step.tokens + sequence.pending + headroom
+        ) and not self._make_room(step, running, sequence.pending + headroom):
             return 0
-        n = min(sequence.pending, room)
+        n = _part(work, room)
         step.add(running, i, n)
         return n
 
@@ -396,14 +423,15 @@ class Engine:
 
     def _force(self, step: _Step, running: Running, i: int) -> _Step | None:
         """The oldest program's work when nothing fitted: everybody else gives way, or it can never fit."""
-        sequence, runner = running.works[i].sequence, step.runner
+        work, runner = running.works[i], step.runner
+        sequence = work.sequence
         for other in reversed(self._live):
             if other.runner is runner:
-                for work in other.works:
-                    if work.sequence is not sequence and work.sequence.cached:
-                        runner.drop(work.sequence)
-        runner.reuse(sequence)
-        n = min(sequence.pending, PREFILL_CHUNK)
+                for held in other.works:
+                    if held.sequence is not sequence and held.sequence.cached:
+                        runner.drop(held.sequence)
+        runner.reuse(sequence, work.rows)
+        n = _part(work, PREFILL_CHUNK)
         if runner.can_step(n):
             step.add(running, i, n)
             return step
@@ -426,12 +454,11 @@ class Engine:
         self.steps += 1
         self._charge(step, seconds)
         touched = dict[int, Running]()
-        for (running, i), chunk, result in zip(step.items, step.chunks, results, strict=True):
+        for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
+            result = results.get(k)
             if chunk.n > chunk.rows:
                 step.runner.share(chunk.sequence)
-            if isinstance(result, NumericalError):
-                if running.future.done():
-                    continue
+            if isinstance(result, Exception):
                 self._fail(running, result)
             elif result is not None:
                 if isinstance(running.works[i].want, Draw):
@@ -440,58 +467,70 @@ class Engine:
                 running.results[i] = result
                 touched[id(running)] = running
         for running in touched.values():
-            if not running.future.done() and None not in running.results:
+            if not running.ended and None not in running.results:
                 self._advance(running, [r for r in running.results if r is not None])
 
-    def _collect(self, step: _Step) -> list[Result | NumericalError | None]:
-        """Every chunk's result: one batched draw, one batched look-up of named tokens, one copy of each to the host."""
-        logits = step.logits
-        assert logits is not None
-        wants = [running.works[i].want for running, i in step.items]
-        draws, named = list[Row](), list[int]()
-        draw_rows, named_rows = list[int](), list[int]()
-        at = 0
-        for chunk, want in zip(step.chunks, wants, strict=True):
-            rows = range(at, at + chunk.rows)
-            at += chunk.rows
-            if isinstance(want, Named):
-                named_rows += rows
-                named += want.tokens if chunk.rows else ()
-            else:
-                draw_rows += rows
-                length = len(chunk.sequence.tokens) - chunk.rows + 1
-                draws += [_row(want, chunk.sequence, length + k) for k in range(chunk.rows)]
-        if at == 0:
-            step.runner.synchronize()
-            return [None] * len(step.chunks)
-        drawn = list[Drawn]()
-        good = list[bool]()
-        if draws:
-            sampler = self._samplers.setdefault(id(step.runner), Sampler())
-            stats = any(isinstance(want, Draw) and want.stats for want in wants)
-            host = sampler.draw(_rows(logits.rows, draw_rows), draws, stats=stats).to_host()
-            good = host.finite
-            nan = [float("nan")] * (0 if stats else len(draws))
-            columns = (host.logprobs or nan, host.entropies or nan, host.top_logprobs or nan)
-            drawn = list(map(Drawn, host.tokens, *columns))
-        logprobs = list[float]()
-        if named:
-            with torch.inference_mode():
-                ids = torch.tensor(named, device=logits.rows.device)
-                logprobs = named_logprobs(_rows(logits.rows, named_rows), ids).tolist()
-        out = list[Result | NumericalError | None]()
-        d = s = 0
-        for chunk, want in zip(step.chunks, wants, strict=True):
+    def _collect(self, step: _Step) -> dict[int, Result | Exception]:
+        """The result of each chunk that gives rows: one batched draw, one batched look-up of named tokens, one copy of each."""
+        out = dict[int, Result | Exception]()
+        draws, named = dict[int, list[Row]](), dict[int, tuple[int, ...]]()
+        for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
+            want = running.works[i].want
             if chunk.rows == 0:
-                out.append(None)
-            elif isinstance(want, Named):
-                part = logprobs[s : s + chunk.rows]
-                s += chunk.rows
-                out.append(part if all(x == x for x in part) else _not_finite(step.runner))  # noqa: PLR0124
-            else:
-                ok = all(good[d : d + chunk.rows])
-                out.append(drawn[d : d + chunk.rows] if ok else _not_finite(step.runner))
-                d += chunk.rows
+                continue
+            if isinstance(want, Named):
+                named[k] = want.tokens
+                continue
+            first = len(chunk.sequence.tokens) - chunk.rows + 1
+            try:
+                draws[k] = [_row(want, chunk.sequence, first + r) for r in range(chunk.rows)]
+            except Exception as error:  # noqa: BLE001 - a constraint belongs to its program alone
+                out[k] = error
+        if not draws and not named:
+            step.runner.synchronize()
+        try:
+            out |= self._draw(step, draws)
+        except SettingError:  # of one of them: each draws the same alone
+            for k, rows in draws.items():
+                try:
+                    out |= self._draw(step, {k: rows})
+                except SettingError as error:
+                    out[k] = error
+        return out | self._look_up(step, named)
+
+    def _draw(self, step: _Step, draws: dict[int, list[Row]]) -> dict[int, Result | Exception]:
+        if not draws:
+            return {}
+        sampler = self._samplers.setdefault(id(step.runner), Sampler())
+        wants = (running.works[i].want for running, i in step.items)
+        stats = any(isinstance(want, Draw) and want.stats for want in wants)
+        rows = [row for part in draws.values() for row in part]
+        host = sampler.draw(step.rows(draws), rows, stats=stats).to_host()
+        nan = [float("nan")] * (0 if stats else len(rows))
+        columns = (host.logprobs or nan, host.entropies or nan, host.top_logprobs or nan)
+        drawn, finite = map(Drawn, host.tokens, *columns), iter(host.finite)
+        out = dict[int, Result | Exception]()
+        for k, part in draws.items():
+            ok = all(list(itertools.islice(finite, len(part))))
+            result = list(itertools.islice(drawn, len(part)))
+            out[k] = result if ok else _not_finite(step.runner)
+        return out
+
+    def _look_up(
+        self, step: _Step, named: dict[int, tuple[int, ...]]
+    ) -> dict[int, Result | Exception]:
+        if not named:
+            return {}
+        with torch.inference_mode():
+            rows = step.rows(named)
+            ids = torch.tensor(
+                [token for tokens in named.values() for token in tokens], device=rows.device
+            )
+            logprobs = iter(named_logprobs(rows, ids).tolist())
+        out = dict[int, Result | Exception]()
+        for k, tokens in named.items():
+            part = list(itertools.islice(logprobs, len(tokens)))
+            out[k] = _not_finite(step.runner) if any(map(math.isnan, part)) else part
         return out
 
     def _charge(self, step: _Step, seconds: float) -> None:
@@ -545,14 +584,16 @@ class Engine:
         self._end(running)
         if isinstance(value, Extension):
             value.usage = running.usage
-        running.future.set_result(value)
+        if running.future.set_running_or_notify_cancel():
+            running.future.set_result(value)
 
     def _fail(self, running: Running, error: BaseException) -> None:
-        if running.future.done():
+        if running.ended:
             return
-        self._end(running)
         running.program.close()
-        running.future.set_exception(error)
+        self._end(running)
+        if running.future.set_running_or_notify_cancel():
+            running.future.set_exception(error)
 
     def _fail_step(self, step: _Step, error: Exception) -> None:
         spec = step.runner.spec
@@ -568,6 +609,11 @@ class Engine:
             self._live.remove(running)
         running.usage.wall_seconds = time.monotonic() - running.admitted
         self.meter.wall_seconds += running.usage.wall_seconds
+        for work in running.works:
+            if not work.sequence.freed and work.sequence.pending == 0:  # it ended before the draw
+                running.runner.truncate(work.sequence, len(work.sequence.tokens))
+        running.ended = True
+        running.on_end()
 
 
 class _Step:
@@ -596,12 +642,29 @@ class _Step:
         """Whether the program has work in this step."""
         return any(other is running for other, _ in self.items)
 
+    def rows(self, chunks: Collection[int]) -> torch.Tensor:
+        """The logits of the chunks of these numbers, in order; all of them without a copy."""
+        assert self.logits is not None
+        rows = list[int]()
+        at = 0
+        for k, chunk in enumerate(self.chunks):
+            if k in chunks:
+                rows += range(at, at + chunk.rows)
+            at += chunk.rows
+        logits = self.logits.rows
+        if len(rows) == at:
+            return logits
+        return logits.index_select(0, torch.tensor(rows, device=logits.device))
+
     def leads(self, sequence: TokenSequence) -> bool:
         """Whether a prefill in this step starts with the same uncomputed tokens."""
         for leader in self._leaders:
             known = min(len(leader.tokens), len(sequence.tokens)) - 1
             stop = min(known, sequence.cached + _SHARED_START)
-            if stop > max(sequence.cached, leader.cached) and leader.tokens[:stop] == sequence.tokens[:stop]:
+            if (
+                stop > max(sequence.cached, leader.cached)
+                and leader.tokens[:stop] == sequence.tokens[:stop]
+            ):
                 return True
         return False
 
@@ -613,17 +676,18 @@ def _row(want: Draw, sequence: TokenSequence, position: int) -> Row:
         key=want.key,
         position=position,
         sampling=want.sampling,
-        history=sequence.tokens if want.sampling.penalised else (),
+        history=sequence.tokens[:position] if want.sampling.penalised else (),
         prompt_length=want.prompt_length,
         allowed=None if constraint is None else constraint.allowed(),
     )
 
 
-def _rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    """The named rows; all of them without a copy."""
-    if len(rows) == len(logits):
-        return logits
-    return logits.index_select(0, torch.tensor(rows, device=logits.device))
+def _part(work: Work, room: int) -> int:
+    """How many pending tokens to compute now; the rows that are wanted come in one piece, at the end."""
+    pending = work.sequence.pending
+    if pending <= room or pending == work.rows:
+        return pending
+    return min(room, pending - work.rows)
 
 
 def _not_finite(runner: Runner) -> NumericalError:
@@ -634,7 +698,9 @@ def _not_finite(runner: Runner) -> NumericalError:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, torch.OutOfMemoryError | MemoryError
+    ) or "can't allocate memory" in str(error)
 
 
 def _capacity(error: Exception, step: _Step) -> CapacityError:

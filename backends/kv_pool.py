@@ -24,7 +24,9 @@ class SlotPool:
         self.size = size
         self._references = np.zeros(size, np.int32)  # by sequences
         self._indexed = np.zeros(size, np.bool_)  # kept by the prefix index
-        self._free = np.arange(size - 1, 0, -1, dtype=np.int32)  # a stack: low slots are handed out first
+        self._free = np.arange(
+            size - 1, 0, -1, dtype=np.int32
+        )  # a stack: low slots are handed out first
         self._top = size - 1
         self.live = 0
         self.peak = 0
@@ -74,7 +76,9 @@ class SlotPool:
     def release(self, slots: Slots) -> None:
         """Takes one reference from each of `slots`; those that nobody keeps become free."""
         after = self._references[slots] - 1
-        assert after.size == 0 or int(after.min()) >= 0, "a slot was released more often than retained"
+        assert after.size == 0 or int(after.min()) >= 0, (
+            "a slot was released more often than retained"
+        )
         self._references[slots] = after
         gone = slots[after == 0]
         self.live -= gone.size

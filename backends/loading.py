@@ -95,7 +95,7 @@ def load(
         for name, value in {"device": device, "dtype": dtype, "revision": revision}.items():
             _refuse_for_object(name, value)
         _refuse_for_object("model_kwargs", model_kwargs or None)
-        source = _Object(model, memory, max_context)
+        source = _Object(unwrap(model), memory, max_context)
     read = _read_tokenizer(source if tokenizer is None else tokenizer)  # before the weights
     return share(
         source,
@@ -135,24 +135,19 @@ class _Files:
     ) -> _Files:
         """Looks at everything that can be known without the weights."""
         for name in sorted(kwargs.keys() & (_OURS | _NAMED)):
-            why = (
-                f"give {name.removeprefix('torch_')}= itself"
-                if name in _NAMED
-                else "it is ours to set"
-            )
+            own = f"give {name.removeprefix('torch_')}= itself"
+            why = own if name in _NAMED else "it is ours to set"
             raise SettingError(f"model_kwargs must not have {name!r}: {why}")
         spread = kwargs.get("device_map")
         if isinstance(spread, Mapping) and len(set(map(str, spread.values()))) > 1:
             raise _spread(set(map(str, spread.values())))
-        kwargs = {
-            "trust_remote_code": False,
-            **kwargs,
-        }  # False: transformers would ask on the terminal
+        # what is not said, transformers would ask on the terminal
+        kwargs = {"trust_remote_code": False, **kwargs}
         on = find_device(device)
-        bundled = model in {None, "nano"} and revision is None
-        folder = nano.policy_path() if bundled else find_folder(model or "nano", revision)
+        path = nano.policy_path() if model is None or model == "nano" else model
+        folder = find_folder(path, revision)
         config = read_config(folder, bool(kwargs["trust_remote_code"]))
-        name = "nano" if bundled else str(model)
+        name = str(path if path is model else "nano")
         check_config(config, name)
         check_weights(folder)
         return cls(
@@ -205,7 +200,7 @@ class _Object:
 
     def build(self, *, check: bool) -> Shared:
         """Takes the model over."""
-        model = unwrap(self.model)
+        model = self.model
         name = str(model.config.name_or_path or type(model).__name__)
         check_config(model.config, name)
         long_rope = needs_long_rope(model.config, self.max_context)
@@ -313,7 +308,7 @@ def _read_tokenizer(
     if isinstance(source, _Files):
         return read_tokenizer(source.folder, bool(source.kwargs["trust_remote_code"]))
     if isinstance(source, _Object):
-        name = unwrap(source.model).config.name_or_path
+        name = source.model.config.name_or_path
         if not name:
             msg = "a model object that came from no path needs its tokenizer"
             raise SettingError(msg, hint="Give tokenizer=, an object or a folder.")

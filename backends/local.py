@@ -41,7 +41,18 @@ from langchain_pareto.errors import (
 class LocalBranch:
     """A handle on a growing token sequence of one LocalBackend."""
 
-    __slots__ = ("__weakref__", "_backend", "_busy", "_children", "_freed", "_key", "_lock", "_prompt", "_sequence", "_tokens")
+    __slots__ = (
+        "__weakref__",
+        "_backend",
+        "_busy",
+        "_children",
+        "_freed",
+        "_key",
+        "_lock",
+        "_prompt",
+        "_sequence",
+        "_tokens",
+    )
 
     def __init__(self, backend: LocalBackend, tokens: list[int], key: int, prompt: int) -> None:
         self._backend = backend
@@ -75,7 +86,9 @@ class LocalBranch:
             self._check("fork")
             first, self._children = self._children, self._children + n
             keys = [child_key(self._key, first + i) for i in range(n)]
-            children = [LocalBranch(self._backend, self._tokens.copy(), k, self._prompt) for k in keys]
+            children = [
+                LocalBranch(self._backend, self._tokens.copy(), k, self._prompt) for k in keys
+            ]
             self._backend.post(partial(self._backend.fork_sequences, self, children))
         return list(children)
 
@@ -95,6 +108,7 @@ class LocalBranch:
                 msg = f"cannot truncate a branch of {len(self._tokens)} tokens to {length}: 1 to {len(self._tokens)} are possible"
                 raise SequenceError(msg)
             del self._tokens[length:]
+            self._prompt = min(self._prompt, length)
             self._backend.post(lambda: self._backend.runner.truncate(self.sequence, length))
 
     def free(self) -> None:
@@ -113,7 +127,9 @@ class LocalBranch:
     @property
     def sequence(self) -> TokenSequence:
         """The engine's side of the branch."""
-        assert self._sequence is not None, "a branch is opened before anything else reaches the engine"
+        assert self._sequence is not None, (
+            "a branch is opened before anything else reaches the engine"
+        )
         return self._sequence
 
     def begin(self, action: str) -> None:
@@ -126,7 +142,8 @@ class LocalBranch:
         """The request on the branch has ended; what it drew is in the sequence."""
         with self._lock:
             self._busy = False
-            self._tokens[:] = self.sequence.tokens
+            if self._sequence is not None:
+                self._tokens[:] = self._sequence.tokens
             if self._freed:
                 self._backend.discard(self)
 
@@ -214,12 +231,18 @@ class LocalBackend:
         draw = programs.Draw(branch.key, sampling, branch._prompt, stats, constraint)  # noqa: SLF001 - same module
 
         def extend() -> programs.Program:
-            return programs.extend(self.runner, branch.sequence, draw, stop, self.tokenizer, on_text)
+            return programs.extend(
+                self.runner, branch.sequence, draw, stop, self.tokenizer, on_text
+            )
 
         return self._start(branch, "extend", extend, deadline)
 
     def score(
-        self, branch: Branch, continuations: Sequence[Sequence[int]], *, deadline: float | None = None
+        self,
+        branch: Branch,
+        continuations: Sequence[Sequence[int]],
+        *,
+        deadline: float | None = None,
     ) -> Running:
         """Raw log-probabilities of each continuation's tokens (list of lists, nats); `branch` stays as it is."""
         branch = self._own(branch)
@@ -227,12 +250,16 @@ class LocalBackend:
         if not all(checked):
             msg = "a continuation to score must not be empty"
             raise SettingError(msg)
-        return self._start(branch, "score", lambda: programs.score(self.runner, branch.sequence, checked), deadline)
+        return self._start(
+            branch, "score", lambda: programs.score(self.runner, branch.sequence, checked), deadline
+        )
 
     def prefill(self, branch: Branch, *, deadline: float | None = None) -> Running:
         """Computes all but the last token, for the children to share; the future gives whether it got there."""
         branch = self._own(branch)
-        return self._start(branch, "prefill", lambda: programs.prefill(self.runner, branch.sequence), deadline)
+        return self._start(
+            branch, "prefill", lambda: programs.prefill(self.runner, branch.sequence), deadline
+        )
 
     def estimate(self, request: Request) -> tuple[int, int]:
         """Worst-case FLOPs of a request, and the bytes of KV cache that it adds."""
@@ -244,7 +271,7 @@ class LocalBackend:
             return
         self._closed = True
         try:
-            self.engine.call(self.runner.close).result(timeout=60)
+            self.engine.call(lambda: self.engine.retire(self.runner)).result(timeout=60)
         except (EngineClosedError, EngineFailedError):
             self.runner.close()  # nobody else is at it any more
 
@@ -320,7 +347,7 @@ class LocalBackend:
         """Starts a program on `branch`, which is busy until it ends."""
         branch.begin(action)
         running = Running(_lazy(make), self.runner, deadline)
-        running.future.add_done_callback(lambda _: branch.end())
+        running.on_end = branch.end
         try:
             self._check_open()
             return self.engine.submit(running)

@@ -69,7 +69,9 @@ class PrefixIndex:
             if not node.tokens and node.parent is not None and not node.parent.children:
                 if node.parent is not self._root:
                     heapq.heappush(ends, (node.parent.used, next(order), node.parent))
-        if freed < n and self._pool.cached:  # above ends that are held by sequences with a start of their own
+        if (
+            freed < n and self._pool.cached
+        ):  # above ends that are held by sequences with a start of their own
             freed += self.clear()
         return freed
 

@@ -98,7 +98,9 @@ class _Text:
         """The whole text, once no more tokens come."""
         for token in self._late:
             self._feed(self._detokenizer.push(token))
-        if self._stops.matched is None and not (not self._keep and self._feed(self._detokenizer.flush())):
+        if self._stops.matched is None and not (
+            not self._keep and self._feed(self._detokenizer.flush())
+        ):
             self._emit(self._stops.flush())
         return "".join(self._parts)
 

@@ -27,7 +27,7 @@ _HIDDEN = float("-inf")
 class Call:
     """One padded attention call over `groups` unions of at most `columns` slots.
 
-    A mask adds 0 where a row sees a column and -inf elsewhere; `window` masks are made from the positions on demand.
+    A mask adds 0 where a row sees a column and -inf elsewhere; those of other layers are derived from it on demand.
     """
 
     rows: torch.Tensor  # (groups, rows) into the packed tokens
@@ -35,22 +35,30 @@ class Call:
     mask: torch.Tensor  # (groups, 1, rows * heads per kv head, columns)
     row_positions: torch.Tensor  # (groups, rows)
     column_positions: torch.Tensor  # (groups, columns)
-    _windows: dict[int, torch.Tensor] = field(default_factory=dict)
+    heads: int  # query heads per kv head that the mask is laid out for
+    _derived: dict[tuple[int | None, int], torch.Tensor] = field(default_factory=dict)
 
-    def masked(self, window: int | None) -> torch.Tensor:
-        """The mask of a layer with this attention window."""
-        if window is None:
+    def masked(self, window: int | None = None, heads: int | None = None) -> torch.Tensor:
+        """The mask of a layer with this attention window and so many query heads per kv head."""
+        heads = self.heads if heads is None else heads
+        if window is None and heads == self.heads:
             return self.mask
-        if window not in self._windows:
-            near = self.row_positions[:, :, None] - self.column_positions[:, None, :] < window
-            shape = (*near.shape[:2], self.mask.shape[2] // near.shape[1], near.shape[2])
-            near = near[:, :, None, :].expand(shape).reshape(near.shape[0], 1, -1, near.shape[2])
-            self._windows[window] = self.mask.masked_fill(~near, _HIDDEN)
-        return self._windows[window]
+        if (window, heads) not in self._derived:
+            self._derived[window, heads] = self._derive(window, heads)
+        return self._derived[window, heads]
 
-    def forget_windows(self) -> None:
+    def _derive(self, window: int | None, heads: int) -> torch.Tensor:
+        groups, rows = self.rows.shape
+        mask = self.mask.view(groups, rows, self.heads, -1)[:, :, :1]
+        if window is not None:
+            far = self.row_positions[:, :, None] - self.column_positions[:, None, :] >= window
+            mask = mask.masked_fill(far[:, :, None], _HIDDEN)
+        mask = mask.expand(-1, -1, heads, -1).contiguous()
+        return mask.view(groups, 1, rows * heads, -1)
+
+    def forget_derived(self) -> None:
         """The positions have changed."""
-        self._windows.clear()
+        self._derived.clear()
 
 
 @dataclass(slots=True)
@@ -73,7 +81,9 @@ class StepPlan:
     kept: int  # logit rows that are real
     in_order: InOrder | None
     calls: list[Call]
-    gather: torch.Tensor  # (rows,) into the rows of `in_order` and then of the calls, laid end to end
+    gather: (
+        torch.Tensor
+    )  # (rows,) into the rows of `in_order` and then of the calls, laid end to end
     union: int  # distinct slots read, for metering
 
     @property
@@ -242,7 +252,9 @@ def _classes(groups: list[_Group]) -> Iterator[tuple[list[_Group], int, int, int
     for rows, candidates in alike.items():
         candidates.sort(key=lambda g: -g.union)  # stable: equal sizes stay in order
         while candidates:
-            columns = column_bucket(candidates[0].union + candidates[0].rows)  # room for a next step
+            columns = column_bucket(
+                candidates[0].union + candidates[0].rows
+            )  # room for a next step
             n = sum(2 * (g.union + g.rows) >= columns or columns <= _SMALL for g in candidates)
             n = max(n, 1)
             yield candidates[:n], row_bucket(n), rows, columns
@@ -260,8 +272,12 @@ class _Layout:
         self.counts = np.array([len(group.members) for group in groups])
         self.members = list[_Member]()
         self.places = list[tuple[int, int]]()  # (group, row) of each member's first row
-        self._row_index, self._row_positions = (np.zeros((padded, rows), np.int64) for _ in range(2))
-        self._slots, self._column_positions = (np.zeros((padded, columns), np.int64) for _ in range(2))
+        self._row_index, self._row_positions = (
+            np.zeros((padded, rows), np.int64) for _ in range(2)
+        )
+        self._slots, self._column_positions = (
+            np.zeros((padded, columns), np.int64) for _ in range(2)
+        )
         self._seen = np.zeros((padded, rows, columns), np.bool_)
         self._seen[:, :, 0] = True  # padding rows see something: no row is all -inf
         for g, group in enumerate(groups):
@@ -311,7 +327,7 @@ class _Layout:
         rows, slots, row_positions, column_positions = (
             part.view(a.shape) for part, a in zip(parts, arrays, strict=True)
         )
-        return Call(rows, slots, mask, row_positions, column_positions)
+        return Call(rows, slots, mask, row_positions, column_positions, self.heads)
 
 
 class _Decode:
@@ -360,7 +376,7 @@ class _Decode:
             call.column_positions.view(-1)[columns] = new_positions
             call.row_positions.view(-1)[lines] = new_positions
             call.mask.view(-1)[cells] = 0.0
-            call.forget_windows()
+            call.forget_derived()
         plan.tokens, plan.positions, plan.write = uploaded[0][None], uploaded[1][None], uploaded[2]
         plan.union += n
         return plan

@@ -85,7 +85,9 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """The attention function that transformers calls in every layer."""
     stage = kwargs.get("pareto")
-    assert isinstance(stage, Stage), "this attention runs only under the runner"
+    if not isinstance(stage, Stage):
+        msg = f"the model around {type(module).__name__} does not hand on what its attention needs"
+        raise CapabilityError(msg)
     layer = getattr(module, "layer_idx", None)
     if not isinstance(layer, int):
         msg = f"{type(module).__name__} does not tell which layer it is"
@@ -138,7 +140,7 @@ def _call(
     k, v = kv[..., : pool.key_width], kv[..., pool.key_width :]
     q = rows.index_select(0, call.rows.view(-1)).view(groups, r, kv_heads, per_kv, -1)
     q = q.transpose(1, 2).reshape(groups, kv_heads, r * per_kv, -1)
-    mask = call.masked(window)  # (groups, 1, r * per_kv, columns)
+    mask = call.masked(window, per_kv)  # (groups, 1, r * per_kv, columns)
     if softcap is None and sinks is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     else:
@@ -169,7 +171,8 @@ def _in_order(
     k, v = kv[..., : pool.key_width], kv[..., pool.key_width :]
     q = rows[span.start : span.stop].transpose(0, 1)[None]  # (1, heads, n, width)
     n, columns = q.shape[2], k.shape[2]
-    if softcap is None and sinks is None and (window is None or columns <= window):
+    alike = k.shape[-1] == v.shape[-1]  # what the kernels without a mask need
+    if alike and softcap is None and sinks is None and (window is None or columns <= window):
         out = _causal(q, k, v, scale)
         return out[0].transpose(0, 1)
     at = torch.arange(columns - n, columns, device=q.device)[:, None]

@@ -33,13 +33,17 @@ class Logits:
 class TorchRunner:
     """One model over one pool of token slots."""
 
-    def __init__(self, model: torch.nn.Module, *, slots: int | None = None, memory: int | None = None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, *, slots: int | None = None, memory: int | None = None
+    ) -> None:
         """Takes `model` over until `close`. The pool has `slots` token slots, or what fits into `memory` bytes."""
         self.model = model
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
         self._previous = config._attn_implementation  # noqa: SLF001 - the only place where it is kept
         self.device = next(model.parameters()).device
-        self.dtype = next(model.parameters()).dtype
+        dtype = model.dtype
+        assert isinstance(dtype, torch.dtype)
+        self.dtype = dtype  # of a quantised model, what it computes in
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
         try:
@@ -90,9 +94,12 @@ class TorchRunner:
         sequence.freed = True
         sequence.version += 1
 
-    def reuse(self, sequence: Sequence) -> int:
-        """Takes over what the prefix index has beyond what is computed; returns how many tokens that saves."""
-        tokens = sequence.tokens[:-1]  # the last token stays pending
+    def reuse(self, sequence: Sequence, rows: int = 1) -> int:
+        """Takes over what the prefix index has beyond what is computed; returns how many tokens that saves.
+
+        The last `rows` tokens stay pending: their logits are wanted.
+        """
+        tokens = sequence.tokens[:-rows]
         if sequence.cached >= len(tokens):
             return 0
         found = self.prefixes.match(tokens)[sequence.cached :]
@@ -163,8 +170,13 @@ class TorchRunner:
         self._planner.forget()
         self._stage = Stage()
         self._restore()
+        del self.model
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    def _forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor
+    ) -> torch.Tensor:
         extra = {"logits_to_keep": keep} if self._keeps_rows else {}
         out = self.model(
             input_ids=tokens, position_ids=positions, use_cache=False, pareto=self._stage, **extra
@@ -180,7 +192,9 @@ class TorchRunner:
             self._forward(tokens, torch.arange(2, device=self.device)[None], tokens[0, :1])
         observed = self._stage.observed
         if not observed:
-            msg = f"{type(self.model).__name__} does not call the attention function of transformers"
+            msg = (
+                f"{type(self.model).__name__} does not call the attention function of transformers"
+            )
             raise CapabilityError(msg)
         return observed
 
@@ -206,7 +220,11 @@ def _reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
 
 
 def _spec(
-    model: torch.nn.Module, config: object, observed: dict[int, Observed], device: torch.device, dtype: torch.dtype
+    model: torch.nn.Module,
+    config: object,
+    observed: dict[int, Observed],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> ModelSpec:
     first = next(iter(observed.values()))
     parameters = sum(p.numel() for p in model.parameters())

@@ -160,9 +160,7 @@ class Reply:
     def texts(self) -> tuple[str | None, str]:
         """(reasoning, answer text) of the winner."""
         text = "".join(t.text for t in self.thought.path)
-        if self.thinking and "</think>" not in text:
-            return text, ""
-        reasoning, rest = split_reasoning(text)
+        reasoning, rest = split_reasoning("<think>" + text if self.thinking else text)
         return reasoning, rest.lstrip("\n") if reasoning is not None else rest
 
     def message(self) -> AIMessage:
@@ -215,6 +213,14 @@ class Reply:
         }
 
 
+class _AfterThinking(AnswerFormat):
+    """Of texts whose think block the prompt has opened."""
+
+    def extract(self, text: str) -> str | None:
+        """The answer after the block's end."""
+        return super().extract("<think>" + text)
+
+
 async def respond(
     call: Call,
     backend: Backend,
@@ -228,12 +234,13 @@ async def respond(
         msg = "there is no message to answer"
         raise SettingError(msg, hint="Give at least one message.")
     text = rendering.prompt_text(backend.tokenizer, messages, call.template_kwargs)
+    thinking = rendering.opens_thinking(text)
     strategy = call.effective
     settings = Settings(
         sampling=_sampling(call, strategy, backend),
         max_tokens=call.draws.max_tokens,
         stop=call.stop,
-        answers=call.answers,
+        answers=_AfterThinking(**dict(call.answers)) if thinking else call.answers,
         scorer=call.scorer,
         usd_per_token=(call.rates.usd_per_million_tokens or 0.0) / 1e6,
         on_text=on_text if call.streams else None,
@@ -265,7 +272,7 @@ async def respond(
         msg = f"the budget ({call.budget or account.budget}) does not pay for a single token of this prompt"
         hint = "Ask for more, or shorten the prompt."
         raise BudgetExceeded(msg, resource=outcome.stopped_by, spent=0, limit=0, hint=hint)
-    return Reply(call, outcome, model_name(backend), seed, rendering.opens_thinking(text))
+    return Reply(call, outcome, model_name(backend), seed, thinking)
 
 
 def _at_most(cost: Cost, limit: Cost) -> Cost:

@@ -12,9 +12,10 @@ import logging
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import (
@@ -52,15 +53,6 @@ _IGNORED = frozenset(
 _MOST_THREADS = 256
 
 
-class _Loaded(Protocol):
-    """A shared model, and our part in it."""
-
-    backend: Backend
-
-    def close(self) -> None:
-        """Lets go of it."""
-
-
 class ChatPareto(BaseChatModel):
     """The best answer that a compute budget can buy, from a model on this machine.
 
@@ -79,16 +71,16 @@ class ChatPareto(BaseChatModel):
     """The budget of each call, e.g. "2000 tokens, 5s"."""
     seed: int | None = None
     """Draws are reproducible with one; without, each call takes its own."""
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     min_p: float | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: float | None = Field(default=None, gt=0)
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    repetition_penalty: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    presence_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, ge=1)
     """The most tokens of each sample."""
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds; the tighter one of this and the budget's counts."""
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     max_retries: int = Field(default=2, ge=0)
@@ -121,7 +113,7 @@ class ChatPareto(BaseChatModel):
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
-    _loaded: dict[str, _Loaded] = PrivateAttr(default_factory=dict)
+    _loaded: dict[str, Backend] = PrivateAttr(default_factory=dict)
     _warned: bool = PrivateAttr(default=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -137,6 +129,11 @@ class ChatPareto(BaseChatModel):
     @classmethod
     def _parse_strategy(cls, value: object) -> Strategy:
         return parse_strategy(value)  # type: ignore[arg-type]
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _parse_stop(cls, value: object) -> list[str] | None:
+        return None if value is None else list(_stops(value))
 
     @field_validator("backend")
     @classmethod
@@ -163,13 +160,21 @@ class ChatPareto(BaseChatModel):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         return {
-            "model": self._name(self.model),
+            "model": str(self.model)
+            if isinstance(self.model, str | Path)
+            else self._name(self.model),
             "backend": self.backend
             if isinstance(self.backend, str)
             else type(self.backend).__name__,
             "strategy": self.strategy.model_dump_json(),
             "budget": None if self.budget is None else str(self.budget),
             "stop": self.stop,
+            "timeout": self.timeout,
+            "answers": self.answers.model_dump(),
+            "scorer": repr(self.scorer),
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "revision": self.revision,
+            "dtype": self.dtype,
             **{name: getattr(self, name) for name in Draws.model_fields},
         }
 
@@ -182,9 +187,10 @@ class ChatPareto(BaseChatModel):
 
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
-        for loaded in self._loaded.values():
-            return ModelProfile(max_input_tokens=loaded.backend.capabilities.context_length)
-        return None
+        """Known once the model is: at once for a Backend, else from the first call on."""
+        if isinstance(self.backend, str):
+            return None
+        return _profile(self.backend)
 
     @override
     def get_token_ids(self, text: str) -> list[int]:
@@ -341,12 +347,12 @@ class ChatPareto(BaseChatModel):
         def on_text(piece: str) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        replying = asyncio.ensure_future(self._reply(messages, stop, kwargs, on_text))
-        replying.add_done_callback(lambda _: pieces.put_nowait(None))
         tokenizer = (await self._abackend(kwargs.get("model"))).tokenizer
         thinking = opens_thinking(prompt_text(tokenizer, messages, self.chat_template_kwargs))
         splitter = ReasoningSplitter(thinking=thinking)
         shown = False
+        replying = asyncio.ensure_future(self._reply(messages, stop, kwargs, on_text))
+        replying.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
                 for chunk in _show(*splitter.feed(piece)):
@@ -402,7 +408,7 @@ class ChatPareto(BaseChatModel):
             strategy=strategy,
             budget=budget,
             draws=draws,
-            stop=tuple(stop if stop is not None else self.stop or ()),
+            stop=_stops(stop if stop is not None else self.stop or ()),
             answers=self.answers,
             scorer=self.scorer,
             template_kwargs=self.chat_template_kwargs,
@@ -453,9 +459,11 @@ class ChatPareto(BaseChatModel):
         with self._lock:
             if key not in self._loaded:
                 self._loaded[key] = self._load(wanted)
-            return self._loaded[key].backend
+            if model is None and self.profile is None:
+                self.profile = _profile(self._loaded[key])
+            return self._loaded[key]
 
-    def _load(self, model: object) -> _Loaded:
+    def _load(self, model: Any) -> Backend:
         from langchain_pareto.backends import loading
 
         if model is None:
@@ -484,6 +492,20 @@ class ChatPareto(BaseChatModel):
         for one in loaded.values():
             one.close()
 
+    def __copy__(self) -> Self:
+        """The same settings; a copy has its own part in the models, to close by itself."""
+        copied = super().__copy__()
+        copied._lock, copied._loaded = threading.Lock(), {}  # noqa: SLF001 - one of us
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Settings of its own; a Backend or model that was handed in is shared."""
+        memo = {} if memo is None else memo
+        memo.update({id(one): one for one in (self.backend, self.model, self.tokenizer)})
+        copied = self.__copy__()
+        copied.__dict__.update(deepcopy(self.__dict__, memo))
+        return copied
+
     def __getstate__(self) -> dict[Any, Any]:
         """Settings only."""
         if not isinstance(self.backend, str) or not isinstance(self.model, str | Path | None):
@@ -500,6 +522,15 @@ class ChatPareto(BaseChatModel):
         self.model_post_init(None)
 
 
+def _stops(value: object) -> tuple[str, ...]:
+    """Stop strings, of which one may come bare; raises SettingError."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
+        msg = f"stop must be strings that are not empty, got {value!r:.80}"
+        raise SettingError(msg)
+    return tuple(stops)
+
+
 def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Adds what travels in `config["configurable"]`; a keyword of the call comes first."""
     configurable = ensure_config(config).get("configurable", {})
@@ -512,6 +543,10 @@ def _at_once(config: RunnableConfig | None, n: int) -> RunnableConfig:
     if wide.get("max_concurrency") is None:
         wide["max_concurrency"] = max(1, min(n, _MOST_THREADS))
     return wide
+
+
+def _profile(backend: Backend) -> ModelProfile:
+    return ModelProfile(max_input_tokens=backend.capabilities.context_length)
 
 
 def _result(reply: Reply) -> ChatResult:

@@ -49,41 +49,62 @@ def last_question(messages: Sequence[BaseMessage]) -> str:
 
 
 class ReasoningSplitter:
-    """Splits streamed text into reasoning and answer at the think tags; a tag that arrives in pieces is held back."""
+    """Splits streamed text into reasoning and answer at the think tags; a tag that arrives in pieces is held back.
+
+    As in a text that is split whole, the space around both parts goes when there is reasoning.
+    """
 
     def __init__(self, *, thinking: bool) -> None:
         self._thinking = thinking
         self._begun = thinking
         self._held = ""
+        self._reasoning = _Stripped()
+        self._answer: _Stripped | None = _Stripped() if thinking else None
 
     def feed(self, piece: str) -> tuple[str, str]:
         """(reasoning, answer) text that is certain now."""
-        text = self._held + piece
-        self._held = ""
-        reasoning = ""
+        text, self._held = self._held + piece, ""
         if not self._begun:
             start = text.lstrip()
-            if _OPEN.startswith(start[: len(_OPEN)]) and len(start) < len(_OPEN):
+            if len(start) < len(_OPEN) and _OPEN.startswith(start):
                 self._held = text
                 return "", ""
             self._begun = True
             if start.startswith(_OPEN):
-                self._thinking = True
+                self._thinking, self._answer = True, _Stripped()
                 text = start[len(_OPEN) :]
-        if self._thinking:
-            before, found, after = text.partition(_CLOSE)
-            if found:
-                self._thinking = False
-                return before, after.lstrip("\n")
-            keep = _partial(text)
-            self._held = text[len(text) - keep :]
-            return text[: len(text) - keep], ""
-        return reasoning, text
+        if not self._thinking:
+            return "", self._told(text)
+        before, found, after = text.partition(_CLOSE)
+        if found:
+            self._thinking = False
+            return self._reasoning.feed(before), self._told(after)
+        keep = _partial(text)
+        self._held = text[len(text) - keep :]
+        return self._reasoning.feed(text[: len(text) - keep]), ""
 
     def flush(self) -> tuple[str, str]:
         """What was held back, once no more text comes."""
         held, self._held = self._held, ""
-        return (held, "") if self._thinking else ("", held)
+        return (self._reasoning.feed(held), "") if self._thinking else ("", self._told(held))
+
+    def _told(self, text: str) -> str:
+        return text if self._answer is None else self._answer.feed(text)
+
+
+class _Stripped:
+    """A text that comes in pieces, without the space around it."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._space = ""
+
+    def feed(self, piece: str) -> str:
+        text = self._space + piece if self._begun else piece.lstrip()
+        certain = text.rstrip()
+        self._begun = self._begun or bool(certain)
+        self._space = text[len(certain) :]
+        return certain
 
 
 def opens_thinking(prompt: str) -> bool:

@@ -618,7 +618,8 @@ def ruin(gate_, wrong, value=float("nan")):
         at = 0
         for chunk in chunks:
             if wrong(chunk.sequence):
-                out.rows[at : at + chunk.rows] = value
+                with torch.inference_mode():
+                    out.rows[at : at + chunk.rows] = value
             at += chunk.rows
         return out
 
@@ -636,6 +637,7 @@ def test_logits_that_are_not_finite_fail_their_program(make_backend, gate, value
     with pytest.raises(NumericalError, match=r"LlamaForCausalLM.*float32"):
         tasks[0].future.result(WAIT)
     assert tasks[1].future.result(WAIT).finish == "length"
+    assert on_engine(backend, lambda: bad.sequence.pending) == 1
     score = backend.score(good, [[1, 2]])
     assert len(score.future.result(WAIT)[0]) == 2
 
@@ -650,6 +652,16 @@ def test_a_score_of_broken_logits_fails(make_backend, gate):
         backend.score(branch, [[1, 2], [3]]).future.result(WAIT)
     branch.free()
     assert on_engine(backend, lambda: backend.runner.pool.live) == 0
+
+
+def test_a_branch_goes_on_after_a_failed_draw(make_backend):
+    """A token that was computed and not drawn is pending again: the next extension draws what the first would have."""
+    backend, other = make_backend(), make_backend()
+    branch = backend.open(some(9))
+    with pytest.raises(SettingError):
+        run(backend, branch, constraint=Cycle([[]]))
+    assert on_engine(backend, lambda: branch.sequence.pending) == 1
+    assert run(backend, branch).tokens == run(other, other.open(some(9))).tokens
 
 
 def test_memory_that_ran_out_once_is_no_error(make_backend, gate, monkeypatch):
@@ -851,8 +863,8 @@ rust.decoder = decoders.ByteLevel()
 tokenizer = HFTokenizer(PreTrainedTokenizerFast(tokenizer_object=rust))
 backend = LocalBackend("tiny", TorchRunner(LlamaForCausalLM(config).eval(), slots=60_000), tokenizer,
                        engine_for("cpu"))
-branches = backend.open([1, 2, 3]).fork(16)
-tasks = [backend.extend(b, Sampling(), Stop(100_000, eos=False)) for b in branches]
+branches = backend.open([1, 2, 3]).fork(17)
+tasks = [backend.extend(b, Sampling(), Stop(100_000, eos=False)) for b in branches[1:]]
 while backend.engine.steps < 5:
     time.sleep(0.01)
 """
@@ -936,7 +948,7 @@ def test_what_a_preemption_repeats_is_charged_to_nobody(make_backend):
 
     def usages(slots):
         backend = make_backend(slots=slots)
-        tasks = [backend.extend(backend.open(some(40, i)), PLAIN, upto(20)) for i in range(6)]
+        tasks = [backend.extend(backend.open(some(10, i)), PLAIN, upto(60)) for i in range(6)]
         out = [task.future.result(WAIT).usage for task in tasks]
         return [(u.prompt_tokens, u.new_tokens, u.forward_tokens, u.flops) for u in out], sum(
             u.replayed_tokens for u in out

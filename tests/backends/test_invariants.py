@@ -389,7 +389,7 @@ def verify(draw, sequence, tokens, runner):
     return [one.token for one in drawn]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(top_p=0.9, top_k=50)])
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(top_p=0.9, frequency_penalty=2.0)])
 def test_draws_of_many_positions_at_once_equal_draws_one_by_one(make_backend, architecture, sampling):
     """The target's own draws at drafted positions are those of plain decoding: accepting them is lossless."""
     backend = make_backend(architecture)

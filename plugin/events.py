@@ -1,0 +1,76 @@
+"""
+Progress of a search as LangChain custom events.
+
+Knows callbacks; what it sends is plain JSON. Best effort: where LangChain gives no run to attach to, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
+from langchain_core.runnables import RunnableConfig
+
+from langchain_pareto.strategies.search import Thought
+
+THOUGHT = "pareto_thought"
+
+OnThought = Callable[[Thought], None]
+
+
+def describe(thought: Thought) -> dict[str, object]:
+    """A thought as a trace shows it."""
+    return {
+        "number": thought.number,
+        "parent": 0 if thought.parent is None else thought.parent.number,
+        "text": thought.text,
+        "tokens": len(thought.tokens),
+        "finish": thought.finish,
+        "answer": thought.answer,
+        "mean_logprob": thought.mean_logprob,
+    }
+
+
+def progress(run_manager: CallbackManagerForLLMRun | None) -> OnThought:
+    """Sends each thought to the handlers of a sync run, or of the run around it."""
+    config: RunnableConfig | None = None
+    if run_manager is not None:
+        manager = CallbackManager(handlers=[], parent_run_id=run_manager.run_id)
+        manager.set_handlers(run_manager.inheritable_handlers, inherit=True)
+        config = {"callbacks": manager}
+
+    def on_thought(thought: Thought) -> None:
+        with contextlib.suppress(RuntimeError):  # there is no run to attach to
+            dispatch_custom_event(THOUGHT, describe(thought), config=config)
+
+    return on_thought
+
+
+def aprogress(run_manager: AsyncCallbackManagerForLLMRun | None) -> OnThought:
+    """As `progress`, for an async run; the handlers run beside the search."""
+    config: RunnableConfig | None = None
+    if run_manager is not None:
+        manager = AsyncCallbackManager(handlers=[], parent_run_id=run_manager.run_id)
+        manager.set_handlers(run_manager.inheritable_handlers, inherit=True)
+        config = {"callbacks": manager}
+    sending = set[asyncio.Task[None]]()  # a task that nobody holds may be collected before it ends
+
+    async def send(thought: Thought) -> None:
+        with contextlib.suppress(RuntimeError):
+            await adispatch_custom_event(THOUGHT, describe(thought), config=config)
+
+    def on_thought(thought: Thought) -> None:
+        task = asyncio.ensure_future(send(thought))
+        sending.add(task)
+        task.add_done_callback(sending.discard)
+
+    return on_thought

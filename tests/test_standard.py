@@ -1,0 +1,31 @@
+"""langchain-tests' own suites for ChatPareto, none overridden: unit, and integration over the bundled models."""
+
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+
+from langchain_pareto import ChatPareto
+from langchain_pareto.backends.nano import draft_path, tokenizer_path
+
+
+class TestChatParetoUnit(ChatModelUnitTests):
+    """What every chat model must do without its model; no tools, images or structured output are claimed."""
+
+    @property
+    def chat_model_class(self) -> type[ChatPareto]:
+        return ChatPareto
+
+
+class TestChatParetoIntegration(ChatModelIntegrationTests):
+    """What every chat model must do with it; a call that names another model gets that one."""
+
+    @property
+    def chat_model_class(self) -> type[ChatPareto]:
+        return ChatPareto
+
+    @property
+    def chat_model_params(self) -> dict:
+        return {"model": str(draft_path()), "tokenizer": tokenizer_path(), "max_tokens": 24}
+
+    @property
+    def model_override_value(self) -> str:
+        return "nano"
