@@ -134,7 +134,6 @@ class Running:
         self.known = dict[int, int]()  # per sequence id: tokens that were there before this program
         self.ended = False
         self._cancelled = False
-        self._wake: Callable[[], None] | None = None
 
     def cancel(self) -> None:
         """Ends the program within one step; its future resolves to what it has so far."""

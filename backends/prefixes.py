@@ -66,13 +66,16 @@ class PrefixIndex:
         while ends and freed < n:
             _, _, node = heapq.heappop(ends)
             freed += self._trim(node)
-            if not node.tokens and node.parent is not None and not node.parent.children:
-                if node.parent is not self._root:
-                    heapq.heappush(ends, (node.parent.used, next(order), node.parent))
-        if (
-            freed < n and self._pool.cached
-        ):  # above ends that are held by sequences with a start of their own
-            freed += self.clear()
+            parent = node.parent
+            if (
+                not node.tokens
+                and parent is not None
+                and parent is not self._root
+                and not parent.children
+            ):
+                heapq.heappush(ends, (parent.used, next(order), parent))
+        if freed < n and self._pool.cached:
+            freed += self.clear()  # the rest lies above ends that sequences hold
         return freed
 
     def clear(self) -> int:

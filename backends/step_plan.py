@@ -372,10 +372,10 @@ class _Decode:
         uploaded = _upload(np.concatenate(parts), self._device).split([len(p) for p in parts])
         for k, call in enumerate(plan.calls):
             columns, cells, lines, new_slots, new_positions = uploaded[3 + 5 * k : 8 + 5 * k]
-            call.columns.view(-1)[columns] = new_slots
-            call.column_positions.view(-1)[columns] = new_positions
-            call.row_positions.view(-1)[lines] = new_positions
-            call.mask.view(-1)[cells] = 0.0
+            call.columns.view(-1).index_copy_(0, columns, new_slots)
+            call.column_positions.view(-1).index_copy_(0, columns, new_positions)
+            call.row_positions.view(-1).index_copy_(0, lines, new_positions)
+            call.mask.view(-1).index_fill_(0, cells, 0.0)
             call.forget_derived()
         plan.tokens, plan.positions, plan.write = uploaded[0][None], uploaded[1][None], uploaded[2]
         plan.union += n

@@ -441,14 +441,14 @@ def _spending(report: _Report, usage: UsageMetadata | None, out: Console) -> Ren
             Text(_amount(amount, resource), "yellow" if reached else ""),
             _sign(out, "–", "-") if limit is None else _amount(limit, resource),
         )
-    ended = {"done": "ended by itself", "length": "cut off at --max-tokens or the context"}
+    ended = {"done": "ended by itself", "length": "cut off"}
     stopped_by = report["stopped_by"]
     samples = report["samples"]
     notes = [
-        f"strategy {report['strategy']['kind']}",
+        str(report["strategy"]["kind"]),
         f"{samples} sample{'s' if samples != 1 else ''}",
-        ended.get(stopped_by, f"stopped by the limit on {stopped_by}"),
-        f"prompt of {usage['input_tokens']} tokens" if usage is not None else "",
+        ended.get(stopped_by, f"stopped by its {stopped_by}"),
+        f"prompt {usage['input_tokens']} tokens" if usage is not None else "",
         f"seed {report['seed']}",
     ]
     line = _sign(out, " · ", ", ").join(note for note in notes if note)

@@ -23,7 +23,7 @@ class Strategy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     async def run(self, search: Search) -> Answer:
         """Searches, and returns one thought that was really drawn."""

@@ -8,6 +8,7 @@ vote, else the best scored, else the first finished, else the longest partial te
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,16 +72,14 @@ async def run(
     account = Account() if account is None else account
     began = time.monotonic()
     branch = backend.open(prompt, seed=seed)
-    await _admit(account)
     record = Record(branches=[branch], on_thought=on_thought)
     root = Thought(question, _branch=branch)
     search = Search(backend, root, account, settings, record)
     try:
+        await _admit(account)
         answer = await _answer(strategy, search, record, account)
-        for task in record.tasks:  # what was cancelled ends within a step, and is on the bill
-            if not task.future.done():
-                task.cancel()
-                await finished(task)
+        record.ended = True
+        await _end_draws(record)
         stopped_by = _reason(answer, record)
         if stopped_by not in ("done", "length") and account.on_limit == "error":
             account.raise_if_exhausted(record.refused)
@@ -96,9 +95,13 @@ async def run(
         )
     finally:
         record.ended = True
-        for one in record.branches:
-            one.free()
-        account.release(memory=record.held)
+        try:
+            await _end_draws(record)
+        finally:
+            for one in record.branches:
+                one.free()
+            with record.lock:
+                account.release(memory=record.held)
 
 
 async def _answer(
@@ -113,8 +116,7 @@ async def _answer(
             await _let_end(run_, record)
     except asyncio.CancelledError:
         run_.cancel()
-        for task in record.tasks:
-            task.cancel()
+        await asyncio.gather(run_, return_exceptions=True)
         raise
     if not run_.done() or run_.cancelled():
         return anytime(record)
@@ -123,15 +125,34 @@ async def _answer(
     except NothingDrawn:
         return anytime(record)
     except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None  # one strategy, one error
+        error = _first(group)
+        if isinstance(error, NothingDrawn):
+            return anytime(record)
+        raise error from None  # one strategy, one error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error in a tree of groups; that nothing could be drawn is only one if there is no other."""
+    _, errors = group.split(NothingDrawn)
+    error: BaseException = NothingDrawn() if errors is None else errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _end_draws(record: Record) -> None:
+    """What the engine still does for this run ends within a step, and is on the bill; its errors are nobody's."""
+    live = [task for task in record.tasks if not task.future.done()]
+    for task in live:
+        task.cancel()
+    for task in live:
+        with contextlib.suppress(Exception):
+            await finished(task)
 
 
 async def _let_end(run_: asyncio.Future[Answer], record: Record) -> None:
     """Past the deadline: the engine hands back what was drawn within a step; a strategy that does not end then is cancelled."""
-    for task in record.tasks:
-        if not task.future.done():
-            task.cancel()
-            await finished(task)
+    await _end_draws(record)
     await asyncio.wait({run_}, timeout=0.05)
     if not run_.done():
         run_.cancel()
@@ -173,7 +194,7 @@ def _reason(answer: Answer | None, record: Record) -> str:
 
 
 def _spent(record: Record, settings: Settings) -> Cost:
-    tokens = sum(task.usage.new_tokens for task in record.tasks)
-    usd = Cost.of(usd=settings.usd_per_token * tokens)
+    drawn = [task.usage.new_tokens for task in record.tasks]
+    usd = sum((Cost.of(usd=settings.usd_per_token * tokens) for tokens in drawn), Cost())
     flops = sum(task.usage.flops for task in record.tasks)
-    return usd + Cost(tokens=tokens, flops=flops, calls=1, memory=record.held)
+    return usd + Cost(tokens=sum(drawn), flops=flops, calls=1, memory=record.held)

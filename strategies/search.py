@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +30,7 @@ from langchain_pareto.backends.base import (
     Usage,
 )
 from langchain_pareto.budget import Cost, Limits
+from langchain_pareto.errors import ParetoError, ScorerError
 from langchain_pareto.ledger import Account, Lease, Room
 from langchain_pareto.strategies.answers import AnswerFormat, group
 from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
@@ -92,6 +96,7 @@ class Lengths:
     total: int = 0
     count: int = 0
     longest: int = 0
+    cut: int = 0  # tokens of samples that were longer than the likely length
 
     def add(self, tokens: int) -> None:
         """One more sample came to its own end."""
@@ -101,8 +106,13 @@ class Lengths:
 
     @property
     def q95(self) -> int | None:
-        """A length that few samples exceed, None while nothing is known."""
-        return max(self.longest, round(_Q95 * self.total / self.count)) if self.count else None
+        """A length that few samples exceed, None while nothing is known.
+
+        All tokens over the finished samples are the likeliest mean when some were cut off (an exponential's, censored).
+        """
+        if not self.count:
+            return None
+        return max(self.longest, round(_Q95 * (self.total + self.cut) / self.count))
 
     @property
     def q25(self) -> int:
@@ -110,19 +120,51 @@ class Lengths:
         return max(1, int(_Q25 * self.total / self.count)) if self.count else 1
 
 
+class Bill:
+    """A task whose future resolves once it is paid for: who has waited for it finds the books closed."""
+
+    def __init__(self, task: Task) -> None:
+        self.future: Future[object] = Future()
+        self._task = task
+
+    @property
+    def usage(self) -> Usage:
+        """What the task has cost so far."""
+        return self._task.usage
+
+    def cancel(self) -> None:
+        """Ends the task within one step."""
+        self._task.cancel()
+
+    def settle(self, pay: Callable[[], None]) -> None:
+        """Pays as soon as the task is done, on the thread that ends it; an error in paying is the result."""
+
+        def settle(done: Future[object]) -> None:
+            try:
+                pay()
+                result = done.result()
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(result)
+
+        self._task.future.add_done_callback(settle)
+
+
 @dataclass(slots=True)
 class Record:
     """What one run shares among its searches: the tree, the offers, and what stood in its way."""
 
     thoughts: list[Thought] = field(default_factory=list)
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[Bill] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
     offer: Answer | None = None
     lengths: Lengths = field(default_factory=Lengths)
     held: int = 0  # bytes of KV cache on the account
     limited_by: str | None = None  # the resource that shrank or refused a draw
     refused: Cost = field(default_factory=Cost)  # what it would have cost
-    ended: bool = False
+    ended: bool = False  # nothing more is drawn, and what is committed holds no memory
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of `held`: engines' threads commit
     on_thought: Callable[[Thought], None] | None = None
 
 
@@ -159,8 +201,8 @@ class Search:
 
     @property
     def limited(self) -> bool:
-        """Whether any additive resource has a limit."""
-        return self.room.unspent != Limits()
+        """Whether any resource that a draw takes has a limit."""
+        return replace(self.room.unspent, calls=None) != Limits()
 
     @property
     def hurried(self) -> bool:
@@ -202,10 +244,10 @@ class Search:
                 await asyncio.gather(*flying, return_exceptions=True)
 
     async def score(self, thoughts: Sequence[Thought]) -> None:
-        """Scores what is not scored yet, by this run's scorer."""
+        """Scores what is not scored yet, by this run's scorer; raises ScorerError."""
         new = [t for t in thoughts if t.score is None and t.finished]
         if new:
-            for thought, value in zip(new, await self.settings.scorer.score(new), strict=True):
+            for thought, value in zip(new, await self._scores(new), strict=True):
                 thought.score = value
 
     async def run(self, strategy: Strategy, n: int = 1) -> list[Thought]:
@@ -241,6 +283,20 @@ class Search:
     def best_of(thoughts: Sequence[Thought]) -> Thought:
         """The preferred one of at least one."""
         return max(thoughts, key=preference)
+
+    async def _scores(self, thoughts: Sequence[Thought]) -> list[float]:
+        """What the scorer says, once that is one number a thought."""
+        try:
+            scores = [float(score) for score in await self.settings.scorer.score(thoughts)]
+        except ParetoError:
+            raise
+        except Exception as error:
+            msg = f"the scorer failed: {type(error).__name__}: {error}"
+            raise ScorerError(msg) from error
+        if len(scores) != len(thoughts) or any(map(math.isnan, scores)):
+            msg = f"expected {len(thoughts)} scores, got {len(scores)}: {scores!r:.80}"
+            raise ScorerError(msg)
+        return scores
 
     # --- one draw
 
@@ -278,9 +334,9 @@ class Search:
 
     def _width(self, thought: Thought, n: int) -> int:
         """How many draws may run side by side."""
-        unspent = self.room.unspent
-        if unspent == Limits():
+        if not self.limited:
             return n
+        unspent = self.room.unspent
         q95 = self._record.lengths.q95
         if q95 is None:
             cap = self._cap(thought)
@@ -301,6 +357,9 @@ class Search:
         if lease is None:
             self._note_limit(price(least))
             branch.free()
+            return None
+        if self._record.ended:
+            lease.cancel()
             return None
         settings = self.settings
         strings = (
@@ -328,6 +387,7 @@ class Search:
         if extension.finish == "deadline":
             self._record.limited_by = "seconds"
         elif extension.finish == "length" and lease.amount < cap and until == ANSWER:
+            lengths.cut += lease.amount
             self._note_limit(price(cap))
         return self._note(thought, branch, extension, until, number)
 
@@ -364,6 +424,9 @@ class Search:
         lease = await self._account.reserve(lambda _: cost, 1)
         if lease is None:
             return  # the draws will be refused in turn, and say why
+        if self._record.ended:
+            lease.cancel()
+            return
         try:
             task = self._backend.prefill(thought._branch, deadline=self._account.deadline)  # noqa: SLF001
         except BaseException:
@@ -374,18 +437,19 @@ class Search:
 
     async def _settle(self, task: Task, lease: Lease) -> object:
         """Waits for a request; whatever happens to us meanwhile, its lease is committed at what it took."""
-        self._record.tasks.append(task)
-        per_token = self._backend.spec.kv_bytes_per_token
+        bill, record = Bill(task), self._record
+        record.tasks.append(bill)
 
-        def commit(_: object) -> None:
-            used = task.usage
+        def pay() -> None:
+            used, per_token = task.usage, self._backend.spec.kv_bytes_per_token
             memory = min(lease.cost.memory, per_token * (used.prompt_tokens + used.new_tokens))
-            memory = 0 if self._record.ended else memory
-            self._record.held += memory
-            lease.commit(self._cost(used.new_tokens, used.flops, memory))
+            with record.lock:
+                memory = 0 if record.ended else memory
+                record.held += memory
+                lease.commit(self._cost(used.new_tokens, used.flops, memory))
 
-        task.future.add_done_callback(commit)
-        return await finished(task)
+        bill.settle(pay)
+        return await finished(bill)
 
     def _note_limit(self, least: Cost) -> None:
         reason = self._account.stopped_by(least)

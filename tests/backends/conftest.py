@@ -109,7 +109,9 @@ def stock_model(architecture: str) -> PreTrainedModel:
 @cache
 def _tiny_tokenizer() -> HFTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    rust = RustTokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    rust = RustTokenizer(
+        models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[])
+    )
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rust.decoder = decoders.ByteLevel()
     rust.add_special_tokens(["<eos>", "<user>"])
@@ -179,7 +181,11 @@ def make_backend(
     ) -> LocalBackend:
         runner = make_runner(architecture, slots=slots)
         backend = LocalBackend(
-            f"tiny-{architecture}", runner, tokenizer, engine or Engine("test"), max_context=max_context
+            f"tiny-{architecture}",
+            runner,
+            tokenizer,
+            engine or Engine("test"),
+            max_context=max_context,
         )
         made.append(backend)
         return backend

@@ -36,7 +36,12 @@ def test_attended_is_the_sum_over_positions(start, n, window):
     assert cost.attended(start, start + n, window) == expected
 
 
-@given(st.integers(0, 50), st.integers(0, 50), st.lists(WINDOWS, min_size=1, max_size=5), st.integers(0, 50))
+@given(
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.lists(WINDOWS, min_size=1, max_size=5),
+    st.integers(0, 50),
+)
 def test_flops_are_the_sum_over_tokens_and_layers(start, n, windows, rows):
     """Two FLOPs a weight and token, two a vocabulary weight and row, four a head, width and attended token."""
     s = spec(windows)
@@ -48,7 +53,9 @@ def test_flops_are_the_sum_over_tokens_and_layers(start, n, windows, rows):
     assert cost.forward_flops(s, start, start + n, rows) == expected
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.lists(WINDOWS, min_size=1, max_size=3))
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=6), st.lists(WINDOWS, min_size=1, max_size=3)
+)
 def test_chunks_cost_what_the_whole_costs(chunks, windows):
     """However a prefill is cut, its FLOPs are the same."""
     s, at, total = spec(windows), 0, 0
@@ -85,12 +92,16 @@ def test_no_request_costs_more_than_its_worst_case(make_backend, name):
         n, max_tokens = rng.randint(1, 4), rng.randint(1, 12)
         root, before = backend.open(tokens), metered()
         children = root.fork(n)
-        tasks = [backend.extend(child, Sampling(), Stop(max_tokens, eos=False)) for child in children]
+        tasks = [
+            backend.extend(child, Sampling(), Stop(max_tokens, eos=False)) for child in children
+        ]
         for task in tasks:
             task.future.result(60)
         spent = metered() - before
         worst, held = backend.estimate(Request(0, len(tokens), n, max_tokens))
-        exact, _ = backend.estimate(Request(0, len(tokens) - 1, n, max_tokens))  # the last is pending
+        exact, _ = backend.estimate(
+            Request(0, len(tokens) - 1, n, max_tokens)
+        )  # the last is pending
         assert spent == exact <= worst
         assert held == (len(tokens) + n * max_tokens) * backend.spec.kv_bytes_per_token
         before = metered()  # the prompt is cached now

@@ -4,7 +4,6 @@ import random
 from collections import Counter
 
 import pytest
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from langchain_pareto.backends.base import Sampling, Stop
@@ -38,7 +37,7 @@ class Counting(TorchDispatchMode):
 
 
 def counted(backend, branches, sampling=None, **settings):
-    """Calls a steady decode step, by name; the same in every one of them."""
+    """Calls in each of the last steps, by name."""
     step, mode, seen = backend.runner.step, Counting(backend.runner.model), []
 
     def watched(chunks):
@@ -48,28 +47,30 @@ def counted(backend, branches, sampling=None, **settings):
     backend.runner.step = watched
     enter, leave = mode.__enter__, lambda: mode.__exit__(None, None, None)
     backend.engine.call(enter).result(WAIT)  # the engine's thread is what runs the steps
-    tasks = [backend.extend(b, sampling or Sampling(), Stop(20, eos=False), **settings) for b in branches]
+    tasks = [
+        backend.extend(b, sampling or Sampling(), Stop(20, eos=False), **settings) for b in branches
+    ]
     for task in tasks:
         task.future.result(WAIT)
     backend.engine.call(leave).result(WAIT)
     for handle in mode.handles:
         handle.remove()
     last = len(seen) - 20  # the tasks are admitted one by one: count from the last that came
-    steps = [seen[last + i + 1] - seen[last + i] for i in STEADY]
-    assert all(one == steps[0] for one in steps), steps
-    return steps[0]
+    return [seen[last + i + 1] - seen[last + i] for i in STEADY]
 
 
 @pytest.fixture
 def decode(make_backend):
-    """The calls of a step over `trees` trees of `branches` branches each."""
+    """The calls of the steps over `trees` trees of `branches` branches each."""
 
     def count(trees, branches, architecture="llama", **settings):
         backend = make_backend(architecture, slots=20_000)
         roots = [backend.open(some(60, i)) for i in range(trees)]
         for root in roots:
             backend.extend(root.fork()[0], Sampling(), Stop(1)).future.result(WAIT)
-        return counted(backend, [child for root in roots for child in root.fork(branches)], **settings)
+        return counted(
+            backend, [child for root in roots for child in root.fork(branches)], **settings
+        )
 
     return count
 
@@ -79,16 +80,21 @@ def decode(make_backend):
 def test_a_step_costs_as_many_calls_for_many_as_for_one(decode, architecture, stats):
     """One program, 32 in one tree, and 32 trees: the same calls outside the forward, step for step."""
     one = decode(1, 1, architecture, stats=stats)
+    assert all(calls == one[0] for calls in one)
     assert decode(1, 32, architecture, stats=stats) == one
     assert decode(32, 1, architecture, stats=stats) == one
-    assert sum(one.values()) < 120
+    assert sum(one[0].values()) < (130 if stats else 90)
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampling": Sampling(temperature=0)}, {"stats": True}])
 def test_a_step_is_read_once(decode, settings):
     """Tokens and figures of all programs reach the host in one conversion; nothing else is read back."""
-    for calls in (decode(1, 1, **settings), decode(2, 8, **settings)):
-        read = {name: n for name, n in calls.items() if "_local_scalar_dense" in name or "nonzero" in name}
+    for calls in (*decode(1, 1, **settings), *decode(2, 8, **settings)):
+        read = {
+            name: n
+            for name, n in calls.items()
+            if "_local_scalar_dense" in name or "nonzero" in name
+        }
         assert read == {}
 
 
@@ -105,7 +111,9 @@ def test_a_search_has_few_shapes(make_runner):
                 if branch not in keep:
                     runner.free(branch)
             grown = [b for b in keep if len(b.tokens) < 1000] or [runner.fork(root)]
-            branches = grown + [runner.fork(rng.choice(grown)) for _ in range(rng.choice([1, 3, 7, 15]))]
+            branches = grown + [
+                runner.fork(rng.choice(grown)) for _ in range(rng.choice([1, 3, 7, 15]))
+            ]
             branches = branches[:16]
             for branch in rng.sample(branches, len(branches) // 3):
                 runner.truncate(branch, max(200, len(branch.tokens) - rng.randint(1, 9)))

@@ -84,9 +84,17 @@ def test_texts_do_not_depend_on_company_or_room(make_backend, architecture):
 
 def test_alone_equals_batched(make_backend):
     """A branch that runs alone says what it says among others of other settings."""
-    samplings = [PLAIN, GREEDY, Sampling(top_p=0.8), Sampling(top_k=5), Sampling(frequency_penalty=0.7)]
+    samplings = [
+        PLAIN,
+        GREEDY,
+        Sampling(top_p=0.8),
+        Sampling(top_k=5),
+        Sampling(frequency_penalty=0.7),
+    ]
     backend = make_backend()
-    tasks = [backend.extend(backend.open(some(20, i)), s, upto(10)) for i, s in enumerate(samplings)]
+    tasks = [
+        backend.extend(backend.open(some(20, i)), s, upto(10)) for i, s in enumerate(samplings)
+    ]
     together = [task.future.result(WAIT).tokens for task in tasks]
     other = make_backend()
     alone = [run(other, other.open(some(20, i)), s).tokens for i, s in enumerate(samplings)]
@@ -152,7 +160,7 @@ def test_simultaneous_prompts_are_computed_once(make_backend):
     go = threading.Event()
     backend.engine.post(go.wait)  # all arrive in one round
     branches = [backend.open(prompt, seed=i) for i in range(8)]
-    branches += [backend.open(prompt + [i]) for i in range(4)]
+    branches += [backend.open([*prompt, i]) for i in range(4)]
     tasks = [backend.extend(branch, PLAIN, upto(1)) for branch in branches]
     go.set()
     total = sum(task.future.result(WAIT).usage.forward_tokens for task in tasks)
@@ -257,7 +265,9 @@ def test_a_stop_token_ends_with_stop(make_backend):
 
 def letters(n=0):
     """A sampling that draws small letters only."""
-    return Sampling(logit_bias=tuple((t, 200.0) for t in range(256) if is_letter(t)), temperature=1 + n / 9)
+    return Sampling(
+        logit_bias=tuple((t, 200.0) for t in range(256) if is_letter(t)), temperature=1 + n / 9
+    )
 
 
 def is_letter(token):
@@ -288,7 +298,11 @@ def test_kept_stops_join(make_backend, tokenizer):
         texts, pieces = [], []
         for _ in range(6):
             extension = run(
-                backend, branch, sampling, upto(5, strings=strings, keep=True), on_text=pieces.append
+                backend,
+                branch,
+                sampling,
+                upto(5, strings=strings, keep=True),
+                on_text=pieces.append,
             )
             texts.append(extension.text)
             assert (extension.finish == "stop") == (extension.stop is not None)
@@ -305,7 +319,9 @@ def test_streamed_pieces_join_to_the_text(make_backend):
     backend = make_backend()
     for seed in range(3):
         pieces = []
-        extension = run(backend, backend.open(some(9), seed=seed), PLAIN, upto(40), on_text=pieces.append)
+        extension = run(
+            backend, backend.open(some(9), seed=seed), PLAIN, upto(40), on_text=pieces.append
+        )
         assert "".join(pieces) == extension.text
         assert len(pieces) > 3
 
@@ -343,14 +359,17 @@ def test_temperature_zero_takes_the_best(make_backend, reference):
         entropy = -(logprobs.exp() * logprobs).sum()
         assert math.isclose(extension.logprobs[i - 12], logprobs.max(), abs_tol=1e-3)
         assert math.isclose(extension.entropies[i - 12], entropy, abs_tol=1e-3)
-        assert math.isclose(extension.top_logprobs[i - 12], logprobs.topk(20).values.mean(), abs_tol=1e-3)
+        assert math.isclose(
+            extension.top_logprobs[i - 12], logprobs.topk(20).values.mean(), abs_tol=1e-3
+        )
 
 
 def test_figures_come_only_when_asked_for(make_backend):
     """Without `stats` there are no figures, whoever else in the batch asked for some."""
     backend = make_backend()
     tasks = [
-        backend.extend(backend.open(some(9)), PLAIN, upto(5), stats=stats) for stats in (True, False)
+        backend.extend(backend.open(some(9)), PLAIN, upto(5), stats=stats)
+        for stats in (True, False)
     ]
     asked, plain = (task.future.result(WAIT) for task in tasks)
     assert asked.tokens == plain.tokens
@@ -778,7 +797,7 @@ def test_close_ends_every_program(make_backend):
     for use in (
         lambda: backend.open(some(3)),
         lambda: branches[0].append([1]),
-        lambda: branches[0].fork(),
+        branches[0].fork,
         lambda: backend.extend(branches[0], PLAIN, upto(1)),
         lambda: backend.engine.call(lambda: None),
     ):
@@ -971,7 +990,7 @@ def test_a_busy_branch_is_refused(make_backend, gate):
     task = backend.extend(branch, PLAIN, upto(10))
     watch.wait()
     for use in (
-        lambda: branch.fork(),
+        branch.fork,
         lambda: branch.append([1]),
         lambda: branch.truncate(2),
         lambda: backend.extend(branch, PLAIN, upto(1)),
@@ -993,7 +1012,7 @@ def test_a_freed_branch_is_refused(make_backend):
     branch.free()
     branch.free()
     for use in (
-        lambda: branch.fork(),
+        branch.fork,
         lambda: branch.append([1]),
         lambda: branch.truncate(2),
         lambda: backend.extend(branch, PLAIN, upto(1)),

@@ -259,7 +259,9 @@ def test_seeds_and_siblings_differ(make_backend):
     keys = {b.key for b in (one, two, *children)}
     assert len(keys) == 5
     assert same.key == one.key
-    tasks = [backend.extend(b, Sampling(), Stop(12, eos=False)) for b in (one, two, same, *children)]
+    tasks = [
+        backend.extend(b, Sampling(), Stop(12, eos=False)) for b in (one, two, same, *children)
+    ]
     tokens = [tuple(t.future.result(60).tokens) for t in tasks]
     assert tokens[0] == tokens[2]
     assert len(set(tokens)) == 5
@@ -337,7 +339,8 @@ def test_any_thread_may_use_a_backend(make_backend):
 
     results = {}
     threads = [
-        threading.Thread(target=lambda s=s: results.__setitem__(s, work(s)), name=str(s)) for s in range(8)
+        threading.Thread(target=lambda s=s: results.__setitem__(s, work(s)), name=str(s))
+        for s in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -357,7 +360,7 @@ def test_freed_slots_come_back(make_runner):
         if rng.random() < 0.4:
             sequences.append(runner.fork(rng.choice(sequences)))
         if rng.random() < 0.3:
-            sequences.append(runner.open(rng.choice(sequences).tokens[:-1] + [step]))
+            sequences.append(runner.open([*rng.choice(sequences).tokens[:-1], step]))
             runner.reuse(sequences[-1])
         if len(sequences) > 6 or (len(sequences) > 1 and rng.random() < 0.3):
             runner.free(sequences.pop(rng.randrange(len(sequences))))
@@ -389,8 +392,12 @@ def verify(draw, sequence, tokens, runner):
     return [one.token for one in drawn]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(top_p=0.9, frequency_penalty=2.0)])
-def test_draws_of_many_positions_at_once_equal_draws_one_by_one(make_backend, architecture, sampling):
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0), Sampling(), Sampling(top_p=0.9, frequency_penalty=2.0)]
+)
+def test_draws_of_many_positions_at_once_equal_draws_one_by_one(
+    make_backend, architecture, sampling
+):
     """The target's own draws at drafted positions are those of plain decoding: accepting them is lossless."""
     backend = make_backend(architecture)
     prompt = some(30)

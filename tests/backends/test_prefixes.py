@@ -159,7 +159,10 @@ def test_the_longest_prefix_of_any_set_is_found(prompts, question):
         kept(pool, index, prompt)
     longest = max(
         (
-            next((i for i, (a, b) in enumerate(zip(p, question, strict=False)) if a != b), min(len(p), len(question)))
+            next(
+                (i for i, (a, b) in enumerate(zip(p, question, strict=False)) if a != b),
+                min(len(p), len(question)),
+            )
             for p in prompts
         ),
         default=0,

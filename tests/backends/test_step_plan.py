@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from langchain_pareto.backends.kv_pool import SlotPool
 from langchain_pareto.backends.sequences import Chunk, Sequence
@@ -30,7 +30,17 @@ def test_buckets_are_few():
     """All sizes up to 4096 fall into a few dozen buckets."""
     assert sorted({row_bucket(n) for n in range(1, 65)}) == [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64]
     assert len({row_bucket(n) for n in range(1, 4097)}) <= 60
-    assert sorted({column_bucket(n) for n in range(1, 513)}) == [128, 160, 192, 224, 256, 320, 384, 448, 512]
+    assert sorted({column_bucket(n) for n in range(1, 513)}) == [
+        128,
+        160,
+        192,
+        224,
+        256,
+        320,
+        384,
+        448,
+        512,
+    ]
     assert bucket(5, 8, 2) == 8
 
 
@@ -119,7 +129,8 @@ class Trees:
 def groups(plan: StepPlan) -> list[int]:
     """How many rows each group has, largest first."""
     return sorted(
-        (n for call in plan.calls for n in (call.row_positions > 0).sum(1).tolist() if n), reverse=True
+        (n for call in plan.calls for n in (call.row_positions > 0).sum(1).tolist() if n),
+        reverse=True,
     )
 
 

@@ -1,0 +1,189 @@
+"""The private loop: sync code waits for coroutines anywhere, with its own context, and can walk away."""
+
+import asyncio
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from langchain_pareto.loop import iterate_sync, run_sync
+
+where = contextvars.ContextVar("where", default="nowhere")
+GUARD = 20.0  # seconds that nothing here may take
+
+
+async def _double(value: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * value
+
+
+def test_a_coroutine_runs_to_its_end():
+    """And its result comes back."""
+    assert run_sync(lambda: _double(4)) == 8
+
+
+async def test_it_runs_while_another_loop_is_busy_with_us():
+    """As in Jupyter."""
+    assert run_sync(lambda: _double(4)) == 8
+
+
+def test_it_runs_inside_the_private_loop_itself():
+    """A callback may call a sync door again, to any depth."""
+
+    async def outer(depth: int) -> int:
+        return 1 + run_sync(lambda: outer(depth - 1)) if depth else 0
+
+    assert run_sync(lambda: outer(3)) == 3
+
+
+def test_all_sync_callers_share_one_thread():
+    """Whatever thread they are in."""
+
+    async def name() -> str:
+        return threading.current_thread().name
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: run_sync(name), range(16))) == {"pareto-loop"}
+
+
+def test_errors_come_back_as_they_are():
+    """Of any kind."""
+
+    async def fail(error: BaseException) -> None:
+        raise error
+
+    for error in (ValueError("x"), asyncio.CancelledError(), ExceptionGroup("g", [OSError()])):
+        with pytest.raises(type(error)) as caught:
+            run_sync(lambda error=error: fail(error))
+        assert caught.value is error or isinstance(error, asyncio.CancelledError)
+
+
+def test_an_error_in_making_the_coroutine_comes_back():
+    """Nobody waits for what never began."""
+
+    def broken():
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        run_sync(broken)
+    with pytest.raises(ValueError, match="x"):
+        list(iterate_sync(lambda _: broken()))
+
+
+def test_the_callers_context_is_there_and_stays_the_callers():
+    """A copy: changes inside do not come out."""
+
+    async def read_and_write() -> str:
+        seen = where.get()
+        where.set("inside")
+        return seen
+
+    token = where.set("outside")
+    try:
+        assert run_sync(read_and_write) == "outside"
+        assert where.get() == "outside"
+        assert run_sync(read_and_write) == "outside"
+    finally:
+        where.reset(token)
+
+
+def test_the_context_reaches_a_call_from_inside_the_private_loop():
+    """Budgets hold there as well."""
+
+    async def read() -> str:
+        return where.get()
+
+    async def outer() -> str:
+        where.set("inside")
+        return run_sync(read)
+
+    assert run_sync(outer) == "inside"
+
+
+def test_items_come_as_they_are_emitted():
+    """The second is made after the first was taken."""
+    taken = threading.Event()
+
+    async def produce(emit):
+        emit(1)
+        assert await asyncio.to_thread(taken.wait, GUARD)
+        emit(2)
+
+    items = iterate_sync(produce)
+    assert next(items) == 1
+    taken.set()
+    assert list(items) == [2]
+
+
+def test_an_error_comes_after_the_items_before_it():
+    """Nothing that was emitted is lost."""
+
+    async def produce(emit):
+        emit(1)
+        raise ValueError("x")
+
+    items = iterate_sync(produce)
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="x"):
+        next(items)
+
+
+def test_leaving_the_iterator_cancels_the_coroutine():
+    """And waits until it has let go."""
+    ended = threading.Event()
+
+    async def produce(emit):
+        try:
+            emit(1)
+            await asyncio.sleep(GUARD)
+        finally:
+            ended.set()
+
+    items = iterate_sync(produce)
+    assert next(items) == 1
+    items.close()
+    assert ended.is_set()
+
+
+def test_an_iterator_that_is_never_started_starts_nothing():
+    """Generators are lazy."""
+    started = threading.Event()
+
+    async def produce(emit):
+        started.set()
+
+    iterate_sync(produce).close()
+    assert run_sync(lambda: _double(1)) == 2
+    assert not started.is_set()
+
+
+def test_a_coroutine_that_will_not_stop_does_not_hold_the_reader():
+    """Leaving takes about a second, not for ever."""
+    release = threading.Event()
+
+    async def produce(emit):
+        emit(1)
+        while not release.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+
+    items = iterate_sync(produce)
+    assert next(items) == 1
+    items.close()
+    release.set()
+
+
+def test_many_at_once_do_not_wait_for_each_other():
+    """One blocked on the others' progress would hang."""
+    meeting = threading.Barrier(8)
+
+    async def both() -> list[int]:
+        one = asyncio.to_thread(meeting.wait, GUARD)
+        return await asyncio.gather(one, asyncio.to_thread(meeting.wait, GUARD))
+
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda _: run_sync(both), range(4)))
+    assert sorted(x for pair in got for x in pair) == list(range(8))
