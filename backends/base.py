@@ -13,6 +13,10 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
+    import torch
+
+    from langchain_pareto.backends.kv_pool import SlotPool
+    from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
     from langchain_pareto.backends.tokens import Tokenizer
 
 Finish = Literal["eos", "stop", "length", "cancelled", "deadline"]
@@ -312,3 +316,69 @@ class Backend(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+class Logits(Protocol):
+    """What a step gives."""
+
+    rows: torch.Tensor  # (wanted rows, vocabulary)
+    union: int  # slots read
+
+
+class Runner(Protocol):
+    """What a device does for one model; all of it on the engine's thread."""
+
+    spec: ModelSpec
+    pool: SlotPool
+
+    def open(self, tokens: Sequence[int]) -> TokenSequence:
+        """A new root."""
+        ...
+
+    def fork(self, sequence: TokenSequence) -> TokenSequence:
+        """A child that continues from here."""
+        ...
+
+    def append(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
+        """Adds pending tokens."""
+        ...
+
+    def truncate(self, sequence: TokenSequence, length: int) -> None:
+        """Cuts back."""
+        ...
+
+    def free(self, sequence: TokenSequence) -> None:
+        """Gives everything back."""
+        ...
+
+    def reuse(self, sequence: TokenSequence, rows: int = 1) -> int:
+        """Takes over what is cached of the pending tokens but the last `rows`; returns how many that is."""
+        ...
+
+    def share(self, sequence: TokenSequence) -> None:
+        """Lets others reuse what is computed."""
+        ...
+
+    def drop(self, sequence: TokenSequence) -> None:
+        """Forgets what is computed, keeps the tokens."""
+        ...
+
+    def can_step(self, tokens: int) -> bool:
+        """Whether there is room for so many more tokens, evicting what is only cached."""
+        ...
+
+    def step(self, chunks: Sequence[Chunk]) -> Logits:
+        """One forward over all chunks; changes nothing when it raises."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        ...
+
+    def trim(self) -> None:
+        """Gives scratch memory back."""
+        ...
+
+    def close(self) -> None:
+        """Gives the model back."""
+        ...

@@ -21,10 +21,12 @@ from langchain_pareto.backends.base import (
     Constraint,
     ModelSpec,
     Request,
+    Runner,
     Sampling,
     Stop,
 )
-from langchain_pareto.backends.engine import Engine, Runner, Running
+from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.running import Running
 from langchain_pareto.backends.sampling import child_key, root_key
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.backends.tokens import Tokenizer

@@ -16,7 +16,7 @@ from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.backends.tokens import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
-    from langchain_pareto.backends.engine import Runner
+    from langchain_pareto.backends.base import Runner
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from langchain_pareto.errors import (
 )
 
 if TYPE_CHECKING:
-    from langchain_pareto.backends.engine import Runner
+    from langchain_pareto.backends.base import Runner
 
 END = 0x110000  # the end of the text: one past the last code point
 LOGPROB = -1.0  # nats, of every token whose line does not say

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.engine import Engine, Runner
+from langchain_pareto.backends.base import Runner, Sampling
+from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import BackendError, SettingError

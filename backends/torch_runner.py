@@ -121,7 +121,9 @@ class TorchRunner:
     def can_step(self, tokens: int) -> bool:
         """Whether `tokens` more slots are there, evicting cached prefixes if that helps."""
         short = tokens - self.pool.free
-        if short > 0 and self.pool.cached:  # some to spare: the index is searched once in many steps
+        if (
+            short > 0 and self.pool.cached
+        ):  # some to spare: the index is searched once in many steps
             self.prefixes.evict(max(short, self.pool.capacity // 64))
         return tokens <= self.pool.free
 

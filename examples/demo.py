@@ -97,9 +97,10 @@ async def fill(
     verifier.close()
 
 
-def empty_table(title: str) -> Table:
-    """The columns of both tables."""
+def empty_table(title: str | None = None) -> Table:
+    """The columns of both tables; without a title, of the one that goes on below the rule."""
     table = Table(title=title, title_justify="left", title_style="bold", box=HORIZONTALS)
+    table.show_header = table.show_edge = title is not None
     table.add_column("budget", min_width=10)
     table.add_column("strategy", min_width=24)
     table.add_column("word\nproblems", justify="right", min_width=8)
@@ -135,12 +136,12 @@ def main() -> None:
     llm = ChatPareto(temperature=0.8, seed=SEED)
     llm.get_num_tokens("")  # loads the model: the seconds of the first row are its own
     table = empty_table(f"Right answers of {EACH} word problems and {EACH} Countdown puzzles")
-    apart = empty_table("With verifier: the strategy sees the exact checker")
+    apart = empty_table()
     columns = TextColumn("Asking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         asyncio.run(fill(table, apart, llm, problems, progress))
     out.print(table)
-    out.print(Rule(style="dim"))
+    out.print(Rule("with verifier: the strategy sees the exact checker", style="dim"))
     out.print(apart)
     explain(llm, next(p for p in problems if p.task == "countdown"), out)
     out.print(Text(READING))

@@ -13,34 +13,55 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+from langchain_pareto.errors import EngineClosedError
 
 T = TypeVar("T")
 
 _ENDING = 1.0  # seconds that the process waits for the loop at its end
 
 
+# Whether the caller runs on behalf of a coroutine of ours: the private loop may be waiting for it.
+_inside: ContextVar[bool] = ContextVar("langchain_pareto_inside", default=False)
+
+
 class _Loop:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._closed = False
         self.thread = threading.Thread(target=self._run, name="pareto-loop", daemon=True)
         self.thread.start()
+
+    def post(self, callback: Callable[..., None], *args: object) -> None:
+        """Runs `callback` on the loop; raises EngineClosedError at the end of the process."""
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("the process is ending, and its calls with it")
+            self.loop.call_soon_threadsafe(callback, *args)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        with self._lock:
+            self._closed = True
+        self.loop.run_until_complete(
+            asyncio.sleep(0)
+        )  # what was posted before starts, to be cancelled
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self.loop.close()
 
     def stop(self) -> None:
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join(_ENDING)
+        with suppress(EngineClosedError):
+            self.post(self.loop.stop)
+        self.thread.join(_ENDING)
 
 
 _current: _Loop | None = None
@@ -63,25 +84,26 @@ def _stop() -> None:
 
 
 class Started(Generic[T]):
-    """A coroutine running on the private loop."""
+    """A coroutine running on the private loop, or on one of its own if that may be waiting for us."""
 
     def __init__(self, make: Callable[[], Coroutine[object, object, T]]) -> None:
         self.future: Future[T] = Future()
         self._make = make
         self._task: asyncio.Task[T] | None = None
+        self._alone = _inside.get()
         context = contextvars.copy_context()
-        private = _private()
-        if threading.current_thread() is private.thread:
-            threading.Thread(target=context.run, args=(self._alone,), daemon=True).start()
-            self._loop = None
+        context.run(_inside.set, True)
+        if self._alone:
+            self._loop = asyncio.new_event_loop()
+            self._loop.call_soon(self._start, context)
+            threading.Thread(target=self._run, name="pareto-inner-loop", daemon=True).start()
         else:
+            private = _private()
             self._loop = private.loop
-            self._loop.call_soon_threadsafe(self._start, context)
+            private.post(self._start, context)
 
     def cancel(self) -> None:
         """Cancels the coroutine, and waits until it has let go."""
-        if self._loop is None:
-            return
 
         def cancel() -> None:
             if self._task is not None:
@@ -102,9 +124,13 @@ class Started(Generic[T]):
             raise
 
     def _start(self, context: contextvars.Context) -> None:
-        assert self._loop is not None
-        self._task = self._loop.create_task(self._make(), context=context)
-        self._task.add_done_callback(self._done)
+        try:
+            self._task = self._loop.create_task(self._make(), context=context)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            self.future.set_exception(error)
+            self._end()
+        else:
+            self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[T]) -> None:
         if task.cancelled():
@@ -113,13 +139,18 @@ class Started(Generic[T]):
             self.future.set_exception(error)
         else:
             self.future.set_result(task.result())
+        self._end()
 
-    def _alone(self) -> None:
-        """A sync call from inside the private loop, as a callback may make it: a loop of its own."""
-        try:
-            self.future.set_result(asyncio.run(self._make()))
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-            self.future.set_exception(error)
+    def _end(self) -> None:
+        if self._alone:
+            self._loop.stop()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
 
 
 def run_sync(make: Callable[[], Coroutine[object, object, T]]) -> T:

@@ -20,6 +20,13 @@ _ROLES = {
     "tool": "tool",
     "function": "tool",
 }
+_KINDS = {  # the sum of a stream is a turn like any other
+    "AIMessageChunk": "ai",
+    "HumanMessageChunk": "human",
+    "SystemMessageChunk": "system",
+    "ToolMessageChunk": "tool",
+    "FunctionMessageChunk": "function",
+}
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -118,7 +125,8 @@ def _partial(text: str) -> int:
 
 
 def _to_turn(message: BaseMessage) -> dict[str, object]:
-    role = getattr(message, "role", None) or _ROLES.get(message.type, message.type)
+    kind = _KINDS.get(message.type, message.type)
+    role = getattr(message, "role", None) or _ROLES.get(kind, kind)
     turn: dict[str, object] = {"role": role, "content": _text(message)}
     if message.name:
         turn["name"] = message.name

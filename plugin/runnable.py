@@ -115,7 +115,8 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
 
     def _call(self, config: RunnableConfig, kwargs: dict[str, Any]) -> Call:
         configurable = ensure_config(config).get("configurable", {})
-        asked = kwargs.pop("budget", None) or configurable.get("budget")
+        asked = kwargs.pop("budget", None)
+        asked = configurable.get("budget") if asked is None else asked
         if kwargs:
             msg = f"unknown settings of a call: {', '.join(sorted(kwargs))}"
             raise SettingError(msg, hint="A call takes: budget.")

@@ -164,7 +164,7 @@ class Record:
     limited_by: str | None = None  # the resource that shrank or refused a draw
     refused: Cost = field(default_factory=Cost)  # what it would have cost
     ended: bool = False  # nothing more is drawn, and what is committed holds no memory
-    lock: threading.Lock = field(default_factory=threading.Lock)  # of `held`: engines' threads commit
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of `held`: engines commit too
     on_thought: Callable[[Thought], None] | None = None
 
 

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from langchain_pareto.loop import iterate_sync, run_sync
 
@@ -35,6 +36,40 @@ def test_it_runs_inside_the_private_loop_itself():
         return 1 + run_sync(lambda: outer(depth - 1)) if depth else 0
 
     assert run_sync(lambda: outer(3)) == 3
+
+
+def test_it_runs_in_threads_that_the_private_loop_waits_for():
+    """As when a scorer calls `batch`: LangChain's threads have their caller's context."""
+
+    def both() -> list[int]:
+        with ContextThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda value: run_sync(lambda: _double(value)), [1, 2]))
+
+    async def outer() -> list[int]:
+        return both()
+
+    assert run_sync(outer) == [2, 4]
+
+
+def test_leaving_an_inner_iterator_cancels_its_coroutine():
+    """Also where the private loop is busy with us."""
+    ended = threading.Event()
+
+    async def produce(emit):
+        try:
+            emit(1)
+            await asyncio.sleep(GUARD)
+        finally:
+            ended.set()
+
+    async def outer() -> int:
+        items = iterate_sync(produce)
+        first = next(items)
+        items.close()
+        return first
+
+    assert run_sync(outer) == 1
+    assert ended.is_set()
 
 
 def test_all_sync_callers_share_one_thread():

@@ -75,7 +75,9 @@ class Shape:
         with torch.device("meta"):
             twin = LlamaForCausalLM(self.config())
         twin.load_state_dict(model.state_dict(), assign=True)
-        twin.model.rotary_emb = type(twin.model.rotary_emb)(twin.config)  # its buffer is in no state
+        twin.model.rotary_emb = type(twin.model.rotary_emb)(
+            twin.config
+        )  # its buffer is in no state
         return twin.eval()
 
     def config(self) -> LlamaConfig:

@@ -30,7 +30,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from langchain_pareto.backends.engine import Engine, Logits, Runner
+from langchain_pareto.backends.base import Logits, Runner
+from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.tokens import HFTokenizer

@@ -28,7 +28,9 @@ SHAPE = {
 }
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SHAPE),
-    "gemma2": lambda: Gemma2Config(**SHAPE, head_dim=16, sliding_window=8, attn_logit_softcapping=2.0),
+    "gemma2": lambda: Gemma2Config(
+        **SHAPE, head_dim=16, sliding_window=8, attn_logit_softcapping=2.0
+    ),
     "gpt_oss": lambda: GptOssConfig(
         **SHAPE, head_dim=16, sliding_window=8, num_local_experts=4, num_experts_per_tok=2
     ),
@@ -68,7 +70,12 @@ def test_logits_equal_a_full_forward(name):
 def test_draws_are_those_of_the_cpu(dtype):
     """The same logits and keys give the same tokens on both devices."""
     logits = torch.randn(32, 50_000, generator=torch.Generator().manual_seed(2)).to(dtype)
-    for sampling in (Sampling(0.8), Sampling(0.0), Sampling(0.7, top_k=50, top_p=0.9), Sampling(1.0, min_p=0.05)):
+    for sampling in (
+        Sampling(0.8),
+        Sampling(0.0),
+        Sampling(0.7, top_k=50, top_p=0.9),
+        Sampling(1.0, min_p=0.05),
+    ):
         rows = [Row(root_key(i, [1, 2, 3]), 7 + i, sampling) for i in range(32)]
         on_cpu = Sampler().draw(logits, rows).to_host().tokens
         on_gpu = Sampler().draw(logits.cuda(), rows).to_host().tokens

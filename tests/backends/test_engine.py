@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from langchain_pareto.backends.base import Sampling, Stop, Usage
-from langchain_pareto.backends.engine import Engine, Running, engine_for
+from langchain_pareto.backends.engine import Engine, engine_for
 from langchain_pareto.backends.local import LocalBranch
 from langchain_pareto.backends.programs import Draw, Named, Work
+from langchain_pareto.backends.running import Running
 from langchain_pareto.errors import (
     CapacityError,
     ContextLengthError,
@@ -1075,7 +1076,7 @@ def test_branches_that_nobody_holds_give_their_slots_back(make_backend):
     del children, root
     gc.collect()
     assert on_engine(backend, lambda: backend.runner.pool.live) == 0
-    assert on_engine(backend, lambda: len(backend.engine._sequences)) == 0
+    assert on_engine(backend, lambda: len(backend.engine._scheduler._sequences)) == 0
 
 
 # --- programs of one's own

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from langchain_pareto.backends.base import Sampling, Stop
-from langchain_pareto.backends.engine import Running
 from langchain_pareto.backends.programs import Draw, Work
+from langchain_pareto.backends.running import Running
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.errors import CapacityError, SequenceError
 

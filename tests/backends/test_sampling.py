@@ -6,6 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.sampling import (
     MASK64,
@@ -17,15 +27,6 @@ from langchain_pareto.backends.sampling import (
     root_key,
 )
 from langchain_pareto.errors import SettingError
-from numpy.typing import NDArray
-from torch import Tensor
-from transformers import (
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 Floats = NDArray[np.float64]
 PLAIN = Sampling(temperature=1.0)

@@ -243,7 +243,7 @@ async def test_at_the_deadline_the_vote_so_far_counts():
         outcome = await ask(Vote(n=5), backend, "0.2 s")
     assert (outcome.answer.thought.answer, outcome.stopped_by) == ("2", "seconds")
     assert outcome.answer.share == pytest.approx(2 / 3)
-    assert [t.finish for t in outcome.thoughts] == ["eos", "eos", "eos", "deadline", "deadline"]
+    assert [t.finished for t in outcome.thoughts] == [True] * 3 + [False] * 2
     assert outcome.seconds < 2
 
 
@@ -335,8 +335,7 @@ async def test_a_straggler_that_fails_when_it_is_left_loses_no_answer(monkeypatc
     async def what(search):
         rest = search.samples(search.root, 2)
         left.append(rest)  # kept alive
-        async for one in rest:
-            return Answer(one)
+        return Answer(await anext(rest))
 
     running = asyncio.create_task(ask(what, backend))
     await until(lambda: len(backend.draws) == 2)
@@ -360,7 +359,7 @@ async def test_a_straggler_that_fails_when_it_is_left_loses_no_answer(monkeypatc
         BestOfN(n=2, of=Vote(n=2)),
         BestOfN(n=2, of=Vote(n=2, of=Vote(n=2))),
     ],
-    ids=str,
+    ids=lambda strategy: strategy.kind,
 )
 @pytest.mark.parametrize("delay", [None, 0, 0.001])
 async def test_a_failing_draw_fails_the_run_with_its_own_error(strategy, delay):
@@ -387,7 +386,11 @@ async def test_a_group_of_draws_that_could_not_be_paid_is_no_error():
     assert (outcome.answer.thought.answer, outcome.stopped_by) == ("1", "tokens")
 
 
-@pytest.mark.parametrize("strategy", [Single(), Vote(n=4), BestOfN(n=3, of=Vote(n=2))], ids=str)
+@pytest.mark.parametrize(
+    "strategy",
+    [Single(), Vote(n=4), BestOfN(n=3, of=Vote(n=2))],
+    ids=lambda strategy: strategy.kind,
+)
 @pytest.mark.parametrize("budget", [None, 60])
 async def test_cancelling_ends_everything(strategy, budget):
     """Whoever cancels a run finds its work ended and paid, and no strategy left behind."""
@@ -491,8 +494,7 @@ def test_the_books_are_closed_whoever_comes_first():
             account = Account(Budget(memory=10**6))
 
             async def what(search):
-                async for one in search.samples(search.root, 3):
-                    return Answer(one)
+                return Answer(await anext(search.samples(search.root, 3)))
 
             async def one(i: int) -> None:
                 running = asyncio.create_task(

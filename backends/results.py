@@ -1,0 +1,114 @@
+"""
+What came of a step: draws and named log-probabilities for everybody at once, handed back chunk by chunk.
+
+Knows logits and what each program wanted of them; knows no schedule and no money. What is wrong with one program's rows, its
+constraint or its settings is that program's alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+
+from langchain_pareto.backends.base import Runner
+from langchain_pareto.backends.programs import Draw, Drawn, Named, Result
+from langchain_pareto.backends.sampling import Row, Sampler, named_logprobs
+from langchain_pareto.backends.scheduler import Step
+from langchain_pareto.backends.sequences import Sequence as TokenSequence
+from langchain_pareto.errors import NumericalError, SettingError
+
+
+class Results:
+    """Draws and looks up for one engine, whose thread holds its scratch memory."""
+
+    def __init__(self) -> None:
+        self._samplers = dict[int, Sampler]()
+
+    def forget(self, runner: Runner) -> None:
+        """The runner is closing."""
+        self._samplers.pop(id(runner), None)
+
+    def collect(self, step: Step) -> dict[int, Result | Exception]:
+        """The result of each chunk that gives rows: one batched draw, one batched look-up of named tokens, one copy of each."""
+        out = dict[int, Result | Exception]()
+        draws, named = dict[int, list[Row]](), dict[int, tuple[int, ...]]()
+        for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
+            want = running.works[i].want
+            if chunk.rows == 0:
+                continue
+            if isinstance(want, Named):
+                named[k] = want.tokens
+                continue
+            first = len(chunk.sequence.tokens) - chunk.rows + 1
+            try:
+                draws[k] = [_row(want, chunk.sequence, first + r) for r in range(chunk.rows)]
+            except Exception as error:  # noqa: BLE001 - a constraint belongs to its program alone
+                out[k] = error
+        if not draws and not named:
+            step.runner.synchronize()
+        try:
+            out |= self._draw(step, draws)
+        except SettingError:  # of one of them: each draws the same alone
+            for k, rows in draws.items():
+                try:
+                    out |= self._draw(step, {k: rows})
+                except SettingError as error:
+                    out[k] = error
+        return out | self._look_up(step, named)
+
+    def _draw(self, step: Step, draws: dict[int, list[Row]]) -> dict[int, Result | Exception]:
+        if not draws:
+            return {}
+        sampler = self._samplers.setdefault(id(step.runner), Sampler())
+        wants = (running.works[i].want for running, i in step.items)
+        stats = any(isinstance(want, Draw) and want.stats for want in wants)
+        rows = [row for part in draws.values() for row in part]
+        host = sampler.draw(step.rows(draws), rows, stats=stats).to_host()
+        nan = [float("nan")] * (0 if stats else len(rows))
+        columns = (host.logprobs or nan, host.entropies or nan, host.top_logprobs or nan)
+        drawn, finite = map(Drawn, host.tokens, *columns), iter(host.finite)
+        out = dict[int, Result | Exception]()
+        for k, part in draws.items():
+            ok = all(list(itertools.islice(finite, len(part))))
+            result = list(itertools.islice(drawn, len(part)))
+            out[k] = result if ok else _not_finite(step.runner)
+        return out
+
+    def _look_up(
+        self, step: Step, named: dict[int, tuple[int, ...]]
+    ) -> dict[int, Result | Exception]:
+        if not named:
+            return {}
+        with torch.inference_mode():
+            rows = step.rows(named)
+            ids = torch.tensor(
+                [token for tokens in named.values() for token in tokens], device=rows.device
+            )
+            logprobs = iter(named_logprobs(rows, ids).tolist())
+        out = dict[int, Result | Exception]()
+        for k, tokens in named.items():
+            part = list(itertools.islice(logprobs, len(tokens)))
+            out[k] = _not_finite(step.runner) if any(map(math.isnan, part)) else part
+        return out
+
+
+def _row(want: Draw, sequence: TokenSequence, position: int) -> Row:
+    """The draw of the token at `position`."""
+    constraint = want.constraint
+    return Row(
+        key=want.key,
+        position=position,
+        sampling=want.sampling,
+        history=sequence.tokens[:position] if want.sampling.penalised else (),
+        prompt_length=want.prompt_length,
+        allowed=None if constraint is None else constraint.allowed(),
+    )
+
+
+def _not_finite(runner: Runner) -> NumericalError:
+    spec = runner.spec
+    msg = f"{spec.name} gave NaN or infinite logits in {spec.dtype} on {spec.device}"
+    hint = "Load it with another dtype (float32, or bfloat16 instead of float16), or check its weights."
+    return NumericalError(msg, hint=hint)

@@ -1,0 +1,206 @@
+"""
+Who computes what in the next step, and who gives way when the pool is full.
+
+Knows live programs, open sequences and free slots; knows no time and no logits. Decode steps go first, then chunks of prefill, the
+oldest program first. When slots run out: evict what is only cached, drop what idle sequences hold, then preempt the newest program
+(its slots go, its tokens stay, and it computes them again later).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from langchain_pareto.backends.base import Logits, Runner
+from langchain_pareto.backends.programs import Work
+from langchain_pareto.backends.running import Running
+from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
+from langchain_pareto.errors import CapacityError
+
+PREFILL_CHUNK = 512  # tokens a step while somebody else decodes or has a deadline
+PREFILL_ALONE = 2048  # tokens a step otherwise
+_HEADROOM = 32  # slots a decoding sequence that must be free besides before a prefill is let in
+_SHARED_START = 16  # tokens: a prefill that starts like another one's waits for it
+
+
+class Step:
+    """One step being put together."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.items = list[tuple[Running, int]]()
+        self.chunks = list[Chunk]()
+        self.tokens = 0
+        self.started = time.perf_counter()
+        self.logits: Logits | None = None
+        self._leaders = list[TokenSequence]()
+
+    def add(self, running: Running, i: int, n: int) -> None:
+        """Takes the next `n` pending tokens of the program's work number `i`."""
+        work = running.works[i]
+        whole = n == work.sequence.pending
+        self.items.append((running, i))
+        self.chunks.append(Chunk(work.sequence, n, work.rows if whole else 0))
+        self.tokens += n
+        if n > work.rows or not whole:
+            self._leaders.append(work.sequence)
+
+    def holds(self, running: Running) -> bool:
+        """Whether the program has work in this step."""
+        return any(other is running for other, _ in self.items)
+
+    def rows(self, chunks: Collection[int]) -> torch.Tensor:
+        """The logits of the chunks of these numbers, in order; all of them without a copy."""
+        assert self.logits is not None
+        rows = list[int]()
+        at = 0
+        for k, chunk in enumerate(self.chunks):
+            if k in chunks:
+                rows += range(at, at + chunk.rows)
+            at += chunk.rows
+        logits = self.logits.rows
+        if len(rows) == at:
+            return logits
+        return logits.index_select(0, torch.tensor(rows, device=logits.device))
+
+    def leads(self, sequence: TokenSequence) -> bool:
+        """Whether a prefill in this step starts with the same uncomputed tokens."""
+        for leader in self._leaders:
+            known = min(len(leader.tokens), len(sequence.tokens)) - 1
+            stop = min(known, sequence.cached + _SHARED_START)
+            if (
+                stop > max(sequence.cached, leader.cached)
+                and leader.tokens[:stop] == sequence.tokens[:stop]
+            ):
+                return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A program that can never go on."""
+
+    running: Running
+    error: CapacityError
+
+
+class Scheduler:
+    """Puts steps together out of the engine's live programs and open sequences."""
+
+    def __init__(self, live: list[Running]) -> None:
+        self._live = live  # the engine's, oldest first
+        self._sequences = dict[int, tuple[Runner, TokenSequence]]()  # every open sequence
+
+    def track(self, runner: Runner, sequence: TokenSequence) -> TokenSequence:
+        """Notes an open sequence, so that its slots can be taken when they are needed more elsewhere."""
+        self._sequences[id(sequence)] = (runner, sequence)
+        return sequence
+
+    def untrack(self, sequence: TokenSequence) -> None:
+        """The sequence is freed."""
+        self._sequences.pop(id(sequence), None)
+
+    def forget(self, runner: Runner) -> None:
+        """The runner is closing."""
+        for key, (owner, _) in list(self._sequences.items()):
+            if owner is runner:
+                del self._sequences[key]
+
+    def schedule(self, runner: Runner, limit: int) -> Step | Refusal | None:
+        """Decode works first, then prefill chunks, oldest program first, as far as there are slots."""
+        decode, prefill = list[tuple[Running, int]](), list[tuple[Running, int]]()
+        urgent = False
+        for running in self._live:
+            if running.runner is not runner:
+                continue
+            urgent = urgent or running.deadline is not None
+            for i, work in enumerate(running.works):
+                if running.results[i] is None:
+                    few = work.sequence.pending <= max(1, work.rows)
+                    (decode if few else prefill).append((running, i))
+        step = Step(runner)
+        for running, i in decode:
+            work = running.works[i]
+            if not self._make_room(step, running, work.sequence.pending):
+                break
+            step.add(running, i, work.sequence.pending)
+        room = min(limit, PREFILL_CHUNK if urgent or step.chunks else PREFILL_ALONE)
+        room = max(room - step.tokens, min(room, 64))  # many decoders never starve a prefill
+        for running, i in prefill:
+            if room <= 0:
+                break
+            room -= self._add_prefill(step, running, i, room)
+        if not step.chunks and (decode or prefill):
+            return self._force(step, *(decode + prefill)[0])
+        return step if step.chunks else None
+
+    def _add_prefill(self, step: Step, running: Running, i: int, room: int) -> int:
+        """Adds the next chunk of a prefill, unless it had better wait; returns its tokens."""
+        work = running.works[i]
+        sequence = work.sequence
+        found = step.runner.reuse(sequence, work.rows)
+        running.usage.cached_tokens += found
+        if step.leads(sequence):
+            return 0  # the same start is being computed in this very step
+        headroom = _HEADROOM * len(step.chunks)
+        if not step.runner.can_step(
+            step.tokens + sequence.pending + headroom
+        ) and not self._make_room(step, running, sequence.pending + headroom):
+            return 0
+        n = _part(work, room)
+        step.add(running, i, n)
+        return n
+
+    def _make_room(self, step: Step, running: Running, tokens: int) -> bool:
+        """Slots for `tokens` more: evict what is cached, drop idle sequences, then preempt programs newer than this one."""
+        runner, needed = step.runner, step.tokens + tokens
+        if runner.can_step(needed):
+            return True
+        busy = {id(w.sequence) for r in self._live for w in r.works}
+        for key, (owner, sequence) in list(self._sequences.items()):
+            if owner is runner and key not in busy and sequence.cached:
+                runner.share(sequence)  # it may still be reused, if it is not evicted
+                runner.drop(sequence)
+                if runner.can_step(needed):
+                    return True
+        for other in reversed(self._live):
+            if other.order <= running.order:
+                return False
+            if other.runner is runner and not step.holds(other):
+                for work in other.works:
+                    runner.drop(work.sequence)
+                if runner.can_step(needed):
+                    return True
+        return False
+
+    def _force(self, step: Step, running: Running, i: int) -> Step | Refusal:
+        """The oldest program's work when nothing fitted: everybody else gives way, or it can never fit."""
+        work, runner = running.works[i], step.runner
+        sequence = work.sequence
+        for other in reversed(self._live):
+            if other.runner is runner:
+                for held in other.works:
+                    if held.sequence is not sequence and held.sequence.cached:
+                        runner.drop(held.sequence)
+        runner.reuse(sequence, work.rows)
+        n = _part(work, PREFILL_CHUNK)
+        if runner.can_step(n):
+            step.add(running, i, n)
+            return step
+        total, pool = len(sequence.tokens), runner.pool
+        msg = f"a sequence of {total} tokens does not fit into a pool of {pool.capacity} token slots, even alone"
+        hint = "Give the pool more memory (memory=...), or use a shorter prompt."
+        return Refusal(
+            running, CapacityError(msg, needed=total, free=pool.free, kind="slots", hint=hint)
+        )
+
+
+def _part(work: Work, room: int) -> int:
+    """How many pending tokens to compute now; the rows that are wanted come in one piece, at the end."""
+    pending = work.sequence.pending
+    if pending <= room or pending == work.rows:
+        return pending
+    return min(room, pending - work.rows)
