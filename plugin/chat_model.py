@@ -34,6 +34,7 @@ from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Rates, Reply, model_name, respond, retrying
 from langchain_pareto.errors import CapabilityError, SettingError
+from langchain_pareto.events import OnThought, aprogress, progress
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import ReasoningSplitter, opens_thinking, prompt_text, prompt_tokens
 from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
@@ -299,7 +300,8 @@ class ChatPareto(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return _result(run_sync(lambda: self._reply(messages, stop, kwargs)))
+        on_thought = progress(run_manager)
+        return _result(run_sync(lambda: self._reply(messages, stop, kwargs, on_thought=on_thought)))
 
     @override
     async def _agenerate(
@@ -309,7 +311,8 @@ class ChatPareto(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return _result(await self._reply(messages, stop, kwargs))
+        on_thought = aprogress(run_manager)
+        return _result(await self._reply(messages, stop, kwargs, on_thought=on_thought))
 
     @override
     def _stream(
@@ -351,7 +354,9 @@ class ChatPareto(BaseChatModel):
         thinking = opens_thinking(prompt_text(tokenizer, messages, self.chat_template_kwargs))
         splitter = ReasoningSplitter(thinking=thinking)
         shown = False
-        replying = asyncio.ensure_future(self._reply(messages, stop, kwargs, on_text))
+        replying = asyncio.ensure_future(
+            self._reply(messages, stop, kwargs, on_text, aprogress(None))
+        )
         replying.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
@@ -382,11 +387,13 @@ class ChatPareto(BaseChatModel):
         stop: list[str] | None,
         kwargs: dict[str, Any],
         on_text: Callable[[str], None] | None = None,
+        on_thought: OnThought | None = None,
     ) -> Reply:
         call = self._call(stop, kwargs)
         backend = await self._abackend(kwargs.get("model"))
         return await retrying(
-            self.max_retries, lambda: respond(call, backend, messages, on_text=on_text)
+            self.max_retries,
+            lambda: respond(call, backend, messages, on_text=on_text, on_thought=on_thought),
         )
 
     def _call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:

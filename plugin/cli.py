@@ -380,10 +380,8 @@ def _row(question: _Question, message: AIMessage) -> dict[str, object]:
 
 def _error_row(question: _Question, error: Exception) -> dict[str, object]:
     hint = getattr(error, "hint", None)
-    return {
-        "question": question.text,
-        "error": f"{error} {hint}" if hint else str(error) or repr(error),
-    }
+    told = str(error) or repr(error)
+    return {"question": question.text, "error": f"{told.rstrip('.')}. {hint}" if hint else told}
 
 
 # --- what people read

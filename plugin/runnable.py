@@ -21,6 +21,7 @@ from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget, BudgetLike
 from langchain_pareto.call import Call, Draws, respond
 from langchain_pareto.errors import SettingError
+from langchain_pareto.events import describe
 from langchain_pareto.loop import run_sync
 from langchain_pareto.strategies import Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
@@ -83,7 +84,7 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
 
         def on_thought(thought: Thought) -> None:
             child = run_manager.get_child().on_chain_start(*_started(thought), name="thought")
-            child.on_chain_end(_ended(thought))
+            child.on_chain_end(describe(thought))
 
         return run_sync(lambda: self._respond(call, messages, on_thought))
 
@@ -98,7 +99,7 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
 
         async def trace(thought: Thought) -> None:
             child = await run_manager.get_child().on_chain_start(*_started(thought), name="thought")
-            await child.on_chain_end(_ended(thought))
+            await child.on_chain_end(describe(thought))
 
         def on_thought(thought: Thought) -> None:
             traces.add(asyncio.ensure_future(trace(thought)))
@@ -139,13 +140,3 @@ def _messages(asked: LanguageModelInput) -> list[BaseMessage]:
 def _started(thought: Thought) -> tuple[dict[str, Any], dict[str, Any]]:
     parent = 0 if thought.parent is None else thought.parent.number
     return {}, {"number": thought.number, "parent": parent}
-
-
-def _ended(thought: Thought) -> dict[str, Any]:
-    return {
-        "text": thought.text,
-        "tokens": len(thought.tokens),
-        "finish": thought.finish,
-        "answer": thought.answer,
-        "mean_logprob": thought.mean_logprob,
-    }

@@ -1,0 +1,233 @@
+"""The command line: what it prints where, what it refuses, and with which exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from langchain_pareto.cli import app
+
+CUPS = "Ben has 3 more cups than Ava. Ava has 5 cups. How many cups does Ben have?"
+QUESTIONS = [f"Use {a} 4 5 to make 35." for a in (3, 7, 11, 15, 19)]
+COLUMNS = [
+    "question",
+    "answer",
+    "text",
+    "strategy",
+    "stopped_by",
+    "budget",
+    "spent",
+    "samples",
+    "usage",
+]
+PARETO = [sys.executable, "-m", "langchain_pareto.cli"]
+
+
+def pareto(
+    *arguments: str, given: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command line; without `given`, stdin is empty."""
+    return subprocess.run(
+        [*PARETO, *arguments],
+        input=given or "",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def here(*arguments: str) -> Result:
+    """The same in this process, with an empty stdin: quicker, and as good where streams do not matter."""
+    return CliRunner().invoke(app, arguments)
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(path)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """`pareto ask --help` answers without torch and without LangChain."""
+    code = (
+        "import sys\nfrom langchain_pareto import cli\n"
+        "try:\n    cli.app(['ask', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--budget" in done.stdout
+    loaded = set(done.stderr.split())
+    assert loaded.isdisjoint({"torch", "transformers", "langchain_core", "langchain", "langgraph"})
+
+
+def test_version() -> None:
+    """`pareto --version` names the installed version."""
+    done = pareto("--version")
+    assert (done.returncode, done.stdout) == (0, f"pareto {version('langchain-pareto')}\n")
+
+
+def test_json_is_one_line_and_nothing_else() -> None:
+    """A piped question with --json gives one row of the documented columns; the device is told on stderr."""
+    done = pareto("ask", "--json", "--seed", "1", "--budget", "60 tokens", given=f"{CUPS}\n")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    row = json.loads(line)
+    assert list(row) == COLUMNS
+    assert row["question"] == CUPS
+    assert row["budget"] == "60 tokens"
+    assert row["strategy"]["kind"] == "auto"
+    assert 0 < row["spent"]["tokens"] <= 60
+    assert {"seconds", "flops"} <= set(row["spent"])
+    assert row["usage"]["output_tokens"] == row["spent"]["tokens"]
+    assert "Answer:" in row["text"]
+    assert row["answer"] in row["text"]
+    assert "on cpu" in done.stderr or "on cuda" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_people_get_answer_spending_and_tree() -> None:
+    """Without --json: the answer, what was spent of what, and a tree with one chosen thought; no colours in a pipe."""
+    settings = ["--strategy", '{"kind": "vote", "n": 20, "adaptive": false}', "--seed", "1"]
+    done = pareto("ask", QUESTIONS[0], *settings, PYTHONIOENCODING="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "Answer" in done.stdout
+    assert "tokens" in done.stdout
+    assert "vote · 20 samples" in done.stdout
+    assert done.stdout.count("✓") == 1
+    assert "… 4 more" in done.stdout
+
+
+def test_any_terminal_can_show_it() -> None:
+    """Where stdout is ASCII, so is all that is printed."""
+    done = pareto("ask", "Use 3 4 to make 7 é", "--max-tokens", "30", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert "+--" in done.stdout
+
+
+def test_a_file_is_answered_in_order(tmp_path: Path) -> None:
+    """Five questions run side by side and come back in the file's order, with what else stood on their lines."""
+    rows = [{"id": i, "question": q, "answer": "gold"} for i, q in enumerate(QUESTIONS)]
+    file = write(tmp_path / "questions.jsonl", rows)
+    done = here("ask", "--file", file, "--json", "--seed", "1", "--budget", "80 tokens")
+    assert done.exit_code == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["question"] for row in found] == QUESTIONS
+    assert [row["id"] for row in found] == [0, 1, 2, 3, 4]
+    assert all(list(row) == [*COLUMNS, "id"] for row in found)
+    assert "gold" not in {row["answer"] for row in found}
+    alone = here("ask", QUESTIONS[3], "--json", "--seed", "1", "--budget", "80 tokens")
+    assert json.loads(alone.stdout)["text"] == found[3]["text"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_question_that_fails_does_not_stop_the_others(tmp_path: Path, as_json: bool) -> None:
+    """It gets a row with its error, the others are answered, and the exit code is 1."""
+    rows = [{"question": QUESTIONS[0]}, {"question": "x" * 9000}, {"question": QUESTIONS[1]}]
+    file = write(tmp_path / "questions.jsonl", rows)
+    done = here("ask", "--file", file, "--budget", "40", *(["--json"] if as_json else []))
+    assert done.exit_code == 1
+    assert "Traceback" not in done.output
+    if as_json:
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert ["error" in row for row in found] == [False, True, False]
+        assert "9001 tokens" in found[1]["error"]
+    else:
+        assert done.stdout.count("on the device") == 2
+        assert "9001 tokens" in done.stdout
+
+
+def test_an_error_at_a_limit_is_exit_code_1() -> None:
+    """`on error` raises at the limit: one line in words, and what to do."""
+    done = here("ask", CUPS, "--budget", "5 tokens, on error")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "error: Budget exhausted: 5 of 5 tokens spent." in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["hi", "--budget", "5 parsecs"], "5 parsecs"),
+        (["hi", "--budget", "0 tokens"], "above zero"),
+        (["hi", "--strategy", "guess"], "known strategies: auto, best_of_n, single, vote"),
+        (["hi", "--backend", "abacus"], "known backends: torch"),
+        (["hi", "--model", "/no/such/model"], "/no/such/model"),
+        (["hi", "--device", "abacus"], "cpu"),
+        (["hi", "--dtype", "int3"], "float32"),
+        (["hi", "--file", "some.jsonl"], "Leave one of them out"),
+        (["--file", "missing.jsonl"], "cannot read missing.jsonl"),
+        (["--file", "."], "cannot read ."),
+        (["hi", "--temperature", "-1"], "--temperature"),
+        (["hi", "--max-tokens", "0"], "--max-tokens"),
+        (["hi", "--seed", "one"], "--seed"),
+        ([" "], "the question is empty"),
+        (["-"], "the question is empty"),
+        ([], "the question is empty"),
+    ],
+)
+def test_wrong_settings_are_exit_code_2(arguments: list[str], told: str) -> None:
+    """A mistake is named in words on stderr, with nothing on stdout and no traceback."""
+    done = here("ask", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ('{"question": "a"}\n\nnot json\n', "line 3: not JSON"),
+        ('{"question": "a"}\n{"answer": "b"}\n', "line 2: no JSON object"),
+        ('["question"]\n', "line 1: no JSON object"),
+        ('{"question": 3}', "line 1: no JSON object"),
+        ('{"question": " "}', "line 1: the question is empty"),
+        ("[" * 100_000, "line 1: not JSON"),
+        ("\n \n", "has no line with a question"),
+    ],
+)
+def test_a_bad_line_is_named_before_anything_runs(tmp_path: Path, lines: str, told: str) -> None:
+    """The message has the number of the line, and no model was loaded for it."""
+    (tmp_path / "questions.jsonl").write_text(lines)
+    done = here("ask", "--file", str(tmp_path / "questions.jsonl"))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert " on cpu" not in done.stderr
+
+
+def test_a_traceback_for_who_asks() -> None:
+    """PARETO_TRACEBACK=1 shows where an error comes from."""
+    done = pareto("ask", "hi", "--budget", "5 parsecs", PARETO_TRACEBACK="1")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
+    """An interrupt in the middle of a search ends the process in silence."""
+    file = write(
+        tmp_path / "questions.jsonl",
+        [{"question": f"{q} {i}"} for q in QUESTIONS for i in range(40)],
+    )
+    settings = ["--strategy", '{"kind": "best_of_n", "n": 500}']
+    running = subprocess.Popen(
+        [*PARETO, "ask", "--file", file, *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    assert "nano" in running.stderr.readline()  # the model is loaded
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (130, "", "")
