@@ -32,7 +32,7 @@ help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
 
 demo: $(STAMP)  ## answer questions with the bundled models, under a budget
-	@$(PY) examples/demo.py
+	@$(ONE_THREAD) $(PY) examples/demo.py
 
 test: $(STAMP)  ## run the tests; ARGS="-k budget" narrows them
 	@$(ONE_THREAD) $(PY) -m pytest $(ARGS)

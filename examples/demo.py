@@ -16,7 +16,6 @@ from nano.tasks import Problem, countdown, is_right, word_problem
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -101,7 +100,7 @@ async def fill(
 def empty_table(title: str | None = None) -> Table:
     """The columns of both tables; without a title, of the one that goes on below the rule."""
     table = Table(title=title, title_justify="left", title_style="bold", box=HORIZONTALS)
-    table.show_header = table.show_edge = title is not None
+    table.show_header = title is not None
     table.add_column("budget", min_width=10)
     table.add_column("strategy", min_width=24)
     table.add_column("word\nproblems", justify="right", min_width=8)
@@ -145,7 +144,7 @@ def main() -> None:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         asyncio.run(fill(table, apart, llm, problems, progress))
     out.print(table)
-    out.print(Rule("with verifier: the strategy sees the exact checker", style="dim"))
+    out.print("\nApart: with verifier. The strategy itself sees the exact checker.", style="bold")
     out.print(apart)
     explain(llm, next(p for p in problems if p.task == "countdown"), out)
     out.print(Text(READING))

@@ -268,10 +268,11 @@ async def respond(
         if timed is not None:  # a step that ends after the time is up is not charged
             timed.commit(_at_most(actual, timed.cost))
     if outcome.answer is None:
-        account.raise_if_exhausted()
-        msg = f"the budget ({call.budget or account.budget}) does not pay for a single token of this prompt"
-        hint = "Ask for more, or shorten the prompt."
-        raise BudgetExceeded(msg, resource=outcome.stopped_by, spent=0, limit=0, hint=hint)
+        account.raise_if_exhausted(outcome.refused)
+        msg = f"the budget ({call.budget or account.budget}) ended before the first token"
+        raise BudgetExceeded(
+            msg, resource=outcome.stopped_by, spent=0, limit=0, hint="Ask for more."
+        )
     return Reply(call, outcome, model_name(backend), seed, thinking)
 
 

@@ -27,13 +27,20 @@ from langchain_core.language_models import (
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, ensure_config
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import override
 
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Rates, Reply, model_name, respond, retrying
-from langchain_pareto.errors import CapabilityError, SettingError
+from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import ReasoningSplitter, opens_thinking, prompt_text, prompt_tokens
@@ -51,7 +58,6 @@ _TRAVEL = ("budget", "strategy")  # also through config["configurable"]
 _IGNORED = frozenset(
     {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
 )
-_MOST_THREADS = 256
 
 
 class ChatPareto(BaseChatModel):
@@ -118,8 +124,14 @@ class ChatPareto(BaseChatModel):
     _warned: bool = PrivateAttr(default=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """See the fields; raises BudgetError or SettingError for values that cannot be honoured."""
-        super().__init__(*args, **kwargs)
+        """See the fields; raises BudgetError, SettingError or pydantic's ValidationError for what cannot be honoured."""
+        try:
+            super().__init__(*args, **kwargs)
+        except ValidationError as error:
+            cause = error.errors()[0].get("ctx", {}).get("error")
+            if isinstance(cause, ParetoError):  # its own words, and its hint
+                raise cause from None
+            raise
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -285,10 +297,7 @@ class ChatPareto(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Submits all inputs at once, unless the config says `max_concurrency`: the engine merges them."""
-        if isinstance(config, list):
-            wide = [_at_once(c, len(inputs)) for c in config]
-            return super().batch(inputs, wide, **kwargs)
-        return super().batch(inputs, _at_once(config, len(inputs)), **kwargs)
+        return run_sync(lambda: self.abatch(inputs, config, **kwargs))
 
     # --- generation
 
@@ -543,13 +552,6 @@ def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[
     configurable = ensure_config(config).get("configurable", {})
     asked = {k: configurable[k] for k in _TRAVEL if configurable.get(k) is not None}
     return {**asked, **kwargs}
-
-
-def _at_once(config: RunnableConfig | None, n: int) -> RunnableConfig:
-    wide: RunnableConfig = {**config} if config is not None else {}
-    if wide.get("max_concurrency") is None:
-        wide["max_concurrency"] = max(1, min(n, _MOST_THREADS))
-    return wide
 
 
 def _profile(backend: Backend) -> ModelProfile:

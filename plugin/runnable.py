@@ -73,6 +73,16 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
             self._ainvoke, input, config, run_type="chain", **kwargs
         )
 
+    @override
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Submits all inputs at once, unless the config says `max_concurrency`: the engine merges them."""
+        return run_sync(lambda: self.abatch(inputs, config, **kwargs))
+
     def _invoke(
         self,
         asked: LanguageModelInput,

@@ -46,11 +46,8 @@ class Outcome:
     seconds: float
     usage: Usage
     stopped_by: str
-
-    @property
-    def cache_read(self) -> int:
-        """Tokens of the prompt that an earlier call had computed."""
-        return max(0, self.prompt_tokens - self.usage.prompt_tokens)
+    cache_read: int  # tokens of the prompt that an earlier call had computed
+    refused: Cost  # the draw that did not fit, if one did not
 
 
 async def run(
@@ -73,7 +70,7 @@ async def run(
     began = time.monotonic()
     branch = backend.open(prompt, seed=seed)
     record = Record(branches=[branch], on_thought=on_thought)
-    root = Thought(question, _branch=branch)
+    root = Thought(question, branch=branch)
     search = Search(backend, root, account, settings, record)
     try:
         await _admit(account)
@@ -92,6 +89,8 @@ async def run(
             seconds=time.monotonic() - began,
             usage=sum((task.usage for task in record.tasks), Usage()),
             stopped_by=stopped_by,
+            cache_read=max(0, len(branch.tokens) - 1 - record.prefix) if record.tasks else 0,
+            refused=record.refused,
         )
     finally:
         record.ended = True

@@ -63,8 +63,8 @@ class Thought:
     score: float | None = None
     usage: Usage = field(default_factory=Usage)
     number: int = 0  # in order of drawing; the root is 0
-    _branch: Branch | None = None
-    _computed: bool = False  # whether all but the branch's last token has been paid for
+    branch: Branch | None = None  # the backend's handle, while the run lasts
+    computed: bool = False  # whether all but the branch's last token has been paid for
 
     @property
     def finished(self) -> bool:
@@ -161,6 +161,7 @@ class Record:
     offer: Answer | None = None
     lengths: Lengths = field(default_factory=Lengths)
     held: int = 0  # bytes of KV cache on the account
+    prefix: int = 0  # tokens of the prompt that this run computed
     limited_by: str | None = None  # the resource that shrank or refused a draw
     refused: Cost = field(default_factory=Cost)  # what it would have cost
     ended: bool = False  # nothing more is drawn, and what is committed holds no memory
@@ -219,29 +220,32 @@ class Search:
     ) -> AsyncIterator[Thought]:
         """Up to `n` continuations, each as it finishes; leaving early cancels the rest.
 
-        As many run side by side as the room holds at their likely length, at least one: wide waves on a tight budget only cut
-        each other off (planning.md 5.2).
+        They are drawn in waves: as many side by side as the room holds at their likely length, at least one (wide waves on a
+        tight budget only cut each other off, planning.md 5.2). A wave starts when the one before it has ended, so what is drawn
+        does not depend on which of its samples ended first.
         """
-        if n > 1 and not thought._computed:  # noqa: SLF001 - ours
+        if n > 1 and not thought.computed:
             await self._prefill(thought)
         started, refused = 0, False
-        flying = set[asyncio.Task[Thought | None]]()
-        try:
-            while flying or (started < n and not refused):
-                while started < n and not refused and len(flying) < self._width(thought, n):
-                    started += 1
-                    number = self._number()
-                    flying.add(asyncio.create_task(self._draw(thought, until, number)))
-                done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-                results = [task.result() for task in done]
-                refused = refused or None in results
-                for drawn in sorted((t for t in results if t is not None), key=lambda t: t.number):
-                    yield drawn
-        finally:
-            for task in flying:
-                task.cancel()
-            if flying:
-                await asyncio.gather(*flying, return_exceptions=True)
+        while started < n and not refused:
+            width = min(self._width(thought, n), n - started)
+            started += width
+            tokens = self.room.unspent.tokens
+            share = 0 if tokens is None else tokens // width  # no draw need be shorter than this
+            draws = [self._draw(thought, until, self._number(), share) for _ in range(width)]
+            flying = {asyncio.create_task(draw) for draw in draws}
+            try:
+                while flying:
+                    done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+                    results = [task.result() for task in done]
+                    refused = refused or None in results
+                    for drawn in sorted(filter(None, results), key=lambda t: t.number):
+                        yield drawn
+            finally:
+                for task in flying:
+                    task.cancel()
+                if flying:
+                    await asyncio.gather(*flying, return_exceptions=True)
 
     async def score(self, thoughts: Sequence[Thought]) -> None:
         """Scores what is not scored yet, by this run's scorer; raises ScorerError."""
@@ -257,7 +261,7 @@ class Search:
     def child(self) -> Search:
         """A search of its own from the same root: other keys, and a child account whose unspent money flows back."""
         branch = self._fork(self.root)
-        root = replace(self.root, _branch=branch)
+        root = replace(self.root, branch=branch)
         return Search(self._backend, root, self._account.child(), self.settings, self._record)
 
     def warmer(self, temperature: float | None) -> Search:
@@ -301,22 +305,21 @@ class Search:
     # --- one draw
 
     def _number(self) -> int:
-        self._record.thoughts.append(
-            Thought(self.root.question)
-        )  # its place; filled when it finishes
+        # its place, filled when it finishes
+        self._record.thoughts.append(Thought(self.root.question))
         return len(self._record.thoughts)
 
     def _fork(self, thought: Thought) -> Branch:
-        assert thought._branch is not None, "a thought that can be continued has a branch"  # noqa: SLF001
-        [branch] = thought._branch.fork(1)  # noqa: SLF001
+        assert thought.branch is not None, "a thought that can be continued has a branch"
+        [branch] = thought.branch.fork(1)
         self._record.branches.append(branch)
         return branch
 
     def _price(self, thought: Thought, tokens: int) -> Cost:
         """The worst case of one draw of up to `tokens` tokens."""
-        assert thought._branch is not None  # noqa: SLF001
-        known = len(thought._branch.tokens) - 1  # noqa: SLF001
-        context, prefill = (known, 0) if thought._computed else (0, known)  # noqa: SLF001
+        assert thought.branch is not None
+        known = len(thought.branch.tokens) - 1
+        context, prefill = (known, 0) if thought.computed else (0, known)
         flops, memory = self._backend.estimate(Request(context, prefill, 1, tokens))
         return self._cost(tokens, flops, memory)
 
@@ -326,8 +329,8 @@ class Search:
 
     def _cap(self, thought: Thought) -> int:
         """The most tokens that a draw may take by the model and the caller."""
-        assert thought._branch is not None  # noqa: SLF001
-        room = self._backend.capabilities.context_length - len(thought._branch.tokens)  # noqa: SLF001
+        assert thought.branch is not None
+        room = self._backend.capabilities.context_length - len(thought.branch.tokens)
         return max(
             1, room if self.settings.max_tokens is None else min(room, self.settings.max_tokens)
         )
@@ -343,14 +346,16 @@ class Search:
             return n if _times(unspent, self._price(thought, cap)) >= n else 1
         return min(n, max(1, _times(unspent, self._price(thought, min(q95, self._cap(thought))))))
 
-    async def _draw(self, thought: Thought, until: Until, number: int) -> Thought | None:
+    async def _draw(
+        self, thought: Thought, until: Until, number: int, share: int
+    ) -> Thought | None:
         """Reserve, run, commit; None when nothing fits."""
         branch = self._fork(thought)
         cap = self._cap(thought)
         wanted = cap if not isinstance(until, int) else min(cap, until)
         lengths = self._record.lengths
         if until == ANSWER and self.limited and lengths.q95 is not None:
-            wanted = min(wanted, lengths.q95)
+            wanted = min(wanted, max(share, lengths.q95))
         least = min(wanted, lengths.q25) if until == ANSWER else 1
         price = partial(self._price, thought)
         lease = await self._account.reserve(price, wanted, least)
@@ -382,7 +387,7 @@ class Search:
         except BaseException:
             lease.cancel()
             raise
-        extension = await self._settle(task, lease)
+        extension = await self._settle(task, lease, pending=1)
         assert isinstance(extension, Extension)
         if extension.finish == "deadline":
             self._record.limited_by = "seconds"
@@ -403,9 +408,9 @@ class Search:
         drawn.mean_logprob = sum(logprobs) / len(logprobs) if logprobs else None
         drawn.usage = extension.usage
         drawn.number = number
-        drawn._branch = branch  # noqa: SLF001
-        drawn._computed = True  # noqa: SLF001
-        parent._computed = True  # noqa: SLF001
+        drawn.branch = branch
+        drawn.computed = True
+        parent.computed = True
         if (drawn.finished and until != STEP) or extension.finish == "eos":
             drawn.answer = self.settings.answers.extract("".join(t.text for t in drawn.path))
             self._record.lengths.add(sum(len(t.tokens) for t in drawn.path))
@@ -415,8 +420,8 @@ class Search:
 
     async def _prefill(self, thought: Thought) -> None:
         """Computes and pays for a shared prefix once, before many branches continue it."""
-        assert thought._branch is not None  # noqa: SLF001
-        known = len(thought._branch.tokens) - 1  # noqa: SLF001
+        assert thought.branch is not None
+        known = len(thought.branch.tokens) - 1
         if known == 0:
             return
         flops, memory = self._backend.estimate(Request(0, known - 1, 1, 1))
@@ -428,15 +433,18 @@ class Search:
             lease.cancel()
             return
         try:
-            task = self._backend.prefill(thought._branch, deadline=self._account.deadline)  # noqa: SLF001
+            task = self._backend.prefill(thought.branch, deadline=self._account.deadline)
         except BaseException:
             lease.cancel()
             raise
         if await self._settle(task, lease):
-            thought._computed = True  # noqa: SLF001
+            thought.computed = True
 
-    async def _settle(self, task: Task, lease: Lease) -> object:
-        """Waits for a request; whatever happens to us meanwhile, its lease is committed at what it took."""
+    async def _settle(self, task: Task, lease: Lease, *, pending: int = 0) -> object:
+        """Waits for a request; whatever happens to us meanwhile, its lease is committed at what it took.
+
+        `pending` tokens of the branch are its own to compute, however much is cached.
+        """
         bill, record = Bill(task), self._record
         record.tasks.append(bill)
 
@@ -446,6 +454,7 @@ class Search:
             with record.lock:
                 memory = 0 if record.ended else memory
                 record.held += memory
+                record.prefix += max(0, used.prompt_tokens - pending)
                 lease.commit(self._cost(used.new_tokens, used.flops, memory))
 
         bill.settle(pay)
@@ -466,6 +475,7 @@ def preference(thought: Thought) -> tuple[bool, float, float, int]:
     low = float("-inf")
     score = low if thought.score is None else thought.score
     logprob = low if thought.mean_logprob is None else thought.mean_logprob
+    logprob = round(logprob, 6)  # a tie is one also after float noise
     return thought.finished, score, logprob, -thought.number
 
 

@@ -213,12 +213,11 @@ def test_a_coroutine_that_will_not_stop_does_not_hold_the_reader():
 
 def test_many_at_once_do_not_wait_for_each_other():
     """One blocked on the others' progress would hang."""
-    meeting = threading.Barrier(8)
+    meeting = asyncio.Barrier(8)
 
-    async def both() -> list[int]:
-        one = asyncio.to_thread(meeting.wait, GUARD)
-        return await asyncio.gather(one, asyncio.to_thread(meeting.wait, GUARD))
+    async def meet() -> int:
+        async with asyncio.timeout(GUARD):
+            return await meeting.wait()
 
-    with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda _: run_sync(both), range(4)))
-    assert sorted(x for pair in got for x in pair) == list(range(8))
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(lambda _: run_sync(meet), range(8))) == list(range(8))

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
 from langchain_pareto.backends.base import Branch, Extension, Sampling, Stop
 from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.local import LocalBackend, LocalBranch
 from langchain_pareto.backends.nano import policy_path, tokenizer_path
 from langchain_pareto.backends.tokens import HFTokenizer
 from langchain_pareto.backends.torch_runner import TorchRunner
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 ROUNDS = 5
 GREEDY = Sampling(temperature=0.0)
@@ -48,7 +49,12 @@ class Numbers:
         """The same for one token."""
         return b" %d" % token
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, generate: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        generate: bool = True,  # noqa: ARG002 - the protocol's name
+    ) -> str:
         """The contents in a row."""
         return " ".join(message["content"] for message in messages)
 
@@ -75,9 +81,7 @@ class Shape:
         with torch.device("meta"):
             twin = LlamaForCausalLM(self.config())
         twin.load_state_dict(model.state_dict(), assign=True)
-        twin.model.rotary_emb = type(twin.model.rotary_emb)(
-            twin.config
-        )  # its buffer is in no state
+        twin.model.rotary_emb = type(twin.model.rotary_emb)(twin.config)  # its buffer has no state
         return twin.eval()
 
     def config(self) -> LlamaConfig:
@@ -161,7 +165,7 @@ def alternate(
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def report(  # noqa: PLR0917 - the columns of a row, in order
+def report(
     bench: str, row: str, ours: float, theirs: float, ratio: float, unit: str, **more: object
 ) -> None:
     """Prints one row as a line of JSON."""

@@ -15,11 +15,12 @@ from collections.abc import Callable
 
 import torch
 from _measure import LLAMA_100M, alternate, backend_of, extend, pretend_cached, report, settle
+from transformers import DynamicCache, LlamaForCausalLM
+
 from langchain_pareto.backends.base import Branch, Sampling
 from langchain_pareto.backends.local import LocalBackend, LocalBranch
 from langchain_pareto.backends.sequences import Chunk, Sequence
 from langchain_pareto.backends.torch_runner import TorchRunner
-from transformers import DynamicCache, LlamaForCausalLM
 
 TOKENS = 13  # a round
 POOL = 2 * 18_500  # slots: each row twice, for the engine and for the bare loop
@@ -41,9 +42,8 @@ def tree(backend: LocalBackend, prefix: int, own: int, n: int) -> list[Branch]:
     root = backend.open(random_tokens(prefix))
     pretend_cached(backend, [root])
     branches = root.fork(n)
-    extend(
-        backend, branches, 1, Sampling()
-    )  # the prompt's last token is the same for all: compute it
+    # the prompt's last token is pending and the same for all: it must be computed
+    extend(backend, branches, 1, Sampling())
     if own:
         for branch in branches:
             branch.append(random_tokens(own))

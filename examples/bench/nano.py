@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from _measure import alternate, extend, nano_backend, report, settle
+
 from langchain_pareto.backends.base import Extension, Sampling
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.torch_runner import TorchRunner

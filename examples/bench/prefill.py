@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 from _measure import LLAMA_10M, alternate, backend_of, extend, report
-from langchain_pareto.backends.local import LocalBackend
 from transformers import DynamicCache, LlamaForCausalLM
+
+from langchain_pareto.backends.local import LocalBackend
 
 PROMPT = 8192
 

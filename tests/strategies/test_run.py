@@ -177,9 +177,9 @@ async def test_an_error_where_it_was_asked_for(budget, resource):
 async def test_a_callers_own_cap_is_no_limit():
     """`max_tokens` cuts without blaming the budget: the run stopped by length."""
     outcome = await ask(
-        Single(), ScriptedBackend([ANSWER]), "99 tokens, on error", Settings(Sampling(), 3)
+        Single(), ScriptedBackend([ANSWER]), "99 tokens, on error", Settings(Sampling(), 2)
     )
-    assert (outcome.answer.thought.text, outcome.stopped_by) == ("Ans", "length")
+    assert (outcome.answer.thought.text, outcome.stopped_by) == ("An", "length")
 
 
 async def test_calls_are_counted():

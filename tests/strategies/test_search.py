@@ -173,10 +173,11 @@ async def test_the_first_draw_may_take_all_that_is_left():
 
 
 @pytest.mark.parametrize(
-    ("budget", "width"), [(1000, 15), (10 + 60, 4), (10 + 59, 3), (10 + 15, 1)]
+    ("budget", "width", "cap"),
+    [(1000, 15, 66), (10 + 15 * 15, 15, 15), (10 + 60, 4, 15), (10 + 59, 3, 19), (10 + 15, 1, 15)],
 )
-async def test_later_draws_are_capped_and_as_many_run_as_fit(budget, width):
-    """After a sample of 10 tokens the cap is 15, and as many run as what is left holds at that."""
+async def test_later_draws_are_capped_and_as_many_run_as_fit(budget, width, cap):
+    """After a sample of 10 tokens as many run as what is left holds at 15 each, and share all of it."""
     backend = ScriptedBackend([ANSWER], manual=True)
     vote = Vote(n=16, adaptive=False)
     running = asyncio.create_task(ask(vote, backend, budget))
@@ -184,7 +185,7 @@ async def test_later_draws_are_capped_and_as_many_run_as_fit(budget, width):
     backend.finish(0)
     await until(lambda: len(backend.draws) > 1)
     await asyncio.sleep(0.001)
-    assert asked(backend)[1:] == [15] * width
+    assert asked(backend)[1:] == [cap] * width
     while not running.done():
         for i in range(len(backend.draws)):
             backend.finish(i)
@@ -341,7 +342,7 @@ async def test_children_draw_from_their_own_account_and_the_parents():
         assert one.room.unspent == two.room.unspent == search.room.unspent
         assert search.room.unspent.tokens == 80
         assert one._account.spent.tokens == two._account.spent.tokens == 10
-        keys = {s.root._branch.key for s in (search, one, two)}
+        keys = {s.root.branch.key for s in (search, one, two)}
         assert len(keys) == 3
         return search.best(a + b)
 
