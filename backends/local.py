@@ -26,8 +26,8 @@ from langchain_pareto.backends.base import (
     Stop,
 )
 from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.keys import child_key, root_key
 from langchain_pareto.backends.running import Running
-from langchain_pareto.backends.sampling import child_key, root_key
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import (

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_pareto.backends.base import Constraint, Extension, Finish, Sampling, Stop
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
-from langchain_pareto.backends.tokens import Detokenizer, StopStrings, Tokenizer
+from langchain_pareto.backends.stops import StopStrings
+from langchain_pareto.backends.tokens import Detokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from langchain_pareto.backends.base import Runner

@@ -13,8 +13,9 @@ import math
 import torch
 
 from langchain_pareto.backends.base import Runner
+from langchain_pareto.backends.draws import Row
 from langchain_pareto.backends.programs import Draw, Drawn, Named, Result
-from langchain_pareto.backends.sampling import Row, Sampler, named_logprobs
+from langchain_pareto.backends.sampling import Sampler, named_logprobs
 from langchain_pareto.backends.scheduler import Step
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.errors import NumericalError, SettingError

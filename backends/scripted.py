@@ -1,38 +1,35 @@
 """
 A Backend that says what it is told: exact tokens without a model, for tests and examples.
 
-Knows lines and the order in which they are said. Everything else is the real thing: the programs that end a draw, the sequences that
-charge a prefix once, and the cost model. It loads no torch. A token is a character, and the end of the text is one more.
+Knows branches, requests and when their steps are taken. Everything but what is said is the real thing: the programs that end a draw,
+the sequences that charge a prefix once, and the cost model. It loads no torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, cast
-
-import numpy as np
 
 from langchain_pareto.backends import cost, programs
 from langchain_pareto.backends.base import (
     Branch,
     Capabilities,
     Constraint,
-    Extension,
-    Finish,
     ModelSpec,
     Request,
     Sampling,
     Stop,
     Usage,
 )
+from langchain_pareto.backends.characters import END, CharacterTokenizer
+from langchain_pareto.backends.keys import child_key, root_key
+from langchain_pareto.backends.script import Say, Script
+from langchain_pareto.backends.scripted_task import ScriptedTask
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
-from langchain_pareto.backends.templates import NO_KWARGS, render_plain
 from langchain_pareto.errors import (
     CapabilityError,
     ContextLengthError,
@@ -43,64 +40,6 @@ from langchain_pareto.errors import (
 
 if TYPE_CHECKING:
     from langchain_pareto.backends.base import Runner
-
-END = 0x110000  # the end of the text: one past the last code point
-LOGPROB = -1.0  # nats, of every token whose line does not say
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What one draw says: `logprob` (nats) is of each of its tokens; with `ends` False it starts over until it is cut off."""
-
-    text: str
-    logprob: float = LOGPROB
-    ends: bool = True
-
-
-Say = str | Line | Exception  # an exception fails the draw in its first step
-
-
-class CharacterTokenizer:
-    """One token a character, with the code point as its id."""
-
-    vocabulary = END + 1
-    fingerprint = "characters"
-    end_tokens = frozenset({END})
-    special_tokens = frozenset({END})
-    has_template = False
-
-    def encode(self, text: str) -> list[int]:
-        """The code points of `text`."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise SettingError(f"the text is not Unicode: {error}") from error
-        return list(map(ord, text))
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """The same: no token comes first."""
-        return self.encode(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The characters of `tokens`."""
-        return b"".join(map(self.piece, tokens)).decode()
-
-    def piece(self, token: int) -> bytes:
-        """UTF-8 of one character; nothing for the end and for half characters."""
-        return b"" if token >= END else chr(token).encode(errors="ignore")
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        *,
-        tools: Sequence[Mapping[str, object]] | None = None,
-        template_kwargs: Mapping[str, object] = NO_KWARGS,  # noqa: ARG002 - there is no template
-        add_generation_prompt: bool = True,  # noqa: ARG002
-    ) -> str:
-        """The messages' contents, a line each."""
-        if tools:
-            raise SettingError("tools need a chat template, and this model has none")
-        return render_plain(messages)
 
 
 class ScriptedBranch:
@@ -162,7 +101,7 @@ class ScriptedBranch:
                 self.backend.count(-1)
 
     def _child(self) -> ScriptedBranch:
-        key = _hash(self.key, next(self._children))
+        key = child_key(self.key, next(self._children))
         self.backend.count(1)
         return ScriptedBranch(self.backend, self.sequence.fork(), key, self.drawn)
 
@@ -173,125 +112,6 @@ class ScriptedBranch:
         if self._busy:
             msg = f"cannot {action} a branch while it is being extended"
             raise SequenceError(msg, hint="Wait for the extension, or fork before it starts.")
-
-
-class ScriptedTask:
-    """One request, a step at a time."""
-
-    def __init__(
-        self,
-        backend: ScriptedBackend,
-        branch: ScriptedBranch,
-        program: programs.Program,
-        line: Iterator[tuple[int, float]],
-        deadline: float | None,
-    ) -> None:
-        self.branch = branch
-        self.asked: tuple[Sampling, Stop] | None = None  # what a draw was asked for
-        self.future: Future[object] = Future()
-        self.usage = Usage()
-        self._backend = backend
-        self._program = program
-        self._line = line
-        self._deadline = deadline
-        self._admitted = time.monotonic()
-        self._cancelled = False
-        self._ended = False
-        self._lock = threading.RLock()  # `on_text` may cancel
-        self._known = dict[
-            int, int
-        ]()  # per sequence id: tokens that were there before this request
-        self._works: list[programs.Work] | None = None
-
-    def cancel(self) -> None:
-        """Ends the request within one step; its future resolves to what it has so far."""
-        self._cancelled = True
-        if self._backend.manual:
-            self.step()
-
-    def step(self) -> bool:
-        """Draws one token, or ends; whether there is more to do."""
-        with self._lock:
-            if self._ended:
-                return False
-            try:
-                self._advance()
-            except StopIteration as stop:
-                self._ended = True
-                value, error = stop.value, None
-            except Exception as failure:  # noqa: BLE001 - it belongs to this request alone
-                self._ended = True
-                value, error = None, failure
-            else:
-                return True
-        self._end(value, error)
-        return False
-
-    def fail(self, error: Exception) -> None:
-        """Ends the request with `error`."""
-        with self._lock:
-            ended, self._ended = self._ended, True
-        if not ended:
-            self._program.close()
-            self._end(None, error)
-
-    def _advance(self) -> None:
-        if self._works is None:
-            self._want(next(self._program))
-        if (finish := self._overdue()) is not None:
-            try:
-                self._program.throw(programs.Interrupted(finish))
-            except programs.Interrupted:
-                raise StopIteration from None
-        assert self._works is not None
-        self._want(self._program.send([self._compute(work) for work in self._works]))
-
-    def _want(self, works: list[programs.Work]) -> None:
-        self._works = works
-        for work in works:
-            self._known.setdefault(id(work.sequence), len(work.sequence.tokens))
-
-    def _overdue(self) -> Finish | None:
-        if self._cancelled:
-            return "cancelled"
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        return "deadline" if late else None
-
-    def _compute(self, work: programs.Work) -> programs.Result:
-        """One forward over all that is pending, metered as the engine does, and what came of it."""
-        sequence, spec, n = work.sequence, self._backend.spec, work.sequence.pending
-        sequence.put(np.zeros(n, np.int32))
-        stop = sequence.cached
-        start = stop - sequence.charge(stop - n, stop, work.rows)
-        self._charge(
-            Usage(
-                prompt_tokens=max(0, min(stop, self._known[id(sequence)]) - start),
-                forwards=1,
-                forward_tokens=stop - start,
-                flops=cost.forward_flops(spec, start, stop, work.rows),
-                bytes=cost.forward_bytes(spec, stop - n, n),
-            )
-        )
-        if isinstance(work.want, programs.Named):
-            return [LOGPROB] * work.rows
-        token, logprob = next(self._line)
-        self._charge(Usage(new_tokens=1))
-        return [programs.Drawn(token, logprob, -logprob, logprob)]
-
-    def _charge(self, share: Usage) -> None:
-        self.usage.add(share)
-        self._backend.charge(share)
-
-    def _end(self, value: object, error: Exception | None) -> None:
-        self.usage.wall_seconds = time.monotonic() - self._admitted
-        self._backend.forget(self)
-        self.branch.end()
-        if isinstance(value, Extension):
-            value.usage = self.usage
-        if error is None:
-            self.future.set_result(value)
-        else:
-            self.future.set_exception(error)
 
 
 class ScriptedBackend:
@@ -312,9 +132,7 @@ class ScriptedBackend:
         manual: bool = False,
         sampling: Sampling | None = None,
     ) -> None:
-        if not callable(answers) and (isinstance(answers, str) or not answers):
-            msg = f"expected a list of answers with at least one, or a function; got {answers!r}"
-            raise SettingError(msg)
+        self._script = Script(answers)
         if manual and delay is not None:
             raise SettingError("a scripted backend is either manual or has a delay")
         self.name = name
@@ -334,7 +152,6 @@ class ScriptedBackend:
         self.meter = Usage()  # the sum over all requests
         self.draws = list[ScriptedTask]()
         self.branches = 0
-        self._answers = answers
         self._delay = delay
         self._live = list[ScriptedTask]()
         self._changed = threading.Condition(threading.RLock())
@@ -348,7 +165,7 @@ class ScriptedBackend:
             raise SettingError("the prompt is empty: a model needs at least one token to continue")
         tokens = self.checked(tokens, 0)
         self.count(1)
-        key = _hash(seed, *tokens)
+        key = root_key(seed, tokens)
         return ScriptedBranch(self, TokenSequence.root(tokens), key, itertools.count())
 
     def extend(
@@ -506,12 +323,7 @@ class ScriptedBackend:
             raise EngineClosedError(f"the backend of {self.name} was closed")
 
     def _line(self, branch: ScriptedBranch) -> Iterator[tuple[int, float]]:
-        i = next(branch.drawn)
-        if callable(self._answers):
-            say = self._answers(self.tokenizer.decode(branch.tokens), i)
-        else:
-            say = self._answers[i % len(self._answers)]
-        return _tokens(self.tokenizer, Line(say) if isinstance(say, str) else say)
+        return self._script.draw(next(branch.drawn), branch.tokens, self.tokenizer)
 
     def _wake(self) -> None:
         self._changed.notify_all()
@@ -548,21 +360,6 @@ class _Sequences:
 
 
 _RUNNER = cast("Runner", _Sequences())
-
-
-def _tokens(tokenizer: CharacterTokenizer, say: Line | Exception) -> Iterator[tuple[int, float]]:
-    """The tokens of a line, each with its log-probability."""
-    if isinstance(say, Exception):
-        raise say
-    tokens = tokenizer.encode(say.text)
-    end = itertools.repeat(END) if say.ends else itertools.cycle(tokens or [ord(" ")])
-    for token in itertools.chain(tokens, end):
-        yield token, say.logprob
-
-
-def _hash(*numbers: int) -> int:
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def _spec(name: str, context_length: int) -> ModelSpec:

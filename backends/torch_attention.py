@@ -8,6 +8,7 @@ a key head folded into the rows (no key is repeated). Soft-capped scores (Gemma 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,7 @@ from langchain_pareto.backends.step_plan import Call, InOrder, StepPlan
 from langchain_pareto.errors import CapabilityError
 
 IMPLEMENTATION = "pareto"
+_KEPT = 256 << 20  # bytes of gathered keys, and as many of values, kept between decode steps
 
 # what models hand to their attention function, and is either honoured below or has no effect on a packed, causal forward
 _HONOURED = {"sliding_window", "softcap", "s_aux", "pareto"}
@@ -36,10 +38,10 @@ _HARMLESS = {
 
 @dataclass(slots=True)
 class LayerPool:
-    """One layer's keys and values: (slots, kv heads, key width + value width)."""
+    """One layer's keys and values, each (kv heads, slots, width): a head's gathered columns lie side by side."""
 
-    data: torch.Tensor
-    key_width: int
+    keys: torch.Tensor
+    values: torch.Tensor
 
 
 @dataclass(slots=True)
@@ -64,9 +66,7 @@ class Stage:
 
     def buffer(self, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """Scratch memory that lives as long as the runner: fresh pages every step cost more than the gather."""
-        size = 1
-        for n in shape:
-            size *= n
+        size = math.prod(shape)
         held = self.workspace.get(name)
         if held is None or held.numel() < size or held.dtype != like.dtype:
             held = self.workspace[name] = torch.empty(size, dtype=like.dtype, device=like.device)
@@ -103,92 +103,121 @@ def attention(
         return out, None
     plan, pool = stage.plan, stage.pools[layer]
     assert plan is not None
-    new = torch.cat([key[0], value[0]], dim=-1).transpose(0, 1)  # (rows, kv heads, both widths)
-    pool.data.index_copy_(0, plan.write, new)
+    pool.keys.index_copy_(1, plan.write, key[0])
+    pool.values.index_copy_(1, plan.write, value[0])
     rows = query[0].transpose(0, 1)  # (rows, heads, width)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
-    assert softcap is None or isinstance(softcap, float)
-    assert sinks is None or isinstance(sinks, torch.Tensor)
+    form = _Form.of(query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs)
+    fresh = (key[0], value[0])
     outs = list[torch.Tensor]()
     if plan.in_order is not None:
-        outs.append(_in_order(plan.in_order, pool, rows, new, scale, window, softcap, sinks))
+        outs.append(_in_order(plan.in_order, pool, rows, fresh, form))
     for i, call in enumerate(plan.calls):
-        outs.append(_call(call, pool, rows, scale, window, softcap, sinks, stage, f"kv{i}"))
+        k = _gather(pool.keys, call, key[0], stage, f"keys {i}", layer)
+        v = _gather(pool.values, call, value[0], stage, f"values {i}", layer)
+        outs.append(_call(call, rows, k, v, form))
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
     return out.index_select(0, plan.gather)[None], None  # (1, rows, heads, value width)
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How one layer's scores become weights."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    @classmethod
+    def of(cls, scale: float, kwargs: dict[str, object]) -> _Form:
+        window, softcap, sinks = (kwargs.get(k) for k in ("sliding_window", "softcap", "s_aux"))
+        assert window is None or isinstance(window, int)
+        assert softcap is None or isinstance(softcap, float)
+        assert sinks is None or isinstance(sinks, torch.Tensor)
+        return cls(scale, window, softcap, sinks)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the fused kernels cannot do it."""
+        return self.softcap is not None or self.sinks is not None
+
+
 def _call(
-    call: Call,
-    pool: LayerPool,
-    rows: torch.Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    stage: Stage,
-    name: str,
+    call: Call, rows: torch.Tensor, k: torch.Tensor, v: torch.Tensor, form: _Form
 ) -> torch.Tensor:
+    """One masked attention of padded groups: k and v are (groups, kv heads, columns, width)."""
     groups, r = call.rows.shape
-    columns = call.columns.shape[1]
-    _, kv_heads, both = pool.data.shape
+    kv_heads = k.shape[1]
     per_kv = rows.shape[1] // kv_heads
-    buffer = stage.buffer(name, (groups * columns, kv_heads, both), pool.data)
-    torch.index_select(pool.data, 0, call.columns.view(-1), out=buffer)
-    kv = buffer.view(groups, columns, kv_heads, both).transpose(1, 2)
-    k, v = kv[..., : pool.key_width], kv[..., pool.key_width :]
     q = rows.index_select(0, call.rows.view(-1)).view(groups, r, kv_heads, per_kv, -1)
     q = q.transpose(1, 2).reshape(groups, kv_heads, r * per_kv, -1)
-    mask = call.masked(window, per_kv)  # (groups, 1, r * per_kv, columns)
-    if softcap is None and sinks is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    mask = call.masked(form.window, per_kv)  # (groups, 1, r * per_kv, columns)
+    if not form.plain:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=form.scale)
     else:
+        sinks = form.sinks
         if sinks is not None:  # one a head, in the order of the folded rows
             sinks = sinks.view(1, kv_heads, 1, per_kv).expand(groups, -1, r, -1)
             sinks = sinks.reshape(groups, kv_heads, r * per_kv, 1)
-        out = _plain(q, k, v, mask, scale, softcap, sinks)
+        out = _plain(q, k, v, mask, form, sinks)
     out = out.view(groups, kv_heads, r, per_kv, -1).transpose(1, 2)
     return out.reshape(groups * r, kv_heads * per_kv, -1)
+
+
+def _gather(
+    data: torch.Tensor, call: Call, new: torch.Tensor, stage: Stage, name: str, layer: int
+) -> torch.Tensor:
+    """The slots of a call in scratch memory: (groups, kv heads, columns, width).
+
+    On the CPU each layer keeps its own while the same sequences decode, unless that is too much: then only the new columns are
+    written. On a GPU the gather is cheap beside the launch, and memory is not.
+    """
+    kv_heads, _, width = data.shape
+    columns = call.columns
+    size = len(stage.pools) * kv_heads * columns.numel() * width * data.element_size()
+    kept = data.device.type == "cpu" and size <= _KEPT
+    name = f"{name} of layer {layer}" if kept else name
+    buffer = stage.buffer(name, (kv_heads, columns.numel(), width), data)
+    if kept and call.fresh is not None:
+        at, rows = call.fresh
+        buffer.index_copy_(1, at, new.index_select(1, rows))
+    else:
+        torch.index_select(data, 1, columns.view(-1), out=buffer)
+    return buffer.view(kv_heads, *columns.shape, width).transpose(0, 1)
 
 
 def _in_order(
     span: InOrder,
     pool: LayerPool,
     rows: torch.Tensor,
-    new: torch.Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    new: tuple[torch.Tensor, torch.Tensor],
+    form: _Form,
 ) -> torch.Tensor:
     """Consecutive rows of one sequence over its whole past and, causally, over themselves."""
+    window = form.window
     past = span.past if window is None else span.past[max(0, len(span.past) - window + 1) :]
-    kv = new[span.start : span.stop]
-    if len(past):
-        kv = torch.cat([pool.data.index_select(0, past), kv])
-    kv = kv.transpose(0, 1)[None]  # (1, kv heads, past + n, both widths)
-    k, v = kv[..., : pool.key_width], kv[..., pool.key_width :]
+    k, v = (x[None, :, span.start : span.stop] for x in new)
+    if len(past):  # (1, kv heads, past + n, width)
+        k = torch.cat([pool.keys.index_select(1, past)[None], k], dim=2)
+        v = torch.cat([pool.values.index_select(1, past)[None], v], dim=2)
     q = rows[span.start : span.stop].transpose(0, 1)[None]  # (1, heads, n, width)
     n, columns = q.shape[2], k.shape[2]
     alike = k.shape[-1] == v.shape[-1]  # what the kernels without a mask need
-    if alike and softcap is None and sinks is None and (window is None or columns <= window):
-        out = _causal(q, k, v, scale)
-        return out[0].transpose(0, 1)
+    if alike and not form.plain and (window is None or columns <= window):
+        return _causal(q, k, v, form.scale)[0].transpose(0, 1)
     at = torch.arange(columns - n, columns, device=q.device)[:, None]
     column = torch.arange(columns, device=q.device)
     hidden = column > at if window is None else (column > at) | (column <= at - window)
-    mask = torch.zeros(n, columns, dtype=q.dtype, device=q.device).masked_fill_(
-        hidden, float("-inf")
-    )
+    mask = torch.zeros(n, columns, dtype=q.dtype, device=q.device)
+    mask = mask.masked_fill_(hidden, float("-inf"))
     per_kv = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(per_kv, 1), v.repeat_interleave(per_kv, 1)
-    if softcap is None and sinks is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if form.plain:
+        sinks = form.sinks
+        sinks = None if sinks is None else sinks.view(1, -1, 1, 1).expand(-1, -1, n, -1)
+        out = _plain(q, k, v, mask, form, sinks)
     else:
-        if sinks is not None:
-            sinks = sinks.view(1, -1, 1, 1).expand(-1, -1, n, -1)
-        out = _plain(q, k, v, mask, scale, softcap, sinks)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=form.scale)
     return out[0].transpose(0, 1)
 
 
@@ -220,14 +249,13 @@ def _plain(
     k: torch.Tensor,
     v: torch.Tensor,
     mask: torch.Tensor,
-    scale: float,
-    softcap: float | None,
+    form: _Form,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """Attention written out: scores soft-capped before the mask (Gemma 2), sinks joining the softmax (GPT-OSS)."""
-    scores = q @ k.transpose(-1, -2) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = q @ k.transpose(-1, -2) * form.scale
+    if form.softcap is not None:
+        scores = torch.tanh(scores / form.softcap) * form.softcap
     scores = scores + mask
     if sinks is not None:
         scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)

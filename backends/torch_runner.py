@@ -8,9 +8,11 @@ only move integers; `step` runs the model once over everything that is asked for
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from langchain_pareto.backends.base import ModelSpec
@@ -202,8 +204,11 @@ class TorchRunner:
         return observed
 
     def _layer(self, seen: Observed) -> LayerPool:
-        shape = (self.pool.size, seen.kv_heads, seen.key_width + seen.value_width)
-        return LayerPool(_reserve(shape, self.dtype, self.device), seen.key_width)
+        keys, values = (
+            _reserve((seen.kv_heads, self.pool.size, width), self.dtype, self.device)
+            for width in (seen.key_width, seen.value_width)
+        )
+        return LayerPool(keys, values)
 
     def _restore(self) -> None:
         self.model.set_attn_implementation(self._previous)  # type: ignore[operator]
@@ -213,12 +218,7 @@ def _reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
     """Zeroed memory; on the CPU its pages are committed as they are first written."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = 1
-    for n in shape:
-        size *= n
-    import numpy as np
-
-    raw = torch.from_numpy(np.zeros(size * dtype.itemsize, np.uint8))
+    raw = torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8))  # calloc
     return raw.view(dtype).view(shape)
 
 

@@ -28,9 +28,10 @@ from pydantic import ValidationError
 
 from langchain_pareto import Budget, BudgetError, BudgetExceeded, ChatPareto, Vote, run_budget
 from langchain_pareto.backends.base import Sampling, Stop
+from langchain_pareto.backends.characters import CharacterTokenizer
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.local import LocalBackend
-from langchain_pareto.backends.scripted import CharacterTokenizer, ScriptedBackend
+from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import ContextLengthError, ParetoError, SettingError
 from langchain_pareto.strategies.answers import AnswerFormat
 

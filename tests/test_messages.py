@@ -15,7 +15,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_pareto.backends.scripted import CharacterTokenizer
+from langchain_pareto.backends.characters import CharacterTokenizer
 from langchain_pareto.errors import SettingError
 from langchain_pareto.messages import (
     ReasoningSplitter,

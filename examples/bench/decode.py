@@ -34,7 +34,8 @@ def random_tokens(n: int) -> list[int]:
 def scribble(runner: TorchRunner) -> None:
     """Random keys and values all over the pool."""
     for layer in runner._stage.pools.values():  # noqa: SLF001 - there is no other way in
-        layer.data.normal_(std=0.5)
+        layer.keys.normal_(std=0.5)
+        layer.values.normal_(std=0.5)
 
 
 def tree(backend: LocalBackend, prefix: int, own: int, n: int) -> list[Branch]:
@@ -75,9 +76,9 @@ def theirs(
     slots = torch.stack([torch.from_numpy(s.slots.astype("int64")) for s in sequences])
     cache = DynamicCache(config=twin.config)
     for i, layer in runner._stage.pools.items():  # noqa: SLF001 - there is no other way in
-        kv = layer.data[slots].transpose(1, 2)  # (rows, kv heads, tokens, both widths)
-        width = layer.key_width
-        cache.update(kv[..., :width].contiguous(), kv[..., width:].contiguous(), i)
+        # (rows, kv heads, tokens, width)
+        k, v = (x[:, slots].transpose(0, 1).contiguous() for x in (layer.keys, layer.values))
+        cache.update(k, v, i)
     last = torch.tensor([[s.tokens[-1]] for s in sequences])
 
     def decode() -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import torch
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.sampling import Row, Sampler
+from langchain_pareto.backends.draws import Row
+from langchain_pareto.backends.sampling import Sampler
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 ROWS, CONTEXT, VOCAB, ROUNDS = 16, 64, 151_936, 5

@@ -8,7 +8,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama
 
 from langchain_pareto import ChatPareto
 from langchain_pareto.backends.base import Sampling, Stop
-from langchain_pareto.backends.sampling import Row, Sampler, root_key
+from langchain_pareto.backends.draws import Row
+from langchain_pareto.backends.keys import root_key
+from langchain_pareto.backends.sampling import Sampler
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.torch_runner import TorchRunner
 

@@ -37,14 +37,22 @@ class Counting(TorchDispatchMode):
 
 
 def counted(backend, branches, sampling=None, **settings):
-    """Calls in each of the last steps, by name."""
+    """Calls in each of the last steps, by name, and whether its plan was built anew."""
     step, mode, seen = backend.runner.step, Counting(backend.runner.model), []
+    planner, built = backend.runner._planner, []
+    build = planner._build
 
     def watched(chunks):
         seen.append(mode.calls.copy())
+        built.append(False)
         return step(chunks)
 
+    def watched_build(chunks):
+        built[-1] = True
+        return build(chunks)
+
     backend.runner.step = watched
+    planner._build = watched_build
     enter, leave = mode.__enter__, lambda: mode.__exit__(None, None, None)
     backend.engine.call(enter).result(WAIT)  # the engine's thread is what runs the steps
     tasks = [
@@ -56,7 +64,7 @@ def counted(backend, branches, sampling=None, **settings):
     for handle in mode.handles:
         handle.remove()
     last = len(seen) - 20  # the tasks are admitted one by one: count from the last that came
-    return [seen[last + i + 1] - seen[last + i] for i in STEADY]
+    return [(seen[last + i + 1] - seen[last + i], built[last + i]) for i in STEADY]
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def decode(make_backend):
 
     def count(trees, branches, architecture="llama", **settings):
         backend = make_backend(architecture, slots=20_000)
-        roots = [backend.open(some(60, i)) for i in range(trees)]
+        roots = [backend.open(some(115, i)) for i in range(trees)]
         for root in roots:
             backend.extend(root.fork()[0], Sampling(), Stop(1)).future.result(WAIT)
         return counted(
@@ -78,18 +86,25 @@ def decode(make_backend):
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 @pytest.mark.parametrize("stats", [False, True])
 def test_a_step_costs_as_many_calls_for_many_as_for_one(decode, architecture, stats):
-    """One program, 32 in one tree, and 32 trees: the same calls outside the forward, step for step."""
-    one = decode(1, 1, architecture, stats=stats)
-    assert all(calls == one[0] for calls in one)
-    assert decode(1, 32, architecture, stats=stats) == one
-    assert decode(32, 1, architecture, stats=stats) == one
-    assert sum(one[0].values()) < (130 if stats else 90)
+    """One program, 32 in one tree, and 32 trees: the same calls outside the forward, whether a plan is extended or built."""
+    one, tree, trees = (
+        {built: [calls for calls, anew in steps if anew is built] for built in (False, True)}
+        for steps in (
+            decode(n, branches, architecture, stats=stats)
+            for n, branches in ((1, 1), (1, 32), (32, 1))
+        )
+    )
+    for kind in (False, True):
+        [first, *others] = one[kind] + tree[kind] + trees[kind]
+        assert all(calls == first for calls in others)
+    assert len(tree[False]) > len(tree[True])
+    assert sum(one[False][0].values()) < (130 if stats else 90)
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampling": Sampling(temperature=0)}, {"stats": True}])
 def test_a_step_is_read_once(decode, settings):
     """Tokens and figures of all programs reach the host in one conversion; nothing else is read back."""
-    for calls in (*decode(1, 1, **settings), *decode(2, 8, **settings)):
+    for calls, _ in (*decode(1, 1, **settings), *decode(2, 8, **settings)):
         read = {
             name: n
             for name, n in calls.items()

@@ -623,14 +623,17 @@ def broken(monkeypatch, change):
     """Our attention with one argument changed on its way."""
     call, in_order = torch_attention._call, torch_attention._in_order
 
-    def bad_call(plan, pool, rows, scale, window, softcap, sinks, stage, name):
-        return call(plan, pool, rows, *change(scale, window, softcap, sinks), stage, name)
+    def changed(form):
+        return torch_attention._Form(*change(form.scale, form.window, form.softcap, form.sinks))
 
-    def bad_in_order(span, pool, rows, new, scale, window, softcap, sinks):
-        return in_order(span, pool, rows, new, *change(scale, window, softcap, sinks))
-
-    monkeypatch.setattr(torch_attention, "_call", bad_call)
-    monkeypatch.setattr(torch_attention, "_in_order", bad_in_order)
+    monkeypatch.setattr(
+        torch_attention, "_call", lambda plan, *rest: call(plan, *rest[:-1], changed(rest[-1]))
+    )
+    monkeypatch.setattr(
+        torch_attention,
+        "_in_order",
+        lambda span, *rest: in_order(span, *rest[:-1], changed(rest[-1])),
+    )
 
 
 @pytest.mark.parametrize(
@@ -675,10 +678,10 @@ def test_self_check_catches_a_past_that_is_lost(folder, monkeypatch):
     """A cache that is written to the wrong place shows on the real weights."""
     call = torch_attention._call
 
-    def forgetful(plan, pool, *rest):
+    def forgetful(plan, rows, keys, *rest):
         if plan.rows.numel() <= 8:  # a step that stands on what others computed
-            pool.data[plan.columns[:, 1:3].reshape(-1)] = 0
-        return call(plan, pool, *rest)
+            keys[:, :, 1:3] = 0
+        return call(plan, rows, keys, *rest)
 
     monkeypatch.setattr(torch_attention, "_call", forgetful)
     with pytest.raises(CapabilityError, match="changes the logits by"):

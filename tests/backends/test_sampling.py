@@ -17,16 +17,9 @@ from transformers import (
 )
 
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.sampling import (
-    MASK64,
-    HostDraws,
-    Row,
-    Sampler,
-    child_key,
-    named_logprobs,
-    root_key,
-)
-from langchain_pareto.errors import SettingError
+from langchain_pareto.backends.draws import HostDraws, Row
+from langchain_pareto.backends.keys import MASK64, child_key, root_key
+from langchain_pareto.backends.sampling import Sampler, named_logprobs
 
 Floats = NDArray[np.float64]
 PLAIN = Sampling(temperature=1.0)
@@ -286,17 +279,6 @@ def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
     assert draws.tokens == [130, 0]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_one_allowed_token(temperature: float) -> None:
-    """A constraint that leaves one token gives it, even if the model gives it no probability."""
-    logits = torch.zeros(3, 5000)
-    logits[0, 4321] = -math.inf
-    s = Sampling(temperature=temperature)
-    rows = [Row(1, 0, s, allowed=[4321]), Row(1, 0, s, allowed=[7]), Row(1, 0, s)]
-    assert drawn(logits, rows).tokens[:2] == [4321, 7]
-    assert drawn(logits, rows).tokens[2] == drawn(logits[2:], rows[2:]).tokens[0]
-
-
 def test_top_k_of_the_vocabulary_or_more_is_off() -> None:
     """top_k >= vocabulary draws what no top_k draws."""
     logits = torch.randn(50, 100, generator=torch.manual_seed(0))
@@ -304,15 +286,6 @@ def test_top_k_of_the_vocabulary_or_more_is_off() -> None:
     for k in (100, 1000):
         rows = [Row(i, 0, Sampling(temperature=1.0, top_k=k)) for i in range(50)]
         assert drawn(logits, rows).tokens == free
-
-
-@pytest.mark.parametrize("bad", [{"allowed": []}, {"allowed": [100]}, {"allowed": [-1]}])
-def test_tokens_outside_the_vocabulary_are_refused(bad: dict[str, list[int]]) -> None:
-    """So is a constraint that allows nothing."""
-    with pytest.raises(SettingError, match="allowed"):
-        drawn(torch.zeros(1, 100), [Row(1, 0, PLAIN, allowed=bad["allowed"])])
-    with pytest.raises(SettingError, match="biased token 100"):
-        drawn(torch.zeros(1, 100), [Row(1, 0, Sampling(logit_bias=((100, 1.0),)))])
 
 
 def test_warpers_are_those_of_transformers() -> None:
@@ -333,25 +306,6 @@ def test_warpers_are_those_of_transformers() -> None:
     rows = [Row(i, 7, s, history, 2) for i in range(40)]
     noise = np.stack([np.log(exponentials(i, 7, 60)) for i in range(40)])
     assert drawn(logits, rows).tokens == (scores.double().numpy() - noise).argmax(1).tolist()
-
-
-def test_presence_and_frequency_read_the_output_only() -> None:
-    """Tokens of the prompt are not penalised; counts of the output are."""
-    logits = torch.tensor([[1.0, 0.9, 0.0, 0.0]])
-    greedy = Sampling(temperature=0.0, presence_penalty=0.05, frequency_penalty=0.03)
-    assert drawn(logits, [Row(1, 0, greedy, [0, 0, 0], 3)]).tokens == [0]
-    assert drawn(logits, [Row(1, 0, greedy, [0, 0, 0], 2)]).tokens == [0]
-    assert drawn(logits, [Row(1, 0, greedy, [0, 0, 0], 1)]).tokens == [1]
-
-
-def test_keys() -> None:
-    """Keys are 64 bits, and depend on the seed, its sign, the tokens and their order."""
-    roots = {root_key(s, t) for s in (0, 1, -1, 2**70) for t in ([1, 2], [2, 1], [1], [])}
-    assert len(roots) == 16
-    assert root_key(0, [1, 2]) == root_key(0, (1, 2))
-    children = {child_key(root, i) for root in roots for i in range(100)}
-    assert len(children) == 1600
-    assert all(0 <= key <= MASK64 for key in roots | children)
 
 
 def test_draws_are_fixed_for_ever() -> None:

@@ -8,7 +8,9 @@ import time
 import pytest
 
 from langchain_pareto.backends.base import Request, Sampling, Stop, Usage
-from langchain_pareto.backends.scripted import END, LOGPROB, Line, ScriptedBackend
+from langchain_pareto.backends.characters import END
+from langchain_pareto.backends.script import LOGPROB, Line
+from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import (
     CapabilityError,
     ContextLengthError,

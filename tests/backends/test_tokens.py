@@ -1,4 +1,4 @@
-"""Text to tokens and back: every kind of tokenizer, whole and one token at a time; stop strings; chat templates."""
+"""Text to tokens and back: every kind of tokenizer, whole and one token at a time; chat templates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from langchain_pareto.backends.templates import render_template
-from langchain_pareto.backends.tokens import Detokenizer, HFTokenizer, StopStrings, Tokenizer
+from langchain_pareto.backends.tokens import Detokenizer, HFTokenizer, Tokenizer
 from langchain_pareto.errors import SettingError
 
 NANO = Path("/work/shared/nano/tokenizer")
@@ -453,61 +453,6 @@ def test_the_nano_tokenizer_streams(data):
 @cache
 def nano() -> HFTokenizer:
     return HFTokenizer(AutoTokenizer.from_pretrained(NANO))
-
-
-# Stop strings
-
-
-def first_stop(text: str, stops: list[str]) -> tuple[int, str] | None:
-    found = [(text.find(stop), -len(stop), stop) for stop in stops if stop in text]
-    return (min(found)[0], min(found)[2]) if found else None
-
-
-@given(
-    pieces=st.lists(st.text("ab", max_size=4), max_size=12),
-    stops=st.lists(st.text("ab", min_size=1, max_size=5), max_size=4),
-)
-@settings(max_examples=500, deadline=None)
-def test_stops_equal_a_naive_search_after_each_piece(pieces, stops):
-    """Match and safe text equal `str.find` and the longest held prefix, searched anew after each piece."""
-    watch, seen, emitted = StopStrings(stops), "", ""
-    for piece in pieces:
-        seen += piece
-        safe, matched = watch.feed(piece)
-        emitted += safe
-        expected = first_stop(seen, stops)
-        if expected is not None:
-            assert (emitted, matched) == (seen[: expected[0]], expected[1])
-            return
-        held = max((k for s in stops for k in range(len(s)) if seen.endswith(s[:k])), default=0)
-        assert (emitted, matched) == (seen[: len(seen) - held], None)
-    assert emitted + watch.flush() == seen
-
-
-def test_a_stop_spans_pieces_and_text_is_cut_before_it():
-    """A stop across three pieces is found; text before it comes out as soon as it is safe."""
-    watch = StopStrings(["\nEND"])
-    assert [watch.feed(p) for p in ("one\n", "E", "X\nE", "ND two")] == [
-        ("one", None),
-        ("", None),
-        ("\nEX", None),
-        ("", "\nEND"),
-    ]
-    assert watch.feed("more") == ("", "\nEND")
-
-
-def test_of_two_stops_the_earlier_then_the_longer_counts():
-    """Within one piece the stop that starts first wins, and the longer of two that start together."""
-    assert StopStrings(["bc", "abcd"]).feed("xabcd") == ("x", "abcd")
-    assert StopStrings(["ab", "abc"]).feed("xabc") == ("x", "abc")
-    assert StopStrings("stop").feed("a stop") == ("a ", "stop")
-    assert StopStrings().feed("text") == ("text", None)
-
-
-def test_an_empty_stop_is_refused():
-    """An empty string would stop everything."""
-    with pytest.raises(SettingError, match="empty"):
-        StopStrings(["x", ""])
 
 
 # Templates

@@ -3,7 +3,8 @@
 import pytest
 
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.scripted import Line, ScriptedBackend
+from langchain_pareto.backends.script import Line
+from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import Auto

@@ -10,7 +10,9 @@ from typing import Literal
 import pytest
 
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.scripted import Line, ScriptedBackend, ScriptedTask
+from langchain_pareto.backends.script import Line
+from langchain_pareto.backends.scripted import ScriptedBackend
+from langchain_pareto.backends.scripted_task import ScriptedTask
 from langchain_pareto.budget import Budget, Cost
 from langchain_pareto.errors import (
     BudgetExceeded,

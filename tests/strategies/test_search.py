@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.scripted import Line, ScriptedBackend
+from langchain_pareto.backends.script import Line
+from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget, Cost
 from langchain_pareto.errors import NumericalError, ScorerError
 from langchain_pareto.ledger import Account

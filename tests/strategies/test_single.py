@@ -1,7 +1,8 @@
 """One sample, and n of one root."""
 
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.scripted import Line, ScriptedBackend
+from langchain_pareto.backends.script import Line
+from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.strategies import BestOfN, Single
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.search import Settings

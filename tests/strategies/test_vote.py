@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.scripted import Line, ScriptedBackend
+from langchain_pareto.backends.script import Line
+from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Single, Vote

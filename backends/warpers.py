@@ -1,0 +1,139 @@
+"""Warpers: what a row's settings do to its logits before the draw.
+
+Bias, penalties and constraints edit the logits; temperature, top-k, top-p and min-p stay numbers
+until the draw, which applies them to the few tokens that it looks at. Knows logits, settings and
+token histories; nothing of keys and noise.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from langchain_pareto.backends.base import Sampling
+from langchain_pareto.backends.draws import Row
+from langchain_pareto.errors import SettingError
+
+_RANKED = 128  # tokens ranked at first for top-k, top-p and min-p
+
+
+@dataclass(slots=True)
+class Settings:
+    """Warpers as tensors (rows, 1), or (1, 1) where all rows share them; neutral where off."""
+
+    inverse_temperature: Tensor  # float64
+    top_k: Tensor  # int64
+    top_p: Tensor  # float64
+    log_min_p: Tensor  # float64
+    ranked: int  # tokens to rank at first
+    needs_mass: bool  # whether top-p refers to the whole vocabulary in any row
+
+    @classmethod
+    def of(cls, samplings: Sequence[Sampling], x: Tensor) -> "Settings":
+        """The settings of each row of logits `x` (rows, vocab), on its device."""
+        vocab = x.shape[1]
+        top_k = [s.top_k if 0 < s.top_k < vocab else vocab for s in samplings]
+        columns = [
+            [1 / s.temperature if s.temperature else 1.0 for s in samplings],
+            [s.top_p if s.top_p < 1 else math.inf for s in samplings],
+            [math.log(s.min_p) if s.min_p > 0 else -math.inf for s in samplings],
+        ]
+        floats = torch.tensor(columns, dtype=torch.float64).unsqueeze(2).to(x.device)
+        widest = max((k for k in top_k if k < vocab), default=0)
+        return cls(
+            inverse_temperature=floats[0],
+            top_k=torch.tensor(top_k).unsqueeze(1).to(x.device),
+            top_p=floats[1],
+            log_min_p=floats[2],
+            ranked=max(_RANKED, 1 << (2 * widest - 1).bit_length() if widest else 0),
+            needs_mass=any(
+                k == vocab and s.top_p < 1 for k, s in zip(top_k, samplings, strict=True)
+            ),
+        )
+
+    def take(self, at: Tensor) -> "Settings":
+        """The settings of some of the rows."""
+        if len(self.top_k) == 1:
+            return self
+        return Settings(
+            inverse_temperature=self.inverse_temperature[at],
+            top_k=self.top_k[at],
+            top_p=self.top_p[at],
+            log_min_p=self.log_min_p[at],
+            ranked=self.ranked,
+            needs_mass=self.needs_mass,
+        )
+
+
+def edit(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:
+    """Logits after bias, penalties and constraint, in a float32 copy; None where no row has any."""
+    biased = [i for i, row in enumerate(rows) if row.sampling.logit_bias]
+    penalised = [i for i, row in enumerate(rows) if row.sampling.penalised and len(row.history)]
+    constrained = [i for i, row in enumerate(rows) if row.allowed is not None]
+    if not (biased or penalised or constrained):
+        return None
+    x = logits.to(torch.float32, copy=True)
+    if biased:
+        pairs = [list(zip(*rows[i].sampling.logit_bias, strict=True)) for i in biased]
+        at = _places(biased, [_ids(tokens, x.shape[1], "biased") for tokens, _ in pairs], x)
+        x.index_put_(at, _floats([np.asarray(bias) for _, bias in pairs], x), accumulate=True)
+    if penalised:
+        _penalise(x, rows, penalised)
+    if constrained:
+        allowed = [_ids(rows[i].allowed or (), x.shape[1], "allowed") for i in constrained]
+        at = _places(constrained, allowed, x)
+        masked = torch.full_like(x, -math.inf)
+        masked[at] = x[at].clamp_min_(torch.finfo(torch.float32).min)  # -inf alone is still allowed
+        free = [i for i, row in enumerate(rows) if row.allowed is None]
+        if free:
+            masked[free] = x[free]
+        x = masked
+    return x
+
+
+def _penalise(x: Tensor, rows: Sequence[Row], penalised: Sequence[int]) -> None:
+    """Repetition (CTRL, arXiv 1909.05858) over prompt and output, the others over the output."""
+    tokens, repetition, subtracted = [], [], []
+    for i in penalised:
+        row, s = rows[i], rows[i].sampling
+        skipped = 0 if s.repetition_penalty != 1.0 else row.prompt_length
+        history = np.asarray(row.history[skipped:], dtype=np.int64)
+        is_output = np.arange(skipped, len(row.history)) >= row.prompt_length
+        seen, inverse = np.unique(history, return_inverse=True)
+        counts = np.bincount(inverse, weights=is_output, minlength=len(seen))
+        tokens.append(_ids(seen, x.shape[1], "past") if len(seen) else seen)
+        repetition.append(np.full(len(seen), s.repetition_penalty))
+        subtracted.append(s.presence_penalty * (counts > 0) + s.frequency_penalty * counts)
+    at = _places(penalised, tokens, x)
+    factor, minus = _floats(repetition, x), _floats(subtracted, x)
+    values = x[at]
+    x[at] = torch.where(values < 0, values * factor, values / factor) - minus
+
+
+def _ids(tokens: Sequence[int] | NDArray[np.int64], vocab: int, what: str) -> NDArray[np.int64]:
+    ids = np.asarray(tokens, dtype=np.int64)
+    if not len(ids):
+        message = f"no token is {what}: nothing can be drawn"
+        raise SettingError(message)
+    if ids.min() < 0 or ids.max() >= vocab:
+        bad = int(ids[(ids < 0) | (ids >= vocab)][0])
+        message = f"{what} token {bad} is outside the vocabulary of {vocab} tokens"
+        raise SettingError(message)
+    return ids
+
+
+def _places(
+    rows: Sequence[int], tokens: Sequence[NDArray[np.int64]], x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Index tensors of the named tokens of the named rows, in one copy to the device."""
+    flat = np.stack([np.repeat(rows, [len(t) for t in tokens]), np.concatenate(tokens)])
+    first, second = torch.from_numpy(flat).to(x.device)
+    return first, second
+
+
+def _floats(parts: Sequence[NDArray[np.float64]], x: Tensor) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(x.device)
