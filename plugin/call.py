@@ -26,7 +26,8 @@ from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
-from langchain_pareto.strategies.search import Settings, Thought
+from langchain_pareto.strategies.search import Settings
+from langchain_pareto.strategies.thoughts import Thought
 
 _LONGEST_CALL = 3_600_000  # milliseconds that one call may take of a budget in joules or hourly usd
 WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none

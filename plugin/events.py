@@ -20,7 +20,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.runnables import RunnableConfig
 
-from langchain_pareto.strategies.search import Thought
+from langchain_pareto.strategies.thoughts import Thought
 
 THOUGHT = "pareto_thought"
 

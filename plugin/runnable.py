@@ -26,7 +26,7 @@ from langchain_pareto.loop import run_sync
 from langchain_pareto.strategies import Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
-from langchain_pareto.strategies.search import Thought
+from langchain_pareto.strategies.thoughts import Thought
 
 
 class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):

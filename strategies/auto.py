@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.search import Answer, Search
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.thoughts import Answer
 from langchain_pareto.strategies.vote import Vote
 
 

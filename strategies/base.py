@@ -11,7 +11,8 @@ import asyncio
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_pareto.strategies.search import Answer, NothingDrawn, Search, Thought
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought
 
 
 class Strategy(BaseModel):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.search import Answer, Search
+from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
+from langchain_pareto.strategies.thoughts import Answer
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy

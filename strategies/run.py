@@ -18,15 +18,9 @@ from langchain_pareto.budget import Cost
 from langchain_pareto.errors import BudgetExceeded
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.search import (
-    Answer,
-    NothingDrawn,
-    Record,
-    Search,
-    Settings,
-    Thought,
-    finished,
-)
+from langchain_pareto.strategies.record import Record, finished
+from langchain_pareto.strategies.search import Search, Settings
+from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, best_of
 from langchain_pareto.strategies.vote import leader
 
 
@@ -169,7 +163,7 @@ def anytime(record: Record) -> Answer | None:
         return leader(drawn)
     scored = [t for t in drawn if t.score is not None]
     if scored:
-        return Answer(Search.best_of(scored))
+        return Answer(best_of(scored))
     whole = [t for t in drawn if t.finished]
     if whole:
         return Answer(min(whole, key=lambda t: t.number))

@@ -9,31 +9,20 @@ spent. Every finished sample is offered by itself, so whenever the run ends ther
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from langchain_pareto.backends.base import (
-    Backend,
-    Branch,
-    Extension,
-    Finish,
-    Request,
-    Sampling,
-    Stop,
-    Task,
-    Usage,
-)
+from langchain_pareto.backends.base import Backend, Branch, Extension, Request, Sampling, Stop, Task
 from langchain_pareto.budget import Cost, Limits
 from langchain_pareto.errors import ParetoError, ScorerError
 from langchain_pareto.ledger import Account, Lease, Room
-from langchain_pareto.strategies.answers import AnswerFormat, group
+from langchain_pareto.strategies.answers import AnswerFormat
+from langchain_pareto.strategies.record import Bill, Record, finished
 from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, best_of
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies.base import Strategy
@@ -41,132 +30,6 @@ if TYPE_CHECKING:
 ANSWER: Literal["answer"] = "answer"
 STEP: Literal["step"] = "step"
 Until = Literal["answer", "step"] | int
-
-# spread of the lengths of one question's samples, relative to their mean: standard deviation 0.30 (planning.md 3.3, item 9)
-_Q95, _Q25 = 1.5, 0.8
-
-
-@dataclass(eq=False, slots=True)
-class Thought:
-    """A node of the tree: what one draw added to its parent.
-
-    `mean_logprob` is of the raw model, in nats per token. A thought that was cut off (`finished` is False) has no answer.
-    """
-
-    question: str
-    parent: Thought | None = None
-    text: str = ""
-    tokens: Sequence[int] = ()
-    finish: Finish | None = None
-    mean_logprob: float | None = None
-    answer: str | None = None
-    score: float | None = None
-    usage: Usage = field(default_factory=Usage)
-    number: int = 0  # in order of drawing; the root is 0
-    branch: Branch | None = None  # the backend's handle, while the run lasts
-    computed: bool = False  # whether all but the branch's last token has been paid for
-
-    @property
-    def finished(self) -> bool:
-        """Whether the model came to its own end, or to a stop."""
-        return self.finish in ("eos", "stop")
-
-    @property
-    def path(self) -> list[Thought]:
-        """From the root's child down to this thought."""
-        out, node = list[Thought](), self
-        while node.parent is not None:
-            out.append(node)
-            node = node.parent
-        return out[::-1]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a strategy returns: one thought that was really drawn; `share` is its part of the votes, if there was a vote."""
-
-    thought: Thought
-    share: float | None = None
-
-
-@dataclass(slots=True)
-class Lengths:
-    """What is known about the lengths of this question's samples, in tokens."""
-
-    total: int = 0
-    count: int = 0
-    longest: int = 0
-    cut: int = 0  # tokens of samples that were longer than the likely length
-
-    def add(self, tokens: int) -> None:
-        """One more sample came to its own end."""
-        self.total += tokens
-        self.count += 1
-        self.longest = max(self.longest, tokens)
-
-    @property
-    def q95(self) -> int | None:
-        """A length that few samples exceed, None while nothing is known.
-
-        All tokens over the finished samples are the likeliest mean when some were cut off (an exponential's, censored).
-        """
-        if not self.count:
-            return None
-        return max(self.longest, round(_Q95 * (self.total + self.cut) / self.count))
-
-    @property
-    def q25(self) -> int:
-        """A length that most samples exceed: no draw with less room is worth its start."""
-        return max(1, int(_Q25 * self.total / self.count)) if self.count else 1
-
-
-class Bill:
-    """A task whose future resolves once it is paid for: who has waited for it finds the books closed."""
-
-    def __init__(self, task: Task) -> None:
-        self.future: Future[object] = Future()
-        self._task = task
-
-    @property
-    def usage(self) -> Usage:
-        """What the task has cost so far."""
-        return self._task.usage
-
-    def cancel(self) -> None:
-        """Ends the task within one step."""
-        self._task.cancel()
-
-    def settle(self, pay: Callable[[], None]) -> None:
-        """Pays as soon as the task is done, on the thread that ends it; an error in paying is the result."""
-
-        def settle(done: Future[object]) -> None:
-            try:
-                pay()
-                result = done.result()
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
-                self.future.set_exception(error)
-            else:
-                self.future.set_result(result)
-
-        self._task.future.add_done_callback(settle)
-
-
-@dataclass(slots=True)
-class Record:
-    """What one run shares among its searches: the tree, the offers, and what stood in its way."""
-
-    thoughts: list[Thought] = field(default_factory=list)
-    tasks: list[Bill] = field(default_factory=list)
-    branches: list[Branch] = field(default_factory=list)
-    offer: Answer | None = None
-    lengths: Lengths = field(default_factory=Lengths)
-    held: int = 0  # bytes of KV cache on the account
-    prefix: int = 0  # tokens of the prompt that this run computed
-    limited_by: str | None = None  # the resource that shrank or refused a draw
-    refused: Cost = field(default_factory=Cost)  # what it would have cost
-    ended: bool = False  # nothing more is drawn, and what is committed holds no memory
-    lock: threading.Lock = field(default_factory=threading.Lock)  # of `held`: engines commit too
-    on_thought: Callable[[Thought], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +144,7 @@ class Search:
         """The best scored thought; ties by mean log-probability, then first drawn."""
         if not thoughts:
             raise NothingDrawn
-        return Answer(self.best_of(thoughts))
-
-    @staticmethod
-    def best_of(thoughts: Sequence[Thought]) -> Thought:
-        """The preferred one of at least one."""
-        return max(thoughts, key=preference)
+        return Answer(best_of(thoughts))
 
     async def _scores(self, thoughts: Sequence[Thought]) -> list[float]:
         """What the scorer says, once that is one number a thought."""
@@ -466,31 +324,6 @@ class Search:
             self._record.limited_by, self._record.refused = reason, least
 
 
-class NothingDrawn(Exception):
-    """There is no thought to choose from: a strategy could not pay for a single draw. Not an error of the user's."""
-
-
-def preference(thought: Thought) -> tuple[bool, float, float, int]:
-    """Orders thoughts: finished first, then by score, then mean log-probability, then first drawn."""
-    low = float("-inf")
-    score = low if thought.score is None else thought.score
-    logprob = low if thought.mean_logprob is None else thought.mean_logprob
-    logprob = round(logprob, 6)  # a tie is one also after float noise
-    return thought.finished, score, logprob, -thought.number
-
-
-def ballot(thoughts: Sequence[Thought]) -> list[list[Thought]]:
-    """Thoughts with equivalent answers, the largest class first; ties by the best member. What was cut off does not vote."""
-    classes = [[thoughts[i] for i in members] for members in group([t.answer for t in thoughts])]
-    return sorted(
-        classes, key=lambda members: (-len(members), *_descending(max(map(preference, members))))
-    )
-
-
-def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:
-    return tuple(-float(x) for x in key)
-
-
 def _times(limits: Limits, cost: Cost) -> int:
     """How many times `cost` fits into `limits`."""
     if not limits.hold(cost):
@@ -515,25 +348,3 @@ def _multiple(cost: Cost, n: int) -> Cost:
         calls=cost.calls * n,
         memory=cost.memory * n,
     )
-
-
-async def finished(task: Task) -> object:
-    """The result of an engine's task; cancelling the wait cancels the task, within one step."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def notify(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits
-            loop.call_soon_threadsafe(wake)
-
-    task.future.add_done_callback(notify)
-    try:
-        await waiter
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    return task.future.result()

@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Literal
 
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.search import Answer, Search, Thought
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.thoughts import Answer, Thought
 
 
 class Single(Strategy):

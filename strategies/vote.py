@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.search import Answer, NothingDrawn, Search, Thought, ballot
+from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
+from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, ballot, best_of
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
@@ -63,8 +64,8 @@ def leader(thoughts: Sequence[Thought]) -> Answer:
     """The best sample of the largest class; without any vote, the best sample."""
     classes = ballot(thoughts)
     if not classes:
-        return Answer(Search.best_of(thoughts))
-    return Answer(Search.best_of(classes[0]), len(classes[0]) / sum(map(len, classes)))
+        return Answer(best_of(thoughts))
+    return Answer(best_of(classes[0]), len(classes[0]) / sum(map(len, classes)))
 
 
 def decided(thoughts: Sequence[Thought], left: int, threshold: float) -> bool:

@@ -23,16 +23,10 @@ from langchain_pareto.errors import (
 )
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import Auto, BestOfN, Single, Strategy, Vote
+from langchain_pareto.strategies.record import Lengths, Record
 from langchain_pareto.strategies.run import Outcome, anytime, run
-from langchain_pareto.strategies.search import (
-    Answer,
-    Lengths,
-    NothingDrawn,
-    Record,
-    Search,
-    Settings,
-    Thought,
-)
+from langchain_pareto.strategies.search import Search, Settings
+from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought
 
 PROMPT = "2+2?"  # 4 tokens
 ANSWER = "Answer: 1"  # 9 tokens and the end

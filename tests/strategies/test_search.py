@@ -14,8 +14,10 @@ from langchain_pareto.budget import Budget, Cost
 from langchain_pareto.errors import NumericalError, ScorerError
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import Single, Strategy, Vote
+from langchain_pareto.strategies.record import Lengths
 from langchain_pareto.strategies.run import Outcome, run
-from langchain_pareto.strategies.search import STEP, Answer, Lengths, Search, Settings
+from langchain_pareto.strategies.search import STEP, Search, Settings
+from langchain_pareto.strategies.thoughts import Answer
 
 PROMPT = "2+2?"  # 4 tokens
 ANSWER = "Answer: 1"  # 9 tokens and the end

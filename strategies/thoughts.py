@@ -1,0 +1,86 @@
+"""
+Thoughts: what draws leave behind, and how they compare.
+
+Knows texts, answers and scores; knows neither how a thought is drawn nor what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from langchain_pareto.backends.base import Branch, Finish, Usage
+from langchain_pareto.strategies.answers import group
+
+
+@dataclass(eq=False, slots=True)
+class Thought:
+    """A node of the tree: what one draw added to its parent.
+
+    `mean_logprob` is of the raw model, in nats per token. A thought that was cut off (`finished` is False) has no answer.
+    """
+
+    question: str
+    parent: Thought | None = None
+    text: str = ""
+    tokens: Sequence[int] = ()
+    finish: Finish | None = None
+    mean_logprob: float | None = None
+    answer: str | None = None
+    score: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    number: int = 0  # in order of drawing; the root is 0
+    branch: Branch | None = None  # the backend's handle, while the run lasts
+    computed: bool = False  # whether all but the branch's last token has been paid for
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model came to its own end, or to a stop."""
+        return self.finish in ("eos", "stop")
+
+    @property
+    def path(self) -> list[Thought]:
+        """From the root's child down to this thought."""
+        out, node = list[Thought](), self
+        while node.parent is not None:
+            out.append(node)
+            node = node.parent
+        return out[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a strategy returns: one thought that was really drawn; `share` is its part of the votes, if there was a vote."""
+
+    thought: Thought
+    share: float | None = None
+
+
+class NothingDrawn(Exception):
+    """There is no thought to choose from: a strategy could not pay for a single draw. Not an error of the user's."""
+
+
+def preference(thought: Thought) -> tuple[bool, float, float, int]:
+    """Orders thoughts: finished first, then by score, then mean log-probability, then first drawn."""
+    low = float("-inf")
+    score = low if thought.score is None else thought.score
+    logprob = low if thought.mean_logprob is None else thought.mean_logprob
+    logprob = round(logprob, 6)  # a tie is one also after float noise
+    return thought.finished, score, logprob, -thought.number
+
+
+def best_of(thoughts: Sequence[Thought]) -> Thought:
+    """The preferred one of at least one."""
+    return max(thoughts, key=preference)
+
+
+def ballot(thoughts: Sequence[Thought]) -> list[list[Thought]]:
+    """Thoughts with equivalent answers, the largest class first; ties by the best member. What was cut off does not vote."""
+    classes = [[thoughts[i] for i in members] for members in group([t.answer for t in thoughts])]
+    return sorted(
+        classes, key=lambda members: (-len(members), *_descending(max(map(preference, members))))
+    )
+
+
+def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:
+    return tuple(-float(x) for x in key)
