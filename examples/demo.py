@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langchain_pareto import ChatPareto, Verifier, Vote
-from langchain_pareto.cli import show_tree
+from langchain_pareto.console import show_tree
 
 SEED = 2026
 EACH = 20  # problems of each task, at the difficulty that the models were trained on

@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
@@ -22,6 +21,7 @@ from langchain_pareto.backends.base import Backend, Sampling
 from langchain_pareto.budget import Budget, Cost
 from langchain_pareto.errors import BudgetError, BudgetExceeded, CapacityError, SettingError
 from langchain_pareto.ledger import Account, Lease, current_account
+from langchain_pareto.models import model_name
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
 from langchain_pareto.strategies.run import Outcome, run
@@ -303,11 +303,6 @@ def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:
     if sampling.temperature == 0 and not isinstance(strategy, Single):
         return replace(sampling, temperature=WARM)
     return sampling
-
-
-def model_name(backend: Backend) -> str:
-    """The model's name: a hub id, or the last part of a path."""
-    return Path(backend.name).name if Path(backend.name).is_absolute() else backend.name
 
 
 def spent(outcome: Outcome, rates: Rates) -> dict[str, float | int]:

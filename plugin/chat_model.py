@@ -7,11 +7,8 @@ and are shared in the process; a pickle carries settings only.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,19 +36,20 @@ from typing_extensions import override
 
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget
-from langchain_pareto.call import WARM, Call, Draws, Rates, Reply, model_name, respond, retrying
+from langchain_pareto.call import WARM, Call, Draws, Rates, Reply, respond, retrying
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
 from langchain_pareto.loop import iterate_sync, run_sync
-from langchain_pareto.messages import ReasoningSplitter, opens_thinking, prompt_text, prompt_tokens
+from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
+from langchain_pareto.models import Models, model_name, only
 from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.scorers import MeanLogprob
+from langchain_pareto.streaming import chunks
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-_logger = logging.getLogger("langchain_pareto")
 _PER_CALL = frozenset({"budget", "strategy", "model", *Draws.model_fields})
 _TRAVEL = ("budget", "strategy")  # also through config["configurable"]
 # LangChain hands these down for its own ends
@@ -119,8 +117,7 @@ class ChatPareto(BaseChatModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
-    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
-    _loaded: dict[str, Backend] = PrivateAttr(default_factory=dict)
+    _models: Models = PrivateAttr(default_factory=Models)
     _warned: bool = PrivateAttr(default=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -353,42 +350,14 @@ class ChatPareto(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> AsyncIterator[AIMessageChunk]:
         """A single sample as it grows; any other strategy's winner in one piece, after the decision."""
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[str | None] = asyncio.Queue()
-
-        def on_text(piece: str) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
         tokenizer = (await self._abackend(kwargs.get("model"))).tokenizer
-        thinking = opens_thinking(prompt_text(tokenizer, messages, self.chat_template_kwargs))
-        splitter = ReasoningSplitter(thinking=thinking)
-        shown = False
-        replying = asyncio.ensure_future(
-            self._reply(messages, stop, kwargs, on_text, aprogress(None))
-        )
-        replying.add_done_callback(lambda _: pieces.put_nowait(None))
-        try:
-            while (piece := await pieces.get()) is not None:
-                for chunk in _show(*splitter.feed(piece)):
-                    shown = True
-                    yield chunk
-            reply = await replying
-        finally:
-            if not replying.done():
-                replying.cancel()
-                await asyncio.wait({replying})
-        message = reply.message()
-        held = splitter.flush()
-        if not shown and not any(held):  # nothing was streamed: the winner comes now
-            held = message.additional_kwargs.get("reasoning_content", ""), str(message.content)
-        for chunk in _show(*held):
+        prompt = prompt_text(tokenizer, messages, self.chat_template_kwargs)
+
+        def respond_(on_text: Callable[[str], None]) -> Coroutine[object, object, Reply]:
+            return self._reply(messages, stop, kwargs, on_text, aprogress(None))
+
+        async for chunk in chunks(respond_, thinking=opens_thinking(prompt)):
             yield chunk
-        yield AIMessageChunk(
-            content="",
-            usage_metadata=message.usage_metadata,
-            response_metadata=message.response_metadata,
-            chunk_position="last",
-        )
 
     async def _reply(
         self,
@@ -449,69 +418,50 @@ class ChatPareto(BaseChatModel):
     # --- models
 
     def _name(self, model: object) -> str:
-        if not isinstance(self.backend, str):
-            return model_name(self.backend)
-        if model is None:
-            return "nano"
-        if isinstance(model, str | Path):
-            path = Path(model)
-            return path.name if path.is_absolute() else str(model)
-        return str(getattr(model, "name_or_path", "") or type(model).__name__)
+        return model_name(model if isinstance(self.backend, str) else self.backend)
+
+    def _settings(self) -> dict[str, Any]:
+        """How models are loaded."""
+        names = (
+            "tokenizer",
+            "device",
+            "dtype",
+            "revision",
+            "model_kwargs",
+            "memory",
+            "max_context",
+        )
+        return {name: getattr(self, name) for name in names}
 
     def _backend(self, model: object = None) -> Backend:
         """The loaded model, shared with everybody who asks for the same."""
         if not isinstance(self.backend, str):
-            own: Backend = self.backend
-            if model is not None and model != own.name:
-                msg = (
-                    f"this ChatPareto has one backend, {own.name!r}; it cannot switch to {model!r}"
-                )
-                raise SettingError(
-                    msg, hint="Make another ChatPareto, or give model= instead of a Backend."
-                )
-            return own
-        wanted = self.model if model is None else model
-        key = self._name(wanted) if isinstance(wanted, str | Path | None) else str(id(wanted))
-        with self._lock:
-            if key not in self._loaded:
-                self._loaded[key] = self._load(wanted)
-            if model is None and self.profile is None:
-                self.profile = _profile(self._loaded[key])
-            return self._loaded[key]
-
-    def _load(self, model: Any) -> Backend:
-        from langchain_pareto.backends import loading
-
-        if model is None:
-            _say_nano()
-        return loading.load(
-            model,
-            tokenizer=self.tokenizer,
-            device=self.device,
-            dtype=self.dtype,
-            revision=self.revision,
-            model_kwargs=self.model_kwargs,
-            memory=self.memory,
-            max_context=self.max_context,
-        )
+            return only(self.backend, model)
+        return self._known(model, self._models.get(self._wanted(model), self._settings()))
 
     async def _abackend(self, model: object) -> Backend:
         """As `_backend`, without holding up the loop while it loads."""
         if not isinstance(self.backend, str):
-            return self._backend(model)
-        return await asyncio.to_thread(self._backend, model)
+            return only(self.backend, model)
+        return self._known(model, await self._models.aget(self._wanted(model), self._settings()))
+
+    def _wanted(self, model: object) -> object:
+        return self.model if model is None else model
+
+    def _known(self, model: object, backend: Backend) -> Backend:
+        """From its first call on, the model's profile is known."""
+        if model is None and self.profile is None:
+            self.profile = _profile(backend)
+        return backend
 
     def close(self) -> None:
         """Gives its models back; the next call loads them again. A Backend that was handed in stays open."""
-        with self._lock:
-            loaded, self._loaded = self._loaded, {}
-        for one in loaded.values():
-            one.close()
+        self._models.close()
 
     def __copy__(self) -> Self:
         """The same settings; a copy has its own part in the models, to close by itself."""
         copied = super().__copy__()
-        copied._lock, copied._loaded = threading.Lock(), {}  # noqa: SLF001 - one of us
+        copied._models = Models()  # noqa: SLF001 - one of us
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -564,29 +514,6 @@ def _result(reply: Reply) -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)])
 
 
-def _show(reasoning: str, text: str) -> Iterator[AIMessageChunk]:
-    if reasoning:
-        yield AIMessageChunk(content="", additional_kwargs={"reasoning_content": reasoning})
-    if text:
-        yield AIMessageChunk(content=text)
-
-
 def _no_tools() -> CapabilityError:
     msg = "ChatPareto does not call tools or constrain its output yet"
     return CapabilityError(msg, hint="Ask for plain text, and parse it.")
-
-
-_nano_lock = threading.Lock()
-_nano_said = False
-
-
-def _say_nano() -> None:
-    """Says once that the bundled model answers."""
-    global _nano_said
-    with _nano_lock:
-        said, _nano_said = _nano_said, True
-    if not said:
-        _logger.warning(
-            "no model was named: the bundled nano model answers, which knows word problems and Countdown puzzles only; "
-            "name yours with model="
-        )

@@ -764,7 +764,7 @@ def test_a_pickle_carries_settings_only():
     assert llm.invoke(PUZZLE, strategy="single", budget=3).content
     back = pickle.loads(pickle.dumps(llm))
     assert back.asdict() == llm.asdict()
-    assert back._loaded == {}
+    assert back._models._loaded == {}
     assert back.invoke(PUZZLE, strategy="single", budget=3).content
     llm.close()
     back.close()

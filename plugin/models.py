@@ -1,0 +1,88 @@
+"""
+The models of one chat model: loaded on first use, shared in the process, given back together.
+
+Knows names and backends; knows no call. A copy of a chat model has a Models of its own, so that each closes its own part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from langchain_pareto.backends.base import Backend
+from langchain_pareto.errors import SettingError
+
+_logger = logging.getLogger("langchain_pareto")
+
+
+class Models:
+    """Backends by what was asked for; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded = dict[str, Backend]()
+
+    def get(self, model: Any, settings: Mapping[str, Any]) -> Backend:
+        """The backend of a path, hub id or loaded model, None for the bundled one; `settings` are those of `load`."""
+        key = str(model) if isinstance(model, str | Path | None) else f"{id(model)}"
+        with self._lock:
+            if key not in self._loaded:
+                from langchain_pareto.backends import loading  # torch comes with the first model
+
+                if model is None:
+                    _say_nano()
+                self._loaded[key] = loading.load(model, **settings)
+            return self._loaded[key]
+
+    async def aget(self, model: Any, settings: Mapping[str, Any]) -> Backend:
+        """As `get`, without holding up the loop while it loads."""
+        return await asyncio.to_thread(self.get, model, settings)
+
+    def close(self) -> None:
+        """Gives all back; the next `get` loads again."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, {}
+        for one in loaded.values():
+            one.close()
+
+
+def model_name(model: object) -> str:
+    """What a model is called in a report: a hub id, the last part of a path, "nano", or a backend's own name."""
+    if model is None:
+        return "nano"
+    if not isinstance(model, str | Path):
+        model = (
+            getattr(model, "name", "") or getattr(model, "name_or_path", "") or type(model).__name__
+        )
+    path = Path(str(model))
+    return path.name if path.is_absolute() else str(model)
+
+
+def only(backend: Backend, model: object) -> Backend:
+    """A backend that was handed in, unless another model is asked for."""
+    if model is not None and model != backend.name:
+        msg = f"this ChatPareto has one backend, {backend.name!r}; it cannot switch to {model!r}"
+        raise SettingError(
+            msg, hint="Make another ChatPareto, or give model= instead of a Backend."
+        )
+    return backend
+
+
+_nano_lock = threading.Lock()
+_nano_said = False
+
+
+def _say_nano() -> None:
+    """Says once that the bundled model answers."""
+    global _nano_said
+    with _nano_lock:
+        said, _nano_said = _nano_said, True
+    if not said:
+        _logger.warning(
+            "no model was named: the bundled nano model answers, which knows word problems and Countdown puzzles only; "
+            "name yours with model="
+        )
