@@ -127,7 +127,7 @@ def ask(
             dtype=dtype,
             draws={"temperature": temperature, "seed": seed, "max_tokens": max_tokens},
         )
-        show = _show_json if as_json else _show if len(questions) == 1 else _show_titled
+        show = _show_json if as_json else _show if file is None else _show_titled
         try:
             failed = asyncio.run(_answer_all(llm, questions, show))
         finally:

@@ -100,6 +100,8 @@ class Search:
             try:
                 while flying:
                     done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+                    if errors := [e for task in done if (e := task.exception()) is not None]:
+                        raise errors[0]
                     results = [task.result() for task in done]
                     refused = refused or None in results
                     for drawn in sorted(filter(None, results), key=lambda t: t.number):

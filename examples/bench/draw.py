@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 
 import torch
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.draws import Row
 from langchain_pareto.backends.sampling import Sampler
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 ROWS, CONTEXT, VOCAB, ROUNDS = 16, 64, 151_936, 5
 
@@ -83,7 +84,7 @@ def main() -> None:
     milliseconds = {k: round(1e3 * statistics.median(v), 2) for k, v in seconds.items()}
     share = round(milliseconds["draw"] / milliseconds["step"], 3)
     line = {"rows": ROWS, "vocab": VOCAB, "ms": milliseconds, "draw_per_step": share}
-    print(json.dumps(line))  # noqa: T201
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":
