@@ -134,6 +134,11 @@ class LocalBranch:
         )
         return self._sequence
 
+    def check(self, action: str) -> None:
+        """Raises SequenceError when the branch is freed or busy."""
+        with self._lock:
+            self._check(action)
+
     def begin(self, action: str) -> None:
         """Marks the branch busy."""
         with self._lock:
@@ -237,7 +242,7 @@ class LocalBackend:
                 self.runner, branch.sequence, draw, stop, self.tokenizer, on_text
             )
 
-        return self._start(branch, "extend", extend, deadline)
+        return self._start(branch, extend, deadline)
 
     def score(
         self,
@@ -252,14 +257,14 @@ class LocalBackend:
         if not all(checked):
             msg = "a continuation to score must not be empty"
             raise SettingError(msg)
-        return self._start(
+        return self._start_beside(
             branch, "score", lambda: programs.score(self.runner, branch.sequence, checked), deadline
         )
 
     def prefill(self, branch: Branch, *, deadline: float | None = None) -> Running:
         """Computes all but the last token, for the children to share; the future gives whether it got there."""
         branch = self._own(branch)
-        return self._start(
+        return self._start_beside(
             branch, "prefill", lambda: programs.prefill(self.runner, branch.sequence), deadline
         )
 
@@ -340,22 +345,32 @@ class LocalBackend:
         return branch
 
     def _start(
+        self, branch: LocalBranch, make: Callable[[], programs.Program], deadline: float | None
+    ) -> Running:
+        """Starts a program that continues `branch`, which is busy until it ends."""
+        branch.begin("extend")
+        running = Running(_lazy(make), self.runner, deadline)
+        running.on_end = branch.end
+        try:
+            return self._submit(running)
+        except BaseException:
+            branch.give_up()
+            raise
+
+    def _start_beside(
         self,
         branch: LocalBranch,
         action: str,
         make: Callable[[], programs.Program],
         deadline: float | None,
     ) -> Running:
-        """Starts a program on `branch`, which is busy until it ends."""
-        branch.begin(action)
-        running = Running(_lazy(make), self.runner, deadline)
-        running.on_end = branch.end
-        try:
-            self._check_open()
-            return self.engine.submit(running)
-        except BaseException:
-            branch.give_up()
-            raise
+        """Starts a program that forks `branch` at once, and leaves it free for others."""
+        branch.check(action)
+        return self._submit(Running(_lazy(make), self.runner, deadline))
+
+    def _submit(self, running: Running) -> Running:
+        self._check_open()
+        return self.engine.submit(running)
 
 
 def _lazy(make: Callable[[], programs.Program]) -> programs.Program:

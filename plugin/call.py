@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from langchain_pareto import messages as rendering
 from langchain_pareto.backends.base import Backend, Sampling
-from langchain_pareto.budget import Budget, Cost
-from langchain_pareto.errors import BudgetError, BudgetExceeded, CapacityError, SettingError
-from langchain_pareto.ledger import Account, Lease, current_account
+from langchain_pareto.budget import Budget
+from langchain_pareto.errors import BudgetExceeded, SettingError
+from langchain_pareto.ledger import Account, current_account
 from langchain_pareto.models import model_name
+from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
 from langchain_pareto.strategies.run import Outcome, run
@@ -29,7 +29,6 @@ from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
 from langchain_pareto.strategies.search import Settings
 from langchain_pareto.strategies.thoughts import Thought
 
-_LONGEST_CALL = 3_600_000  # milliseconds that one call may take of a budget in joules or hourly usd
 WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none
 
 
@@ -64,53 +63,6 @@ class Draws(BaseModel):
         """The model's own sampling, with what was asked for."""
         asked = self.model_dump(exclude_none=True, exclude={"seed", "max_tokens"})
         return replace(sampling, **asked)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """What the caller's device and tokens cost; None is unknown, and then a budget in that resource is refused."""
-
-    usd_per_million_tokens: float | None = None
-    usd_per_hour: float | None = None
-    watts: float | None = None  # the most that the device draws
-
-    def check(self, account: Account) -> None:
-        """Raises BudgetError when a limit around the call could not be kept."""
-        unspent = account.room().unspent
-        if unspent.nanojoules is not None and self.watts is None:
-            msg = "a budget in joules needs to know what the device draws"
-            raise BudgetError(msg, hint="Give watts=, the device's power limit.")
-        if (
-            unspent.nanodollars is not None
-            and self.usd_per_hour is None
-            and self.usd_per_million_tokens is None
-        ):
-            msg = "a budget in usd needs a price"
-            raise BudgetError(msg, hint="Give usd_per_million_tokens= or usd_per_hour=.")
-
-    def of_time(self, seconds: float) -> Cost:
-        """Joules and usd of so much device time, at most."""
-        joules, usd = (self.watts or 0.0) * seconds, (self.usd_per_hour or 0.0) / 3600 * seconds
-        return Cost.of(joules=joules, usd=usd)
-
-    async def lease_time(self, account: Account) -> Lease | None:
-        """Device time that joules and hourly usd still pay for, in milliseconds; None where neither is limited.
-
-        A call's device time is not known beforehand, so it takes what there is and gives the rest back: calls under such a budget
-        run one after another.
-        """
-        unspent = account.room().unspent
-        timed = (unspent.nanojoules is not None and self.watts) or (
-            unspent.nanodollars is not None and self.usd_per_hour
-        )
-        if not timed:
-            return None
-        lease = await account.reserve(lambda ms: self.of_time(ms / 1000), _LONGEST_CALL)
-        if lease is None:
-            account.raise_if_exhausted(self.of_time(0.001))
-            msg = "the budget has no time left"
-            raise BudgetExceeded(msg, resource="seconds", spent=0, limit=0)
-        return lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,31 +195,23 @@ async def respond(
         stop=call.stop,
         answers=_AfterThinking(**dict(call.answers)) if thinking else call.answers,
         scorer=call.scorer,
-        usd_per_token=(call.rates.usd_per_million_tokens or 0.0) / 1e6,
+        usd_per_token=call.rates.usd_per_token,
         on_text=on_text if call.streams else None,
     )
     seed = random.SystemRandom().getrandbits(32) if call.draws.seed is None else call.draws.seed
     account = Account(call.budget, parent=current_account())
-    call.rates.check(account)
-    timed = await call.rates.lease_time(account)
-    actual = Cost()
-    try:
+    async with call.rates.device_time(account) as (within, used):
         outcome = await run(
             strategy,
             backend,
             rendering.prompt_tokens(backend.tokenizer, text),
             question=rendering.last_question(messages),
-            account=account
-            if timed is None
-            else account.child(Budget(seconds=timed.amount / 1000)),
+            account=within,
             settings=settings,
             seed=seed,
             on_thought=on_thought,
         )
-        actual = call.rates.of_time(outcome.usage.device_seconds)
-    finally:
-        if timed is not None:  # a step that ends after the time is up is not charged
-            timed.commit(_at_most(actual, timed.cost))
+        used(outcome.usage.device_seconds)
     if outcome.answer is None:
         account.raise_if_exhausted(outcome.refused)
         msg = f"the budget ({call.budget or account.budget}) ended before the first token"
@@ -275,27 +219,6 @@ async def respond(
             msg, resource=outcome.stopped_by, spent=0, limit=0, hint="Ask for more."
         )
     return Reply(call, outcome, model_name(backend), seed, thinking)
-
-
-def _at_most(cost: Cost, limit: Cost) -> Cost:
-    return Cost(
-        nanojoules=min(cost.nanojoules, limit.nanojoules),
-        nanodollars=min(cost.nanodollars, limit.nanodollars),
-    )
-
-
-async def retrying(retries: int, attempt: Callable[[], Awaitable[Reply]]) -> Reply:
-    """Tries again, after a pause, when the device ran out of memory: others may give theirs back."""
-    tries = AsyncRetrying(
-        stop=stop_after_attempt(retries + 1),
-        wait=wait_exponential(multiplier=0.1, max=2),
-        retry=retry_if_exception(lambda e: isinstance(e, CapacityError) and e.kind == "memory"),
-        reraise=True,
-    )
-    async for trial in tries:
-        with trial:
-            return await attempt()
-    raise AssertionError  # the last trial raises by itself
 
 
 def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:

@@ -36,12 +36,13 @@ from typing_extensions import override
 
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget
-from langchain_pareto.call import WARM, Call, Draws, Rates, Reply, respond, retrying
+from langchain_pareto.call import WARM, Call, Draws, Reply, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
-from langchain_pareto.models import Models, model_name, only
+from langchain_pareto.models import Models, identity, model_name, only
+from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.scorers import MeanLogprob
@@ -89,7 +90,7 @@ class ChatPareto(BaseChatModel):
     """Seconds; the tighter one of this and the budget's counts."""
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     max_retries: int = Field(default=2, ge=0)
-    """How often a call is tried again after the device ran out of memory."""
+    """Accepted for interchange with hosted models; what can be tried again here, the engine tries again by itself."""
     streaming: bool = False
     api_key: Any = Field(default=None, exclude=True, repr=False)
     """Accepted for interchange with hosted models; a local model needs none."""
@@ -98,11 +99,11 @@ class ChatPareto(BaseChatModel):
     scorer: Any = Field(default_factory=MeanLogprob)
     """What best-of-n goes by: anything with `async score(thoughts)`."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    usd_per_million_tokens: float | None = Field(default=None, ge=0)
+    usd_per_million_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """The price of sampled tokens, for budgets in usd."""
-    usd_per_hour: float | None = Field(default=None, ge=0)
+    usd_per_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """The price of the device, for budgets in usd."""
-    watts: float | None = Field(default=None, ge=0)
+    watts: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """The device's power limit, for budgets in joules."""
     tokenizer: Any = Field(default=None, exclude=True, repr=False)
     """Of an already loaded model."""
@@ -148,7 +149,7 @@ class ChatPareto(BaseChatModel):
     @field_validator("backend")
     @classmethod
     def _check_backend(cls, value: object) -> object:
-        if isinstance(value, str) and value != "torch":
+        if value != "torch" and not hasattr(value, "extend"):
             msg = f"there is no backend {value!r}; known backends: torch, or a Backend object"
             raise SettingError(msg)
         return value
@@ -170,12 +171,8 @@ class ChatPareto(BaseChatModel):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         return {
-            "model": str(self.model)
-            if isinstance(self.model, str | Path)
-            else self._name(self.model),
-            "backend": self.backend
-            if isinstance(self.backend, str)
-            else type(self.backend).__name__,
+            "model": identity(self.model),
+            "backend": identity(self.backend),
             "strategy": self.strategy.model_dump_json(),
             "budget": None if self.budget is None else str(self.budget),
             "stop": self.stop,
@@ -185,6 +182,9 @@ class ChatPareto(BaseChatModel):
             "chat_template_kwargs": self.chat_template_kwargs,
             "revision": self.revision,
             "dtype": self.dtype,
+            "device": self.device,
+            "model_kwargs": repr(self.model_kwargs),
+            "max_context": self.max_context,
             **{name: getattr(self, name) for name in Draws.model_fields},
         }
 
@@ -317,8 +317,8 @@ class ChatPareto(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        on_thought = aprogress(run_manager)
-        return _result(await self._reply(messages, stop, kwargs, on_thought=on_thought))
+        async with aprogress(run_manager) as on_thought:
+            return _result(await self._reply(messages, stop, kwargs, on_thought=on_thought))
 
     @override
     def _stream(
@@ -329,7 +329,7 @@ class ChatPareto(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         async def produce(emit: Callable[[AIMessageChunk], None]) -> None:
-            async for chunk in self._chunks(messages, stop, kwargs):
+            async for chunk in self._chunks(messages, stop, kwargs, progress(run_manager)):
                 emit(chunk)
 
         for chunk in iterate_sync(produce):
@@ -343,18 +343,23 @@ class ChatPareto(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in self._chunks(messages, stop, kwargs):
-            yield ChatGenerationChunk(message=chunk)
+        async with aprogress(run_manager) as on_thought:
+            async for chunk in self._chunks(messages, stop, kwargs, on_thought):
+                yield ChatGenerationChunk(message=chunk)
 
     async def _chunks(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: dict[str, Any],
+        on_thought: OnThought,
     ) -> AsyncIterator[AIMessageChunk]:
         """A single sample as it grows; any other strategy's winner in one piece, after the decision."""
         tokenizer = (await self._abackend(kwargs.get("model"))).tokenizer
         prompt = prompt_text(tokenizer, messages, self.chat_template_kwargs)
 
         def respond_(on_text: Callable[[str], None]) -> Coroutine[object, object, Reply]:
-            return self._reply(messages, stop, kwargs, on_text, aprogress(None))
+            return self._reply(messages, stop, kwargs, on_text, on_thought)
 
         async for chunk in chunks(respond_, thinking=opens_thinking(prompt)):
             yield chunk
@@ -369,10 +374,7 @@ class ChatPareto(BaseChatModel):
     ) -> Reply:
         call = self._call(stop, kwargs)
         backend = await self._abackend(kwargs.get("model"))
-        return await retrying(
-            self.max_retries,
-            lambda: respond(call, backend, messages, on_text=on_text, on_thought=on_thought),
-        )
+        return await respond(call, backend, messages, on_text=on_text, on_thought=on_thought)
 
     def _call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
         """This call's settings: its own keywords before the model's fields."""

@@ -117,6 +117,9 @@ def ask(
     Exit codes: 0 all answered, 1 a question failed, 2 a setting is wrong.
     """
     with _told():
+        if sys.stdout is None:
+            msg = "there is nowhere to write the answer: stdout is closed"
+            raise SettingError(msg)
         questions = read_questions(question, file)
         llm = _model(
             budget=budget,
@@ -265,6 +268,11 @@ def _told() -> Iterator[None]:
             raise
         console.show_error(error)
         raise typer.Exit(2 if isinstance(error, _USAGE) else 1) from None
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        console.show_error(ParetoError(f"cannot write the answer: {error.strerror or error}"))
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

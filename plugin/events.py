@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from langchain_core.callbacks import (
     AsyncCallbackManager,
@@ -55,22 +56,26 @@ def progress(run_manager: CallbackManagerForLLMRun | None) -> OnThought:
     return on_thought
 
 
-def aprogress(run_manager: AsyncCallbackManagerForLLMRun | None) -> OnThought:
-    """As `progress`, for an async run; the handlers run beside the search."""
+@asynccontextmanager
+async def aprogress(
+    run_manager: AsyncCallbackManagerForLLMRun | None,
+) -> AsyncIterator[OnThought]:
+    """As `progress`, for an async run; the handlers run beside the search, and have ended at the end."""
     config: RunnableConfig | None = None
     if run_manager is not None:
         manager = AsyncCallbackManager(handlers=[], parent_run_id=run_manager.run_id)
         manager.set_handlers(run_manager.inheritable_handlers, inherit=True)
         config = {"callbacks": manager}
-    sending = set[asyncio.Task[None]]()  # a task that nobody holds may be collected before it ends
+    sending = list[asyncio.Task[None]]()
 
     async def send(thought: Thought) -> None:
         with contextlib.suppress(RuntimeError):
             await adispatch_custom_event(THOUGHT, describe(thought), config=config)
 
     def on_thought(thought: Thought) -> None:
-        task = asyncio.ensure_future(send(thought))
-        sending.add(task)
-        task.add_done_callback(sending.discard)
+        sending.append(asyncio.ensure_future(send(thought)))
 
-    return on_thought
+    try:
+        yield on_thought
+    finally:
+        await asyncio.gather(*sending)

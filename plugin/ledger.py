@@ -356,4 +356,5 @@ def run_budget(budget: BudgetLike) -> Iterator[Account]:
     try:
         yield account
     finally:
-        _current.reset(token)
+        with suppress(ValueError):  # closed from another context, which never saw the account
+            _current.reset(token)

@@ -21,6 +21,7 @@ from langchain_pareto.errors import EngineClosedError
 
 T = TypeVar("T")
 
+_PATIENCE = 1.0  # seconds that a call waits for the private loop to take it up
 _ENDING = 1.0  # seconds that the process waits for the loop at its end
 
 
@@ -93,14 +94,20 @@ class Started(Generic[T]):
         self._alone = _inside.get()
         context = contextvars.copy_context()
         context.run(_inside.set, True)
-        if self._alone:
-            self._loop = asyncio.new_event_loop()
-            self._loop.call_soon(self._start, context)
-            threading.Thread(target=self._run, name="pareto-inner-loop", daemon=True).start()
-        else:
+        self._begun = threading.Event()
+        self._claim = threading.Lock()  # taken by the loop that runs it
+        if not self._alone:
             private = _private()
             self._loop = private.loop
             private.post(self._start, context)
+            # whoever blocks the private loop for so long may be waiting for us
+            self._alone = not self._begun.wait(_PATIENCE) and self._claim.acquire(blocking=False)
+        else:
+            self._claim.acquire()
+        if self._alone:
+            self._loop = asyncio.new_event_loop()
+            self._loop.call_soon(self._create, context)
+            threading.Thread(target=self._run, name="pareto-inner-loop", daemon=True).start()
 
     def cancel(self) -> None:
         """Cancels the coroutine, and waits until it has let go."""
@@ -124,6 +131,11 @@ class Started(Generic[T]):
             raise
 
     def _start(self, context: contextvars.Context) -> None:
+        self._begun.set()
+        if self._claim.acquire(blocking=False):
+            self._create(context)
+
+    def _create(self, context: contextvars.Context) -> None:
         try:
             self._task = self._loop.create_task(self._make(), context=context)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller

@@ -62,6 +62,13 @@ def model_name(model: object) -> str:
     return path.name if path.is_absolute() else str(model)
 
 
+def identity(model: object) -> str:
+    """What tells this model from any other in the process: a name or path as given, and which object it is."""
+    if model is None or isinstance(model, str | Path):
+        return str(model)
+    return f"{model_name(model)} at {id(model):#x}"
+
+
 def only(backend: Backend, model: object) -> Backend:
     """A backend that was handed in, unless another model is asked for."""
     if model is not None and model != backend.name:

@@ -46,7 +46,7 @@ def read_questions(question: str | None, file: Path | None) -> list[Question]:
 
 
 def _read_stdin(asked_for: str | None) -> str:
-    if asked_for is None and (sys.stdin is None or sys.stdin.isatty()):
+    if sys.stdin is None or (asked_for is None and sys.stdin.isatty()):
         msg = "there is no question"
         raise SettingError(msg, hint='Give one, "-" to type it in, or --file questions.jsonl.')
     try:
@@ -69,9 +69,14 @@ def _read_file(path: Path) -> list[Question]:
     return questions
 
 
+def _refuse(constant: str) -> object:
+    msg = f"{constant} is no JSON"
+    raise ValueError(msg)
+
+
 def _parse(path: Path, number: int, line: str) -> Question:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         msg = f"{path}, line {number}: not JSON: {error}"
         raise SettingError(msg, hint=_LINE_HINT) from None

@@ -114,7 +114,7 @@ async def _answer(
     if not run_.done() or run_.cancelled():
         return anytime(record)
     try:
-        return run_.result()
+        result = run_.result()
     except NothingDrawn:
         return anytime(record)
     except BaseExceptionGroup as group:
@@ -122,6 +122,9 @@ async def _answer(
         if isinstance(error, NothingDrawn):
             return anytime(record)
         raise error from None  # one strategy, one error
+    if isinstance(result, Thought):
+        return Answer(result)
+    return result if isinstance(result, Answer) else anytime(record)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

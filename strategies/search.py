@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from langchain_pareto.backends.base import Backend, Branch, Extension, Request, Sampling, Stop, Task
 from langchain_pareto.budget import Cost, Limits
-from langchain_pareto.errors import ParetoError, ScorerError
+from langchain_pareto.errors import ParetoError, ScorerError, SettingError
 from langchain_pareto.ledger import Account, Lease, Room
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.record import Bill, Record, finished
@@ -26,6 +26,8 @@ from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, 
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies.base import Strategy
+
+_WIDEST = 256  # draws side by side: beyond, setting them up takes longer than a step
 
 ANSWER: Literal["answer"] = "answer"
 STEP: Literal["step"] = "step"
@@ -50,13 +52,21 @@ class Search:
     """One strategy's handle on models, money and the tree."""
 
     def __init__(
-        self, backend: Backend, root: Thought, account: Account, settings: Settings, record: Record
+        self,
+        backend: Backend,
+        root: Thought,
+        account: Account,
+        settings: Settings,
+        record: Record,
+        *,
+        nested: bool = False,
     ) -> None:
         self.root = root
         self.settings = settings
         self._backend = backend
         self._account = account
         self._record = record
+        self._nested = nested  # one of several: its offers are not the run's
 
     @property
     def room(self) -> Room:
@@ -87,11 +97,14 @@ class Search:
         tight budget only cut each other off, planning.md 5.2). A wave starts when the one before it has ended, so what is drawn
         does not depend on which of its samples ended first.
         """
+        if isinstance(until, int) and until < 1:
+            msg = f"a draw takes at least 1 token, got until={until}"
+            raise SettingError(msg)
         if n > 1 and not thought.computed:
             await self._prefill(thought)
         started, refused = 0, False
         while started < n and not refused:
-            width = min(self._width(thought, n), n - started)
+            width = min(self._width(thought, n), n - started, _WIDEST)
             started += width
             tokens = self.room.unspent.tokens
             share = 0 if tokens is None else tokens // width  # no draw need be shorter than this
@@ -127,7 +140,8 @@ class Search:
         """A search of its own from the same root: other keys, and a child account whose unspent money flows back."""
         branch = self._fork(self.root)
         root = replace(self.root, branch=branch)
-        return Search(self._backend, root, self._account.child(), self.settings, self._record)
+        account = self._account.child()
+        return Search(self._backend, root, account, self.settings, self._record, nested=True)
 
     def warmer(self, temperature: float | None) -> Search:
         """The same search with another sampling temperature, None for the same."""
@@ -136,10 +150,14 @@ class Search:
         settings = replace(
             self.settings, sampling=replace(self.settings.sampling, temperature=temperature)
         )
-        return Search(self._backend, self.root, self._account, settings, self._record)
+        return Search(
+            self._backend, self.root, self._account, settings, self._record, nested=self._nested
+        )
 
     def offer(self, answer: Answer | Thought) -> None:
         """Publishes an improvement: what is returned if the run ends now."""
+        if self._nested:
+            return
         self._record.offer = answer if isinstance(answer, Answer) else Answer(answer)
 
     def best(self, thoughts: Sequence[Thought]) -> Answer:
