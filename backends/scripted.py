@@ -87,10 +87,17 @@ class ScriptedBranch:
             if not freed and not self._busy:
                 self.backend.count(-1)
 
-    def begin(self, action: str) -> None:
-        """Marks the branch busy."""
+    def beside(self, action: str) -> ScriptedBranch:
+        """A fork for a request that leaves the branch free for others."""
         with self._lock:
             self._check(action)
+            self.backend.count(1)
+            return ScriptedBranch(self.backend, self.sequence.fork(), self.key, self.drawn)
+
+    def begin(self) -> None:
+        """Marks the branch busy."""
+        with self._lock:
+            self._check("extend")
             self._busy = True
 
     def end(self) -> None:
@@ -192,12 +199,12 @@ class ScriptedBackend:
         stop = replace(stop, max_tokens=min(stop.max_tokens, room))
         sequence, draw = branch.sequence, programs.Draw(branch.key, sampling, 0, stats)
         program = programs.extend(_RUNNER, sequence, draw, stop, self.tokenizer, on_text)
-        return self._start(branch, "extend", program, deadline, asked=(sampling, stop))
+        return self._start(branch, program, deadline, asked=(sampling, stop))
 
     def prefill(self, branch: Branch, *, deadline: float | None = None) -> ScriptedTask:
         """Computes all but the last token, for the children to share; the future gives whether it got there."""
-        branch = self._own(branch)
-        return self._start(branch, "prefill", programs.prefill(_RUNNER, branch.sequence), deadline)
+        fork = self._own(branch).beside("prefill")
+        return self._start_beside(fork, programs.prefill(_RUNNER, fork.sequence), deadline)
 
     def score(
         self,
@@ -211,9 +218,8 @@ class ScriptedBackend:
         checked = [self.checked(c, len(branch.tokens)) for c in continuations]
         if not all(checked):
             raise SettingError("a continuation to score must not be empty")
-        return self._start(
-            branch, "score", programs.score(_RUNNER, branch.sequence, checked), deadline
-        )
+        fork = branch.beside("score")
+        return self._start_beside(fork, programs.score(_RUNNER, fork.sequence, checked), deadline)
 
     def estimate(self, request: Request) -> tuple[int, int]:
         """Worst-case FLOPs of a request, and the bytes of KV cache that it adds."""
@@ -289,16 +295,24 @@ class ScriptedBackend:
             raise SequenceError(msg)
         return branch
 
+    def _start_beside(
+        self, fork: ScriptedBranch, program: programs.Program, deadline: float | None
+    ) -> ScriptedTask:
+        """Starts a program on a fork that nobody else has, which ends with it."""
+        try:
+            return self._start(fork, program, deadline)
+        finally:
+            fork.free()
+
     def _start(
         self,
         branch: ScriptedBranch,
-        action: str,
         program: programs.Program,
         deadline: float | None,
         *,
         asked: tuple[Sampling, Stop] | None = None,
     ) -> ScriptedTask:
-        branch.begin(action)
+        branch.begin()
         try:
             with self._changed:
                 self._check_open()

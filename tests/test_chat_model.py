@@ -941,3 +941,20 @@ def test_tools_are_refused_by_name():
     """Not with an empty NotImplementedError."""
     with pytest.raises(NotImplementedError, match="tools"):
         told("x").get_num_tokens_from_messages([HumanMessage("?")], tools=[{}])
+
+
+def test_the_cache_tells_models_apart():
+    """Two backends of one name do not answer for each other."""
+    cache = InMemoryCache()
+    one, other = (
+        ChatPareto(backend=ScriptedBackend([text]), strategy="single", cache=cache)
+        for text in ("one", "other")
+    )
+    assert [one.invoke("?").content, other.invoke("?").content] == ["one", "other"]
+    assert one.invoke("?").content == "one"
+
+
+def test_what_is_no_backend_is_refused_at_construction():
+    """An object that cannot extend a branch is no backend."""
+    with pytest.raises(SettingError, match="no backend"):
+        ChatPareto(backend=object())

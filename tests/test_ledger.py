@@ -608,3 +608,17 @@ async def test_run_budget_in_tasks() -> None:
         assert await asyncio.gather(*map(inside, range(1, 9))) == list(range(1, 9))
         assert current_account() is outer
     assert outer.deadline is not None
+
+
+async def test_a_scope_may_be_left_from_another_context():
+    """A server closes a streaming generator in a task of its own: the scope ends without an error."""
+
+    async def stream():
+        with run_budget(100) as account:
+            yield account
+            yield account
+
+    answers = stream()
+    await asyncio.create_task(anext(answers))
+    await asyncio.create_task(answers.aclose())
+    assert current_account() is None

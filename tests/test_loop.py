@@ -221,3 +221,16 @@ def test_many_at_once_do_not_wait_for_each_other():
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(lambda _: run_sync(meet), range(8))) == list(range(8))
+
+
+def test_a_blocked_loop_does_not_hang_those_it_waits_for():
+    """A coroutine that blocks the private loop on threads of its own, which call back without its context, comes to its end."""
+
+    async def quick():
+        return 1
+
+    async def blocking():
+        with ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(lambda _: run_sync(quick), range(2)))
+
+    assert run_sync(blocking) == 2

@@ -11,9 +11,9 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget, Cost
-from langchain_pareto.errors import NumericalError, ScorerError
+from langchain_pareto.errors import NumericalError, ScorerError, SettingError
 from langchain_pareto.ledger import Account
-from langchain_pareto.strategies import Single, Strategy, Vote
+from langchain_pareto.strategies import BestOfN, Single, Strategy, Vote
 from langchain_pareto.strategies.record import Lengths
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.search import STEP, Search, Settings
@@ -458,3 +458,71 @@ def test_lengths():
     assert lengths.q95 == 30
     lengths.cut += 30  # longer than 30
     assert (lengths.q95, lengths.q25) == (36, 11)
+
+
+# --- what an attack once broke
+
+
+class Twice(Strategy):
+    """Draws from one thought in two tasks at once."""
+
+    kind: Literal["twice"] = "twice"
+
+    async def run(self, search):
+        async with asyncio.TaskGroup() as tasks:
+            both = [tasks.create_task(search.sample(search.root, 2)) for _ in range(2)]
+        return search.best([t for task in both for t in task.result()])
+
+
+class Offers(Strategy):
+    """Offers its only draw, and returns what `gives` makes of it."""
+
+    kind: Literal["offers"] = "offers"
+    bare: bool = False
+
+    async def run(self, search):
+        [thought] = await search.sample(search.root)
+        search.offer(thought)
+        return thought if self.bare else None
+
+
+async def test_one_thought_can_be_continued_by_several_tasks():
+    """Parallel branches are a TaskGroup, also from the same thought."""
+    outcome = await ask(Twice(), ScriptedBackend([ANSWER], delay=0.0), "400 tokens")
+    assert len(outcome.thoughts) == 4
+
+
+@pytest.mark.parametrize("bare", [False, True])
+async def test_a_strategy_may_return_its_offer_or_a_thought(bare):
+    """Nothing, after an offer, is the offer; a bare thought is an answer."""
+    outcome = await ask(Offers(bare=bare), ScriptedBackend([ANSWER]))
+    assert outcome.answer.thought is outcome.thoughts[0]
+
+
+async def test_a_draw_of_no_tokens_is_refused():
+    """`until` counts from one."""
+
+    class Nothing(Strategy):
+        kind: Literal["nothing"] = "nothing"
+
+        async def run(self, search):
+            return search.best(await search.sample(search.root, until=0))
+
+    with pytest.raises(SettingError, match="at least 1 token"):
+        await ask(Nothing(), ScriptedBackend([ANSWER]))
+
+
+async def test_a_nested_strategy_offers_nothing_to_the_run():
+    """The leader of an inner vote is one sample among others: the answer at the deadline is the vote of all."""
+
+    class Stuck:
+        async def score(self, thoughts):
+            await asyncio.sleep(60)
+            return [0.0] * len(thoughts)
+
+    answers = ["Answer: 1", "Answer: 1", "Answer: 2", "Answer: 1", "Answer: 2", "Answer: 2"]
+    outcome = await ask(
+        BestOfN(n=3, of=Vote(n=2)), ScriptedBackend(answers), "0.5 s", scorer=Stuck()
+    )
+    assert len(outcome.thoughts) == 6
+    assert outcome.answer.share == pytest.approx(0.5)
