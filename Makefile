@@ -4,8 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-# Where there is no NVIDIA driver, Linux takes the CPU build of torch: from a wheel at hand (pip's
-# find-links), else from PyTorch's own index, else whatever PyPI has, which works too but is large.
+# Where there is no NVIDIA driver, Linux takes the much smaller CPU build of torch, if it can be had.
 TORCH := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CPU_TORCH := $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo yes)
@@ -46,7 +45,7 @@ type: $(STAMP)  ## mypy, strict
 	@$(PY) -m mypy
 
 bench: $(STAMP)  ## run every script of examples/bench, in order
-	@for script in examples/bench/*.py; do echo "== $$script"; $(ONE_THREAD) $(PY) $$script || exit 1; done
+	@for script in examples/bench/[!_]*.py; do echo "== $$script"; $(ONE_THREAD) $(PY) $$script || exit 1; done
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -150,10 +150,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The shape of a model, as far as its cost depends on it (engines.md D.1).
+    """The shape of a model, as far as its cost depends on it.
 
     `windows` has one entry a layer: the attention window in tokens, or None for full attention. `matmul_parameters` counts
-    the active weights that a token is multiplied with, the output head excluded.
+    all weights but embeddings and output head: an upper bound for a mixture of experts, whose idle experts count too.
     """
 
     name: str
@@ -270,7 +270,7 @@ class Backend(Protocol):
         ...
 
     def open(self, prompt: str | Sequence[int], *, seed: int = 0) -> Branch:
-        """A new root; raises ContextLengthError, or SettingError when the prompt is empty."""
+        """A new root; raises ContextLengthError, CapacityError, or SettingError when the prompt is empty."""
         ...
 
     def extend(

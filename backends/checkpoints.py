@@ -45,7 +45,7 @@ def check_weights(folder: Path) -> int:
     files = list(_weight_files(folder))
     if not files:
         gguf = any(folder.glob("*.gguf"))
-        hint = "GGUF files are for the llama.cpp backend." if gguf else "Copy or download it again."
+        hint = "GGUF files cannot be run yet." if gguf else "Copy or download it again."
         raise ModelLoadError(f"{folder} has no weights (model.safetensors)", hint=hint)
     for file in files:
         if not file.exists():
@@ -68,7 +68,7 @@ def _local(path: Path, weights: bool) -> Path:
     if path.is_file():
         hint = "Give the folder that it is in."
         if path.suffix == ".gguf":
-            hint = "GGUF files are for the llama.cpp backend."
+            hint = "GGUF files cannot be run yet."
         raise ModelLoadError(f"{path} is a file: a model is a folder", hint=hint)
     if weights and not (path / "config.json").exists():
         found = sorted(entry.name for entry in path.iterdir())

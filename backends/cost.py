@@ -2,12 +2,10 @@
 What a request costs in floating-point operations and bytes, from the shape of the model alone.
 
 The same formulas price a request beforehand and meter it afterwards, so a reservation made with them is never exceeded. Per forward
-over T new tokens with n_out rows of logits (D.1 of the roofline, and Kaplan et al. 2020 for the factor 2):
+over T new tokens with n_out rows of logits (Kaplan et al. 2020, arXiv 2001.08361, for the factor 2):
 
     flops = 2 N_mm T + 2 h V n_out + sum over layers of 4 H D sum_t min(context_t, window)
     bytes = weights + kv_per_token * (slots read + T)
-
-Time has the form `a + b rows + c context` for a decode step; its coefficients belong to the device and are fitted elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 A radix index of what is cached: token prefixes to the slots that hold their keys and values.
 
-Knows tokens and slots, no model. What a sequence computed is inserted when it ends a prefill and when it is freed; the next
+Knows tokens and slots, no model. What a sequence computed is inserted after each chunk of prefill, when it gives way, and when it is freed; the next
 sequence that starts with the same tokens takes the slots over instead of computing them, across calls. Entries that no sequence
 refers to are evicted least recently used first, from the ends of branches towards the root (RadixAttention, arXiv 2312.07104).
 """

@@ -1,7 +1,7 @@
 """
 Who computes what in the next step, and who gives way when the pool is full.
 
-Knows live programs, open sequences and free slots; knows no time and no logits. Decode steps go first, then chunks of prefill, the
+Knows live programs, open sequences and free slots; a Step carries its logits and start, and looks at neither. Decode steps go first, then chunks of prefill, the
 oldest program first. When slots run out: evict what is only cached, drop what idle sequences hold, then preempt the newest program
 (its slots go, its tokens stay, and it computes them again later).
 """

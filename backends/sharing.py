@@ -50,7 +50,7 @@ class Shared:
     def close(self) -> None:
         """Gives the model back."""
         try:
-            self.engine.call(self.runner.close).result(timeout=_CLOSING)
+            self.engine.call(lambda: self.engine.retire(self.runner)).result(timeout=_CLOSING)
         except BackendError:  # the engine is gone, and nobody else touches the runner
             self.runner.close()
         for undo in reversed(self.undo):

@@ -2,8 +2,8 @@
 Attention over the slot pool, registered with transformers as one more attention implementation.
 
 Knows tensors, a StepPlan and the pool; knows no sequence and no model. Each layer writes the new tokens' keys and values into its
-pool, then attends call by call: one gather of the union and one masked scaled-dot-product attention, with the query heads that share
-a key head folded into the rows (no key is repeated). Soft-capped scores (Gemma 2) and sinks (GPT-OSS) take the plain route.
+pool. A long chunk of one sequence attends in order, causally, over its past and itself; everything else goes call by call: one gather
+of the union and one masked scaled-dot-product attention, with the query heads that share a key head folded into the rows. Soft-capped scores (Gemma 2) and sinks (GPT-OSS) take the plain route.
 """
 
 from __future__ import annotations

@@ -35,10 +35,8 @@ class Logits:
 class TorchRunner:
     """One model over one pool of token slots."""
 
-    def __init__(
-        self, model: torch.nn.Module, *, slots: int | None = None, memory: int | None = None
-    ) -> None:
-        """Takes `model` over until `close`. The pool has `slots` token slots, or what fits into `memory` bytes."""
+    def __init__(self, model: torch.nn.Module, *, slots: int) -> None:
+        """Takes `model` over until `close`; the pool has `slots` token slots."""
         self.model = model
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
         self._previous = config._attn_implementation  # noqa: SLF001 - the only place where it is kept
@@ -54,15 +52,11 @@ class TorchRunner:
             self._restore()
             raise
         self.spec = _spec(model, config, observed, self.device, self.dtype)
-        if slots is None:
-            assert memory is not None, "a pool needs a size"
-            slots = memory // self.spec.kv_bytes_per_token
         self.pool = SlotPool(max(2, slots + 1))
         self.prefixes = PrefixIndex(self.pool)
         first = next(iter(observed.values()))
         self._planner = Planner(self.device, self.dtype, first.heads // first.kv_heads)
         self._stage = Stage(pools={i: self._layer(o) for i, o in observed.items()})
-        self.shapes = set[tuple[int, ...]]()  # distinct shapes of the steps so far
         self.closed = False
 
     # --- sequences: integers only
@@ -142,7 +136,6 @@ class TorchRunner:
         try:
             with torch.inference_mode():
                 plan = self._planner.plan(chunks)
-                self.shapes.add(plan.shape)
                 self._stage.plan = plan
                 rows = self._forward(plan.tokens, plan.positions, plan.keep)
         except BaseException:

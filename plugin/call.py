@@ -6,7 +6,6 @@ Knows how settings are merged, which strategy a call runs and what is reported o
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from langchain_pareto import messages as rendering
 from langchain_pareto.backends.base import Backend, Sampling
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import BudgetExceeded, SettingError
+from langchain_pareto.events import describe
 from langchain_pareto.ledger import Account, current_account
 from langchain_pareto.models import model_name
 from langchain_pareto.rates import Rates
@@ -249,22 +249,4 @@ def spent(outcome: Outcome, rates: Rates) -> dict[str, float | int]:
 def tree(outcome: Outcome) -> list[dict[str, object]]:
     """The thoughts in order of drawing, each naming its parent (0 is the prompt)."""
     chosen = set(outcome.answer.thought.path) if outcome.answer is not None else set()
-    return [
-        {
-            "id": t.number,
-            "parent": 0 if t.parent is None else t.parent.number,
-            "text": t.text,
-            "tokens": len(t.tokens),
-            "finish": t.finish,
-            "answer": t.answer,
-            "score": _json_number(t.score),
-            "mean_logprob": _json_number(t.mean_logprob),
-            "chosen": t in chosen,
-        }
-        for t in outcome.thoughts
-    ]
-
-
-def _json_number(value: float | None) -> float | None:
-    """JSON has no infinity: a thought that could not be scored has no score."""
-    return value if value is not None and math.isfinite(value) else None
+    return [{**describe(t), "chosen": t in chosen} for t in outcome.thoughts]

@@ -1,5 +1,5 @@
 """
-ChatPareto: the chat model for chains and agents.
+ChatPareto: the chat model for chains and graphs.
 
 Knows LangChain's chat model interface and how its many doors carry settings; knows no tokens and no device. Models load on first use
 and are shared in the process; a pickle carries settings only.

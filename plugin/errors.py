@@ -2,20 +2,19 @@
 Everything that langchain-pareto raises on purpose.
 
 * ParetoError
-  x BudgetError (ValueError)               a budget that cannot be understood
-  x BudgetExceeded (RuntimeError)          a limit was reached and `on_limit="error"` was asked for
+  x BudgetError (ValueError)               a budget that cannot be understood, or has no price
+  x BudgetExceeded (RuntimeError)          a limit was reached: with `on_limit="error"`, or before a first token
   x SettingError (ValueError)              a setting, question or prompt that cannot be honoured
   x ScorerError (RuntimeError)             a scorer or verifier failed
   x BackendError (RuntimeError)
-    + CapacityError (MemoryError)          does not fit into the pool, even alone
+    + CapacityError (MemoryError)          does not fit into the pool or the device's memory
     + ContextLengthError (ValueError)      longer than the model's context
     + CapabilityError (NotImplementedError)  this model or engine cannot do it
     + SequenceError (ValueError)           a freed, foreign or busy branch, or a bad length
-    + VocabularyMismatchError (ValueError) two models that should share a vocabulary do not
     + ModelLoadError (OSError)             weights or tokenizer missing, truncated or unreadable
     + NumericalError (ArithmeticError)     NaN or infinite logits
-    + EngineClosedError                    the engine was closed, or belongs to another process
-    + EngineFailedError                    the device failed; `__cause__` has the original
+    + EngineClosedError                    the engine was closed, belongs to another process, or the process ends
+    + EngineFailedError                    a step or the device failed; `__cause__` has the original
 
 Every error also is the builtin that a caller would catch. `hint` says what to do, and is shown below the message.
 """
@@ -32,7 +31,7 @@ class ParetoError(Exception):
 
 
 class BudgetError(ParetoError, ValueError):
-    """A budget that cannot be understood: what was got, and what is accepted."""
+    """A budget that cannot be understood, or kept for want of a price: what was got, and what is accepted."""
 
 
 class BudgetExceeded(ParetoError, RuntimeError):
@@ -60,7 +59,7 @@ class BackendError(ParetoError, RuntimeError):
 
 
 class CapacityError(BackendError, MemoryError):
-    """Does not fit into the pool even alone; `needed` and `free` are counted in `kind`."""
+    """Does not fit into the pool even alone, or into the device's memory; `needed` and `free` are counted in `kind`."""
 
     def __init__(
         self, message: str, *, needed: int, free: int, kind: str, hint: str | None = None
@@ -88,10 +87,6 @@ class SequenceError(BackendError, ValueError):
     """A freed, foreign or busy branch, or a length outside it."""
 
 
-class VocabularyMismatchError(BackendError, ValueError):
-    """Two models that should share a vocabulary do not."""
-
-
 class ModelLoadError(BackendError, OSError):
     """Weights or tokenizer are missing, truncated or unreadable."""
 
@@ -105,4 +100,4 @@ class EngineClosedError(BackendError):
 
 
 class EngineFailedError(BackendError):
-    """The device failed; `__cause__` has the original error."""
+    """A step or the device failed; `__cause__` has the original error."""

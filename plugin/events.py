@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -29,16 +30,22 @@ OnThought = Callable[[Thought], None]
 
 
 def describe(thought: Thought) -> dict[str, object]:
-    """A thought as a trace shows it."""
+    """A thought as traces and reports show it: plain JSON, the parent by its id (0 is the prompt)."""
     return {
-        "number": thought.number,
+        "id": thought.number,
         "parent": 0 if thought.parent is None else thought.parent.number,
         "text": thought.text,
         "tokens": len(thought.tokens),
         "finish": thought.finish,
         "answer": thought.answer,
-        "mean_logprob": thought.mean_logprob,
+        "score": _json_number(thought.score),
+        "mean_logprob": _json_number(thought.mean_logprob),
     }
+
+
+def _json_number(value: float | None) -> float | None:
+    """JSON has no infinity: a thought that could not be scored has no score."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def progress(run_manager: CallbackManagerForLLMRun | None) -> OnThought:

@@ -23,6 +23,7 @@ from langchain_pareto.call import Call, Draws, respond
 from langchain_pareto.errors import SettingError
 from langchain_pareto.events import describe
 from langchain_pareto.loop import run_sync
+from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
@@ -45,15 +46,17 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
         scorer: Scorer | None = None,
         answers: AnswerFormat | None = None,
         stop: tuple[str, ...] = (),
+        rates: Rates | None = None,
         **draws: Any,
     ) -> None:
-        """`draws` are temperature, top_p, top_k, min_p, the penalties, seed and max_tokens."""
+        """`rates` price budgets in usd and joules; `draws` are temperature, top_p, top_k, min_p, the penalties, seed and max_tokens."""
         self.strategy = parse_strategy(strategy)
         self.backend = backend
         self.budget = None if budget is None else Budget.parse(budget)
         self.scorer = scorer if scorer is not None else MeanLogprob()
         self.answers = answers if answers is not None else AnswerFormat()
         self.stop = stop
+        self.rates = rates if rates is not None else Rates()
         self.draws = Draws.read(draws)
         self.name = f"{type(self.strategy).__name__}Runnable"
 
@@ -138,6 +141,7 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
             stop=self.stop,
             answers=self.answers,
             scorer=self.scorer,
+            rates=self.rates,
         )
 
 
@@ -149,4 +153,4 @@ def _messages(asked: LanguageModelInput) -> list[BaseMessage]:
 
 def _started(thought: Thought) -> tuple[dict[str, Any], dict[str, Any]]:
     parent = 0 if thought.parent is None else thought.parent.number
-    return {}, {"number": thought.number, "parent": parent}
+    return {}, {"id": thought.number, "parent": parent}

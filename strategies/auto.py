@@ -2,7 +2,7 @@
 What to do when nothing was measured yet: let the first sample decide.
 
 A question with nothing to vote on gets its first sample back; any other gets an adaptive vote, the safest use of more compute when no
-profile is known (planning.md 4.6).
+profile is known.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Auto(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """The first sample decides."""
-        search = search.warmer(self.temperature)
+        search = search.at_temperature(self.temperature)
         first = search.best(await search.sample(search.root))
         search.offer(first)
         if first.thought.answer is None or search.settings.sampling.temperature == 0:
             return first
-        n = self.most if search.limited or search.hurried else self.unasked
-        return await Vote(n=n).go_on(search, [first.thought])
+        n = self.most if search.limited or search.has_deadline else self.unasked
+        return await Vote(n=n).continue_from(search, [first.thought])

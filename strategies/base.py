@@ -38,6 +38,6 @@ class Strategy(BaseModel):
 
     async def _run_one(self, search: Search) -> Thought | None:
         try:
-            return (await self.run(search.warmer(self.temperature))).thought
+            return (await self.run(search.at_temperature(self.temperature))).thought
         except NothingDrawn:
             return None

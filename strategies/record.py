@@ -1,5 +1,5 @@
 """
-What one run keeps: its thoughts, its open requests, its best offer, and what it learned of lengths.
+What one run keeps: its thoughts, its requests, its best offer, and what it learned of lengths.
 
 Knows no model and no strategy; every search of a run writes into the same record.
 """
@@ -17,7 +17,7 @@ from langchain_pareto.backends.base import Branch, Task, Usage
 from langchain_pareto.budget import Cost
 from langchain_pareto.strategies.thoughts import Answer, Thought
 
-# spread of the lengths of one question's samples, relative to their mean: standard deviation 0.30 (planning.md 3.3, item 9)
+# spread of the lengths of one question's samples, relative to their mean: standard deviation 0.30
 _Q95, _Q25 = 1.5, 0.8
 
 

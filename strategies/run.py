@@ -20,8 +20,7 @@ from langchain_pareto.ledger import Account
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.record import Record, finished
 from langchain_pareto.strategies.search import Search, Settings
-from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, best_of
-from langchain_pareto.strategies.vote import leader
+from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, best_of, leader
 
 
 @dataclass(frozen=True, slots=True)

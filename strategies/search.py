@@ -79,7 +79,7 @@ class Search:
         return replace(self.room.unspent, calls=None) != Limits()
 
     @property
-    def hurried(self) -> bool:
+    def has_deadline(self) -> bool:
         """Whether there is a deadline."""
         return self._account.deadline is not None
 
@@ -94,7 +94,7 @@ class Search:
         """Up to `n` continuations, each as it finishes; leaving early cancels the rest.
 
         They are drawn in waves: as many side by side as the room holds at their likely length, at least one (wide waves on a
-        tight budget only cut each other off, planning.md 5.2). A wave starts when the one before it has ended, so what is drawn
+        tight budget only cut each other off). A wave starts when the one before it has ended, so what is drawn
         does not depend on which of its samples ended first.
         """
         if isinstance(until, int) and until < 1:
@@ -143,7 +143,7 @@ class Search:
         account = self._account.child()
         return Search(self._backend, root, account, self.settings, self._record, nested=True)
 
-    def warmer(self, temperature: float | None) -> Search:
+    def at_temperature(self, temperature: float | None) -> Search:
         """The same search with another sampling temperature, None for the same."""
         if temperature is None or temperature == self.settings.sampling.temperature:
             return self

@@ -18,9 +18,9 @@ class Single(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """One sample."""
-        search = search.warmer(self.temperature)
+        search = search.at_temperature(self.temperature)
         return search.best(await search.sample(search.root))
 
     async def run_many(self, search: Search, n: int) -> list[Thought]:
         """`n` samples of one root, which share its cache."""
-        return await search.warmer(self.temperature).sample(search.root, n)
+        return await search.at_temperature(self.temperature).sample(search.root, n)

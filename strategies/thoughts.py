@@ -82,5 +82,13 @@ def ballot(thoughts: Sequence[Thought]) -> list[list[Thought]]:
     )
 
 
+def leader(thoughts: Sequence[Thought]) -> Answer:
+    """The best sample of the largest class; without any vote, the best sample."""
+    classes = ballot(thoughts)
+    if not classes:
+        return Answer(best_of(thoughts))
+    return Answer(best_of(classes[0]), len(classes[0]) / sum(map(len, classes)))
+
+
 def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:
     return tuple(-float(x) for x in key)

@@ -17,7 +17,13 @@ from pydantic import Field
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
-from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, ballot, best_of
+from langchain_pareto.strategies.thoughts import (
+    Answer,
+    NothingDrawn,
+    Thought,
+    ballot,
+    leader,
+)
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
@@ -39,12 +45,12 @@ class Vote(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Waves until the vote is decided."""
-        return await self.go_on(search.warmer(self.temperature), [])
+        return await self.continue_from(search.at_temperature(self.temperature), [])
 
-    async def go_on(self, search: Search, drawn: Sequence[Thought]) -> Answer:
+    async def continue_from(self, search: Search, drawn: Sequence[Thought]) -> Answer:
         """The vote, with what is drawn already."""
         thoughts = list(drawn)
-        wave = self.wave if self.adaptive and not search.hurried else self.n
+        wave = self.wave if self.adaptive and not search.has_deadline else self.n
         while (left := self.n - len(thoughts)) > 0:
             if self.adaptive and decided(thoughts, left, self.threshold):
                 break
@@ -58,14 +64,6 @@ class Vote(Strategy):
         if not thoughts:
             raise NothingDrawn
         return leader(thoughts)
-
-
-def leader(thoughts: Sequence[Thought]) -> Answer:
-    """The best sample of the largest class; without any vote, the best sample."""
-    classes = ballot(thoughts)
-    if not classes:
-        return Answer(best_of(thoughts))
-    return Answer(best_of(classes[0]), len(classes[0]) / sum(map(len, classes)))
 
 
 def decided(thoughts: Sequence[Thought], left: int, threshold: float) -> bool:

@@ -74,7 +74,7 @@ def test_every_thought_is_a_child_run(chained):
     runs = _thoughts(collector)
     assert [run.outputs["text"] for run in runs] == [n["text"] for n in report(message)["tree"]]
     assert [run.outputs["answer"] for run in runs] == ["1", "2", "2", None]
-    assert sorted(run.inputs["number"] for run in runs) == [1, 2, 3, 4]
+    assert sorted(run.inputs["id"] for run in runs) == [1, 2, 3, 4]
     assert all(run.end_time is not None and run.error is None for run in runs)
 
 
@@ -85,7 +85,7 @@ async def test_every_thought_is_a_child_run_async(chained):
     runnable = RunnableLambda(str) | voting() if chained else voting()
     await runnable.ainvoke("?", config={"callbacks": [collector]})
     runs = _thoughts(collector)
-    assert sorted(run.inputs["number"] for run in runs) == [1, 2, 3, 4]
+    assert sorted(run.inputs["id"] for run in runs) == [1, 2, 3, 4]
     assert all(run.end_time is not None for run in runs)
 
 

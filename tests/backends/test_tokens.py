@@ -21,11 +21,12 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from langchain_pareto.backends.nano import tokenizer_path
 from langchain_pareto.backends.templates import render_template
 from langchain_pareto.backends.tokens import Detokenizer, HFTokenizer, Tokenizer
 from langchain_pareto.errors import SettingError
 
-NANO = Path("/work/shared/nano/tokenizer")
+NANO = tokenizer_path()
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 CORPUS = [
     "the cat sat on the mat, then the dog ate",
@@ -437,7 +438,6 @@ def test_fingerprints_tell_vocabularies_apart():
     assert HFTokenizer(other).fingerprint != tokenizer("byte-level").fingerprint
 
 
-@pytest.mark.skipif(not NANO.exists(), reason=f"the nano tokenizer is not at {NANO}")
 @given(data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_the_nano_tokenizer_streams(data):

@@ -371,12 +371,12 @@ async def test_a_strategy_may_be_run_many_times():
 
 
 async def test_warmth_is_the_draws_own():
-    """`warmer` changes the temperature of what is drawn through it, and of nothing else."""
+    """`at_temperature` changes the temperature of what is drawn through it, and of nothing else."""
     backend = ScriptedBackend([ANSWER])
 
     async def what(search):
-        assert search.warmer(None) is search
-        await search.warmer(0.25).sample(search.root)
+        assert search.at_temperature(None) is search
+        await search.at_temperature(0.25).sample(search.root)
         return search.best(await search.sample(search.root))
 
     await ask(what, backend)

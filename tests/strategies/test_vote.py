@@ -14,8 +14,8 @@ from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Single, Vote
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.search import Settings
-from langchain_pareto.strategies.thoughts import Thought, ballot
-from langchain_pareto.strategies.vote import decided, lead_probability, leader
+from langchain_pareto.strategies.thoughts import Thought, ballot, leader
+from langchain_pareto.strategies.vote import decided, lead_probability
 
 VOTES = st.integers(0, 40)
 
@@ -184,7 +184,7 @@ async def test_a_vote_goes_on_with_what_is_drawn():
     class Later(Single):
         async def run(self, search):
             seen.extend(await search.sample(search.root, 2))
-            return await Vote(n=5, adaptive=False).go_on(search, seen)
+            return await Vote(n=5, adaptive=False).continue_from(search, seen)
 
     outcome = await run(Later(), backend, "q", settings=Settings(Sampling()))
     assert len(outcome.thoughts) == 5
