@@ -352,7 +352,7 @@ def _out_of_memory(error: Exception) -> bool:
 def _capacity(error: Exception, step: Step) -> CapacityError:
     msg = f"the device ran out of memory in a step of {step.tokens} tokens: {error}"
     hint = "Leave more memory beside the pool (a smaller memory=...), or use a smaller model."
-    out = CapacityError(msg, needed=step.tokens, free=0, kind="tokens", hint=hint)
+    out = CapacityError(msg, needed=step.tokens, free=0, kind="memory", hint=hint)
     out.__cause__ = error
     return out
 

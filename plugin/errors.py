@@ -59,7 +59,7 @@ class BackendError(ParetoError, RuntimeError):
 
 
 class CapacityError(BackendError, MemoryError):
-    """Does not fit into the pool even alone, or into the device's memory; `needed` and `free` are counted in `kind`."""
+    """Does not fit into the pool even alone, or into the device's memory; `kind` says what ran out, `needed` and `free` count token slots (or the tokens of the step)."""
 
     def __init__(
         self, message: str, *, needed: int, free: int, kind: str, hint: str | None = None
