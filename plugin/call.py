@@ -113,8 +113,7 @@ class Reply:
     def texts(self) -> tuple[str | None, str]:
         """(reasoning, answer text) of the winner."""
         text = "".join(t.text for t in self.thought.path)
-        reasoning, rest = split_reasoning("<think>" + text if self.thinking else text)
-        return reasoning, rest.lstrip("\n") if reasoning is not None else rest
+        return split_reasoning("<think>" + text if self.thinking else text)
 
     def message(self) -> AIMessage:
         """The answer as LangChain wants it."""

@@ -253,19 +253,16 @@ class Search:
             else ()
         )
         stop = Stop(lease.amount, strings, keep=until != ANSWER)
-        try:
-            task = self._backend.extend(
-                branch,
-                settings.sampling,
-                stop,
-                stats=True,
-                deadline=self._account.deadline,
-                on_text=settings.on_text if number == 1 else None,
-            )
-        except BaseException:
-            lease.cancel()
-            raise
-        extension = await self._settle(task, lease, pending=1)
+        start = partial(
+            self._backend.extend,
+            branch,
+            settings.sampling,
+            stop,
+            stats=True,
+            deadline=self._account.deadline,
+            on_text=settings.on_text if number == 1 else None,
+        )
+        extension = await self._settle(start, lease, pending=1)
         assert isinstance(extension, Extension)
         if extension.finish == "deadline":
             self._record.limited_by = "seconds"
@@ -310,19 +307,20 @@ class Search:
         if self._record.ended:
             lease.cancel()
             return
-        try:
-            task = self._backend.prefill(thought.branch, deadline=self._account.deadline)
-        except BaseException:
-            lease.cancel()
-            raise
-        if await self._settle(task, lease):
+        start = partial(self._backend.prefill, thought.branch, deadline=self._account.deadline)
+        if await self._settle(start, lease):
             thought.computed = True
 
-    async def _settle(self, task: Task, lease: Lease, *, pending: int = 0) -> object:
-        """Waits for a request; whatever happens to us meanwhile, its lease is committed at what it took.
+    async def _settle(self, start: Callable[[], Task], lease: Lease, *, pending: int = 0) -> object:
+        """Starts a request and waits for it; whatever happens to us meanwhile, its lease is committed at what it took.
 
         `pending` tokens of the branch are its own to compute, however much is cached.
         """
+        try:
+            task = start()
+        except BaseException:
+            lease.cancel()
+            raise
         bill, record = Bill(task), self._record
         record.tasks.append(bill)
 
