@@ -1,232 +1,192 @@
 """
-Trains a tiny Llama on the problems of tasks.py: the recipe of the first bundled pair, on two CPU cores.
+Trains one model of the family: the recipe, from nothing, on two CPU cores or on a GPU.
 
-    cd examples/nano
-    python train.py prepare --problems 1000000
-    python train.py fit policy --width 128 --layers 8 --hidden 384 --minutes 42
-    python train.py fit draft --width 64 --layers 2 --hidden 192 --minutes 5
+    cd examples
+    python -m nano.tokenizer
+    python -m nano.train S --tokens 200
+    python -m nano.train M --tokens 150
+    python -m nano.train L --tokens 60 --from M
+    python -m nano.train PRM --tokens 30 --from M
 
-Everything is written under work/: the tokenizer, `tokens.bin` (uint16 ids), `learn.bin` (1 = a token of a solution, which
-is learned; 0 = a token of a question) and one folder of weights per model. Needs the package's own dependencies and a C
-compiler (torch.compile). How far a model gets in its minutes depends on the machine.
+A run that is stopped goes on where it was: the same command again. It writes work/NAME.pt, the checkpoint, and work/NAME.jsonl, one
+line a report: tokens seen, loss of training and of held-out problems, tokens a second. When it is done, work/NAME has the weights.
 """
 
 import argparse
-import multiprocessing
-import random
+import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from tasks import Problem, countdown, render, word_problem
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-WORK = Path(__file__).parent / "work"
-TOKENIZER, TOKENS, LEARN = WORK / "tokenizer.json", WORK / "tokens.bin", WORK / "learn.bin"
+from nano.data import IGNORED, LENGTHS, WARM_UP, Stream, batches, solutions
+from nano.models import SIZES, grown, new_model
+from nano.muon import Muon
+from nano.tokenizer import WORK
 
-END, PAD = 0, 1
-SPECIAL = [
-    "<|end|>",
-    "<|pad|>",
-    "<|good|>",
-    "<|bad|>",
-    "<|spawn|>",
-    "<|join|>",
-    "<|user|>",
-    "<|assistant|>",
-]
-# Words, single digits, punctuation, line ends: the split of the large byte-level tokenizers, digit by digit.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-VOCABULARY = 512
-CHUNKS = 40  # of the training set, each with its own seed
-CONTEXT, BATCH, HEAD_WIDTH = 512, 16, 32
-
+MICRO_BATCH = {"cpu": 2048, "cuda": 8192}  # tokens: what stays in a core's cache, or fills a GPU
+BATCH = 8192  # tokens a step
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
-WARM_UP, DECAY = 100, 0.4  # steps; the last share of the time, linear to zero
-MOMENTUM, WEIGHT_DECAY = 0.95, 0.02
+WARM_UP_STEPS, DECAY = 100, 0.4  # the last share of the tokens, linear to zero
+REPORT, SAVE = 500, 500  # steps
+HELD_OUT = 40  # micro-batches
 
 
-def train_tokenizer() -> None:
-    """Learns byte-pair merges from 20 000 problems of each task."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    rng = random.Random(0)
-    texts = (render(draw(rng)) for _ in range(20_000) for draw in (word_problem, countdown))
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=SPECIAL,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    tokenizer.save(str(TOKENIZER))
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    window: int = 0
+    done: int = 0  # batches of the window
 
 
-def encode(tokenizer: Tokenizer, problem: Problem) -> tuple[list[int], list[int]]:
-    """The tokens of a problem, and which of them to learn."""
-    solution = render(problem).removeprefix(problem.question + "\n")
-    prompt: list[int] = tokenizer.encode(problem.question + "\n").ids
-    target: list[int] = [*tokenizer.encode(solution).ids, END]
-    return prompt + target, [0] * len(prompt) + [1] * len(target)
+class Run:
+    """One model on its way through its tokens."""
 
+    def __init__(self, name: str, model: LlamaForCausalLM, budget: float, rate: float) -> None:
+        self.name, self.model, self.budget, self.rate = name, model, budget, rate
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model.to(self.device).train()
+        # On a CPU plain matrix products beat the fused attention's backward pass twice over on rows this short.
+        model.set_attn_implementation("eager" if self.device == "cpu" else "sdpa")
+        named = list(model.named_parameters())
+        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+        others = [p for n, p in named if p.ndim != 2 or "embed" in n]
+        self.muon = Muon(matrices, MUON_RATE)
+        self.adam = torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+        torch._dynamo.config.recompile_limit = 4 * len(LENGTHS)  # noqa: SLF001  # one graph a length
+        self.forward = torch.compile(
+            lambda ids: model(input_ids=ids, use_cache=False).logits, dynamic=False
+        )
+        self.at = Position()
+        if self.checkpoint.exists():
+            self._load()
 
-def draw_chunk(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Problems of both tasks in equal shares, packed end to end; `job` is a seed and their number."""
-    seed, count = job
-    rng, tokenizer = random.Random(seed), Tokenizer.from_file(str(TOKENIZER))
-    tokens: list[int] = []
-    learn: list[int] = []
-    for _ in range(count):
-        draw = word_problem if rng.random() < 0.5 else countdown
-        more_tokens, more_learn = encode(tokenizer, draw(rng))
-        tokens += more_tokens
-        learn += more_learn
-    return np.array(tokens, np.uint16), np.array(learn, np.uint8)
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run goes on from."""
+        return WORK / f"{self.name}.pt"
 
+    def loss(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of what is learned."""
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            logits = self.forward(ids.to(self.device))
+        return cross_entropy(
+            logits.float().flatten(0, 1), targets.to(self.device).flatten(), ignore_index=IGNORED
+        )
 
-def prepare(problems: int) -> None:
-    """Writes the tokenizer and the training set."""
-    WORK.mkdir(exist_ok=True)
-    train_tokenizer()
-    with multiprocessing.Pool() as pool:
-        jobs = [(1000 + i, problems // CHUNKS) for i in range(CHUNKS)]
-        tokens, learn = zip(*pool.map(draw_chunk, jobs), strict=True)
-    np.concatenate(tokens).tofile(TOKENS)
-    np.concatenate(learn).tofile(LEARN)
+    def go(self, stream: Stream, held_out: Stream) -> None:
+        """Trains to the end of the tokens."""
+        size = MICRO_BATCH[self.device]
+        feed = batches(stream, size, window=self.at.window, skip=self.at.done)
+        judged = batches(held_out, size)
+        fixed = [next(judged)[2:] for _ in range(HELD_OUT)]
+        began, before, total = time.monotonic(), self.at.seconds, torch.zeros(())
+        while self.at.tokens < self.budget:
+            total += self._step(feed, BATCH // size)
+            self.at.seconds = before + time.monotonic() - began
+            if self.at.step % REPORT == 0:
+                self._report(total.item() / REPORT, self._held_out(fixed))
+                total.zero_()
+            if self.at.step % SAVE == 0:
+                self._save()
+        self._save()
+        # half: what is shipped is what was measured, in every format
+        self.model.half().save_pretrained(WORK / self.name)
 
+    def _step(
+        self, feed: Iterator[tuple[int, int, torch.Tensor, torch.Tensor]], parts: int
+    ) -> torch.Tensor:
+        """One update; the mean loss before it."""
+        scale = self.rate * min(1, (self.at.step + 1) / WARM_UP_STEPS)
+        scale *= min(1, (1 - self.at.tokens / self.budget) / DECAY)
+        self.muon.param_groups[0]["lr"] = MUON_RATE * scale
+        self.adam.param_groups[0]["lr"] = ADAM_RATE * scale
+        total = torch.zeros(())
+        for _ in range(parts):
+            self.at.window, self.at.done, ids, targets = next(feed)
+            loss = self.loss(ids, targets) / parts
+            loss.backward()
+            total += loss.detach().cpu()
+            self.at.tokens += ids.numel()
+        self.muon.step()
+        self.adam.step()
+        self.model.zero_grad()
+        self.at.step += 1
+        return total
 
-def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """The nearest orthogonal matrix, about, by five Newton-Schulz steps in bfloat16 (Jordan et al. 2024, Muon)."""
-    x = matrix.bfloat16()
-    tall = x.size(0) > x.size(1)
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (x.T if tall else x).float()
+    def _held_out(self, fixed: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+        # With gradients: another mode would compile every graph again.
+        return sum(self.loss(ids, targets).item() for ids, targets in fixed) / len(fixed)
 
+    def _report(self, loss: float, held_out: float) -> None:
+        at = self.at
+        line = {
+            "step": at.step,
+            "tokens": at.tokens,
+            "minutes": round(at.seconds / 60, 1),
+            "loss": round(loss, 4),
+            "held_out": round(held_out, 4),
+            "tokens_per_second": round(at.tokens / at.seconds),
+        }
+        print(json.dumps(line), flush=True)
+        with (WORK / f"{self.name}.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
 
-class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum, for the weight matrices; everything else takes AdamW."""
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
+            "at": vars(self.at),
+        }
+        unfinished = self.checkpoint.with_suffix(".tmp")
+        torch.save(state, unfinished)
+        unfinished.replace(self.checkpoint)
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float) -> None:
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # takes no closure
-        """One update of every matrix."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.mul_(MOMENTUM).add_(p.grad)
-                update = orthogonalised(p.grad + MOMENTUM * momentum)
-                shape = max(1, p.size(0) / p.size(1)) ** 0.5
-                p.mul_(1 - group["lr"] * WEIGHT_DECAY).add_(update, alpha=-group["lr"] * shape)
-
-
-def make_model(width: int, layers: int, hidden: int) -> LlamaForCausalLM:
-    """An untrained Llama with tied embeddings and heads of 32."""
-    heads = width // HEAD_WIDTH
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        intermediate_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=END,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    return LlamaForCausalLM(config)
-
-
-def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs and targets (16, 512) for ever, in one fixed order; -100 marks what is not learned."""
-    tokens, learn = np.memmap(TOKENS, np.uint16, "r"), np.memmap(LEARN, np.uint8, "r")
-    order = np.random.RandomState(0).permutation(len(tokens) // CONTEXT - 1)
-    step = 0
-    while True:
-        starts = [order[(step * BATCH + i) % len(order)] * CONTEXT for i in range(BATCH)]
-        ids = np.stack([tokens[s : s + CONTEXT + 1] for s in starts]).astype(np.int64)
-        mask = np.stack([learn[s + 1 : s + CONTEXT + 1] for s in starts])
-        yield torch.from_numpy(ids[:, :-1]), torch.from_numpy(np.where(mask, ids[:, 1:], -100))
-        step += 1
-
-
-def fit(name: str, width: int, layers: int, hidden: int, minutes: float) -> None:
-    """Trains for so many minutes, then saves the weights in float16."""
-    torch.manual_seed(0)
-    model = make_model(width, layers, hidden)
-    matrices = {n for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n}
-    muon = Muon([p for n, p in model.named_parameters() if n in matrices], MUON_RATE)
-    adam = torch.optim.AdamW(
-        [p for n, p in model.named_parameters() if n not in matrices],
-        ADAM_RATE,
-        betas=(0.9, 0.95),
-        weight_decay=0.0,
-    )
-    forward = torch.compile(lambda ids: model(input_ids=ids, use_cache=False).logits)
-    start, total = time.monotonic(), 0.0
-    for step, (ids, targets) in enumerate(batches()):
-        done = (time.monotonic() - start) / 60 / minutes
-        if done >= 1:
-            break
-        scale = min(1, step / WARM_UP) * min(1, (1 - done) / DECAY)
-        muon.param_groups[0]["lr"] = MUON_RATE * scale
-        adam.param_groups[0]["lr"] = ADAM_RATE * scale
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = forward(ids)
-        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        loss.backward()
-        muon.step()
-        adam.step()
-        model.zero_grad()
-        total += loss.item()
-        if (step + 1) % 100 == 0:
-            speed = (step + 1) * BATCH * CONTEXT / (time.monotonic() - start)
-            print(
-                f"{step + 1} steps, {done * minutes:.1f} min, loss {total / 100:.4f}, "
-                f"{speed:.0f} tokens/s",
-                flush=True,
-            )
-            total = 0.0
-    model.half().save_pretrained(WORK / name)
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device)
+        self.model.load_state_dict(state["model"])
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+        self.at = Position(**state["at"])
 
 
 def main() -> None:
     """Reads the command line of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    first = commands.add_parser("prepare")
-    first.add_argument("--problems", type=int, default=1_000_000)
-    second = commands.add_parser("fit")
-    second.add_argument("name")
-    for option in ("width", "layers", "hidden"):
-        second.add_argument(f"--{option}", type=int, required=True)
-    second.add_argument("--minutes", type=float, required=True)
-    options = vars(parser.parse_args())
-    if options.pop("command") == "prepare":
-        prepare(**options)
+    parser.add_argument("name", help="S, M, L or PRM; another name needs --size")
+    parser.add_argument("--size", choices=SIZES, help="by default the name; M for PRM")
+    parser.add_argument("--tokens", type=float, required=True, help="millions, padding included")
+    parser.add_argument("--rate", type=float, default=1.0, help="times the usual learning rates")
+    parser.add_argument(
+        "--from", dest="start", help="a trained model to begin with, or to grow from"
+    )
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    size = SIZES[options.size or ("M" if options.name == "PRM" else options.name)]
+    if options.start:
+        model = LlamaForCausalLM.from_pretrained(WORK / options.start, dtype=torch.float32)
+        if size.layers != model.config.num_hidden_layers:
+            model = grown(model, size)
     else:
-        fit(**options)
+        model = new_model(size)
+    if options.name == "PRM":
+        from nano.samples import judgements
+
+        stream, held_out = judgements("train"), judgements("validation")
+    else:
+        stream = solutions(warm_up=0 if options.start else WARM_UP)
+        held_out = solutions("validation", warm_up=0)
+    run = Run(options.name, model, options.tokens * 1e6, options.rate)
+    run.go(stream, held_out)
 
 
 if __name__ == "__main__":

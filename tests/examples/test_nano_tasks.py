@@ -1,4 +1,4 @@
-"""The tasks of the bundled models: the texts they were trained on, and checkers that cannot be fooled."""
+"""The tasks of the bundled models: the same problems for ever, and judges that cannot be fooled."""
 
 import hashlib
 import importlib.util
@@ -6,17 +6,32 @@ import random
 import re
 import sys
 import time
+from itertools import permutations
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import given, strategies as st
+from nano import countdown as puzzles, tasks, word_problems
 
 ROOT = Path(__file__).parents[2]
 # The script that the first pair was trained with: beside the checkout where the project is developed.
 ORIGINAL = next(
     (p for p in (ROOT / "shared", ROOT.parent / "shared") if (p / "nano/tasks.py").is_file()), None
 )
+CHAIN = tasks.Problem(
+    question="Ben has 3 more cups than Ava. Ava has 5 cups. Cal has 9 cups. How many cups does Ben have?",
+    steps=("Ben has 3 more cups than Ava.", "Ava has 5 cups.", "Ava = 5", "Ben = Ava + 3 = 5 + 3 = 8"),
+    answer="8",
+    task="word_problem",
+)
+TARGET = tasks.Problem(
+    question="Use 3 4 5 to make 35.",
+    steps=("3 + 4 = 7, left 5 7", "7 * 5 = 35"),
+    answer="(3 + 4) * 5",
+    task="countdown",
+)
+LEVELS = [(task, level) for task in tasks.TASKS for level in tasks.DIFFICULTIES[task]]
 
 
 def load(name: str, path: Path) -> ModuleType:
@@ -29,47 +44,70 @@ def load(name: str, path: Path) -> ModuleType:
     return module
 
 
-tasks = load("nano_tasks", ROOT / "examples/nano/tasks.py")
-CHAIN = tasks.Problem(
-    question="Ben has 3 more cups than Ava. Ava has 5 cups. How many cups does Ben have?",
-    steps=("Ben: 3 more than Ava", "Ava: 5", "Ben = 5 + 3 = 8"),
-    answer="8",
-    task="word_problem",
-)
-TARGET = tasks.Problem(
-    question="Use 3 4 5 to make 35.",
-    steps=("3 + 4 = 7, left 5 7", "7 * 5 = 35"),
-    answer="(3 + 4) * 5",
-    task="countdown",
-)
-
-
-def test_the_same_texts_for_ever() -> None:
-    """A thousand problems of each task are, to the byte, those that the bundled models learned."""
-    rng, digest = random.Random(0), hashlib.sha256()
-    for _ in range(1000):
-        digest.update(tasks.render(tasks.word_problem(rng)).encode())
-        digest.update(tasks.render(tasks.countdown(rng)).encode())
-    expected = "4b9f98eb37757c4776b52ec755ce53e5402d82f3266ac7d30599e12a7965789a"
+def test_the_same_problems_for_ever() -> None:
+    """Fifty problems of each difficulty and split are, to the byte, those that the bundled models learned and were judged on."""
+    digest = hashlib.sha256()
+    for task, level in LEVELS:
+        for split in ("train", "validation", "test"):
+            for i in range(50):
+                problem = tasks.draw(task, i, split=split, difficulty=level)
+                digest.update(tasks.render(problem).encode())
+    expected = "07d70a5d92b5194ba8d8aca8bbb95cb4dcd958adda28ad701e839edc20ddac31"
     assert digest.hexdigest() == expected
 
 
 @pytest.mark.skipif(ORIGINAL is None, reason="the original script is not part of a checkout")
 @pytest.mark.parametrize("size", [None, 3, 4, 5, 6])
-def test_the_same_problems_as_the_original(size: int | None) -> None:
-    """From one random state both draw the same problems, of every size, and leave the same state."""
+def test_the_questions_of_the_original(size: int | None) -> None:
+    """From one random state both draw the same questions and answers, and leave the same state."""
     original = load("nano_tasks_original", ORIGINAL / "nano/tasks.py")
     ours, theirs = random.Random(7), random.Random(7)
     for _ in range(500):
         for name in ("word_problem", "countdown"):
             problem = getattr(tasks, name)(ours, size)
-            question, steps, answer = getattr(original, name)(theirs, size)
-            assert (problem.question, list(problem.steps), problem.answer) == (
-                question,
-                steps,
-                answer,
-            )
+            question, _, answer = getattr(original, name)(theirs, size)
+            assert (problem.question, problem.answer) == (question, answer)
     assert ours.getstate() == theirs.getstate()
+
+
+@pytest.mark.parametrize(("task", "level"), LEVELS)
+def test_splits_share_no_problem(task: tasks.Task, level: int) -> None:
+    """What makes a problem that problem occurs in one split only; the order of facts and numbers does not count."""
+    key = {"word_problem": word_problems, "countdown": puzzles}[task].key_of
+    found = [
+        {
+            key(tasks.draw(task, i, split=split, difficulty=level).question)
+            for i in range(300)
+        }
+        for split in ("train", "validation", "test")
+    ]
+    assert not found[0] & found[1]
+    assert not found[0] & found[2]
+    assert not found[1] & found[2]
+    assert key("Ava has 5 cups. Ben has 3 cups. How many cups does Ava have?") == key(
+        "Ben has 3 cups. Ava has 5 cups. How many cups does Ava have?"
+    ) if task == "word_problem" else key("Use 3 4 to make 7.") == key("Use 4 3 to make 7.")
+
+
+def test_numbers_are_of_different_problems() -> None:
+    """Three numbers from 1 to 50 often come again; the indices skip those that do."""
+    indices = tasks.numbers("countdown", 400, split="test", difficulty=3)
+    drawn = {
+        puzzles.key_of(tasks.draw("countdown", i, split="test", difficulty=3).question)
+        for i in indices
+    }
+    assert len(drawn) == len(indices) == 400
+
+
+@pytest.mark.parametrize(("task", "level"), LEVELS)
+def test_a_solution_is_sound(task: tasks.Task, level: int) -> None:
+    """Every problem's own solution is right, and each of its steps is good."""
+    for i in range(40):
+        problem = tasks.draw(task, i, split="test", difficulty=level)
+        judgement = tasks.judge(problem, problem.solution)
+        assert judgement.sound
+        assert len(judgement.steps) == len(problem.steps) + 1
+        assert problem.difficulty == level
 
 
 @given(seed=st.integers(0, 2**32))
@@ -82,20 +120,71 @@ def test_an_answer_solves_its_problem(seed: int) -> None:
         assert not tasks.is_right(problem, None)
 
 
-@pytest.mark.parametrize("steps", range(1, 7))
-def test_a_word_problem_needs_its_steps(steps: int) -> None:
-    """The solution names at least the person asked about, and never more than `steps` people."""
+@pytest.mark.parametrize("facts", range(1, 9))
+def test_a_question_says_all(facts: int) -> None:
+    """What is read from a question is what it was drawn from: everyone's number follows, and the answer is the asked one's."""
     for seed in range(50):
-        problem = tasks.word_problem(random.Random(seed), steps)
-        stated = [line for line in problem.steps if ": " in line]
-        assert 1 <= len(stated) <= steps
-        assert problem.steps[-1].endswith((f" = {problem.answer}", f": {problem.answer}"))
+        problem = tasks.word_problem(random.Random(seed), facts)
+        known, asked = word_problems.read(problem.question)
+        assert str(known[asked].value) == problem.answer
+        assert facts <= len(known) <= facts + 2
+        assert 1 <= sum(" has " in step for step in problem.steps) <= facts
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "",
+        "How many cups does Ben have?",
+        "Ben has 3 cups. How many cups does Ava have?",
+        "Ben has 3 more cups than Ava. Ava has 3 more cups than Ben. How many cups does Ava have?",
+    ],
+)
+def test_what_is_no_word_problem(question: str) -> None:
+    """A question that lacks a fact, or whose facts go round in a circle, is refused."""
+    with pytest.raises(ValueError, match="word problem|build on each other"):
+        word_problems.read(question)
 
 
 @pytest.mark.parametrize("answer", ["8", "+8", "8.0", "9", "", "eight", "8 cups", "٨", "8" * 10**6])
 def test_a_word_problem_takes_the_integer(answer: str) -> None:
     """Only the integer itself is right, in plain digits."""
     assert tasks.is_right(CHAIN, answer) == (answer == "8")
+
+
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        ("Ben has 3 more cups than Ava.", True),
+        ("  Ben has 3 more cups than Ava.  ", True),
+        ("Ben has 3 more cups than Ava", False),
+        ("Ben has 4 more cups than Ava.", False),
+        ("Cal has 9 cups.", False),  # true, but nothing depends on it
+        ("Cal = 9", False),
+        ("Ava = 5", True),
+        ("Ben = Ava + 3 = 5 + 3 = 8", True),
+        ("Ben = 3 + Ava = 3 + 5 = 8", True),
+        ("Ben = Ava + 3 = 5 + 3 = 9", False),
+        ("Ben = Ava - 3 = 5 - 3 = 2", False),
+        ("Answer: 8", True),
+        ("Answer: 9", False),
+        ("Answer:", False),
+        ("I do not know.", False),
+    ],
+)
+def test_a_line_of_a_word_problem(line: str, good: bool) -> None:
+    """A line is good if it is true and about someone on whom the answer depends."""
+    assert tasks.judge(CHAIN, line).steps == (good,)
+
+
+def test_a_line_said_twice_is_useless() -> None:
+    """The second time a line brings nothing, and so does whatever follows the answer; neither makes the answer wrong."""
+    assert tasks.judge(CHAIN, "Ava = 5\nAva = 5").steps == (True, False)
+    judgement = tasks.judge(CHAIN, "\nAva = 5\n\nAnswer: 8\nBen = Ava + 3 = 5 + 3 = 8\n")
+    assert judgement == tasks.Judgement((True, True, False), right=True)
+    assert not judgement.sound
+    assert tasks.judge(CHAIN, "Answer: 8\nAnswer: 9") == tasks.Judgement((True, False), right=False)
+    assert tasks.judge(CHAIN, "") == tasks.Judgement((), right=False)
 
 
 @pytest.mark.parametrize("answer", ["(3 + 4) * 5", "5*(4+3)", "((5)) * (3+4)", "3*5 + 4*5 - 0*0"])
@@ -155,27 +244,62 @@ def test_countdown_never_raises(text: str) -> None:
     assert tasks.is_right(TARGET, text) in {True, False}
 
 
+@pytest.mark.parametrize(
+    ("lines", "good"),
+    [
+        ("3 + 4 = 7, left 5 7", [True]),
+        ("3 + 4 = 7, left 7 5", [True]),
+        ("4 + 3 = 7, left 7 5\n5 * 7 = 35\nAnswer: 5 * (4 + 3)", [True, True, True]),
+        ("3 + 4 = 8, left 5 8", [False]),  # no sum
+        ("3 + 4 = 7, left 5", [False]),  # something is lost
+        ("3 + 4 = 7", [False]),  # does not say what is left
+        ("3 + 6 = 9, left 4 9", [False]),  # 6 was not given
+        ("3 * 4 = 12, left 5 12", [False]),  # 35 is out of reach
+        ("5 / 3 = 1, left 4 1", [False]),  # leaves a remainder
+        ("3 - 4 = -1, left 5 -1", [False]),
+        ("3 * 4 = 12, left 5 12\n3 + 4 = 7, left 5 7", [False, False]),
+        ("3 * 4 = 12, left 5 12\nAnswer: (3 + 4) * 5", [False, True]),
+        ("Answer: (3 + 4) * 5\n3 + 4 = 7, left 5 7", [True, False]),
+        ("Answer: (3 + 4) * 5\nAnswer: (3 + 4) * 5", [True, False]),
+        (f"{'9' * 5000} + 4 = 7, left 5 7", [False]),
+    ],
+)
+def test_a_line_of_countdown(lines: str, good: list[bool]) -> None:
+    """A line is good while its sum is right, says what is left, and leaves the target within reach."""
+    assert list(tasks.judge(TARGET, lines).steps) == good
+
+
+@given(text=st.text(alphabet="Answer: 0123456789+-*/(),left=\n", max_size=80))
+def test_any_text_is_judged(text: str) -> None:
+    """One verdict a line that is not blank, whatever it says."""
+    for problem in (CHAIN, TARGET):
+        steps = tasks.judge(problem, text).steps
+        assert len(steps) == sum(bool(line.strip()) for line in text.split("\n"))
+
+
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 4))
 def test_what_was_drawn_is_solvable(seed: int, count: int) -> None:
     """The solver finds an expression for every drawn problem, and the checker accepts it."""
     problem = tasks.countdown(random.Random(seed), count)
-    *numbers, target = map(int, re.findall(r"\d+", problem.question))
-    assert tasks.is_right(problem, tasks.solve_countdown(numbers, target))
+    *given_numbers, target = map(int, re.findall(r"\d+", problem.question))
+    assert tasks.is_right(problem, tasks.solve_countdown(given_numbers, target))
 
 
 @pytest.mark.parametrize(
-    ("numbers", "target", "expected"),
+    ("given_numbers", "target", "expected"),
     [([7], 7, "7"), ([7], 8, None), ([2, 2], 5, None), ([1, 1, 1], 100, None), ([], 0, None)],
 )
-def test_the_solver_is_exhaustive(numbers: list[int], target: int, expected: str | None) -> None:
+def test_the_solver_is_exhaustive(
+    given_numbers: list[int], target: int, expected: str | None
+) -> None:
     """None means that no expression exists."""
-    assert tasks.solve_countdown(numbers, target) == expected
+    assert tasks.solve_countdown(given_numbers, target) == expected
 
 
 def test_the_solver_agrees_with_brute_force() -> None:
     """For three small numbers the solvable targets are those of every order, operation and grouping."""
-    numbers, reachable = [2, 3, 7], set()
-    for a, b, c in {(2, 3, 7), (2, 7, 3), (3, 2, 7), (3, 7, 2), (7, 2, 3), (7, 3, 2)}:
+    reachable = set()
+    for a, b, c in permutations((2, 3, 7)):
         for p in "+-*/":
             for q in "+-*/":
                 for text in (f"({a} {p} {b}) {q} {c}", f"{a} {p} ({b} {q} {c})"):
@@ -183,5 +307,5 @@ def test_the_solver_agrees_with_brute_force() -> None:
                         problem = tasks.Problem(f"Use 2 3 7 to make {target}.", (), "", "countdown")
                         if tasks.is_right(problem, text):
                             reachable.add(target)
-    solvable = {t for t in range(50) if tasks.solve_countdown(numbers, t) is not None}
+    solvable = {t for t in range(50) if puzzles.can_make((2, 3, 7), t)}
     assert solvable == reachable
