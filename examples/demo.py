@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nano.tasks import Problem, countdown, is_right, word_problem
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from langchain_pareto import ChatPareto, Verifier, Vote
 from langchain_pareto.console import show_tree
+from nano.tasks import Problem, countdown, is_right, word_problem
 
 SEED = 2026
 EACH = 20  # problems of each task, at the difficulty that the models were trained on

@@ -60,8 +60,9 @@ def _prepare_lookup(model: LlamaForCausalLM) -> None:
     In the first layer head h attends to the token h + 1 places back, whatever it is: queries and keys see only a constant part of
     the embeddings, which the rotary embedding turns into that distance. All heads move the same projection of that token, each
     into a subspace of its own. In the second layer head h compares the token h places back of the query with the token h + 1
-    places back of the key, and copies: what followed the same words before. Starting attention near what trained models do is
-    mimetic initialisation (Trockman & Kolter 2023). Training is free to change all of it.
+    places back of the key, and copies: what followed the same words before. (Head 0 has only the embedding of the query's own
+    token for this, which is faint beside what was moved, so it starts almost blind.) Starting attention near what trained models
+    do is mimetic initialisation (Trockman & Kolter 2023). Training is free to change all of it.
     """
     config = model.config
     width, heads = config.hidden_size, config.num_attention_heads

@@ -29,7 +29,7 @@ from langchain_pareto.backends.loading import load
 from nano import measures
 from nano.problem import answer_of
 from nano.reward import step_scores
-from nano.samples import SAMPLES, Asked, Sampled, read, write
+from nano.samples import SAMPLES, Asked, Sampled, cut, read, whole_lines, write
 from nano.tasks import TASKS, Task, is_right, judge, numbers
 from nano.tokenizer import FOLDER, WORK
 
@@ -138,8 +138,8 @@ def scored(
 ) -> list[list[float]]:
     """The PRM's score of every outcome, kept in a file; goes on where it was stopped."""
     path = SAMPLES / f"{name}.scores.jsonl"
-    path.touch()
-    lines = path.read_text().split("\n")[:-1]
+    cut(path)
+    lines = whole_lines(path)
     with path.open("a") as file:
         for one in read(SAMPLES / f"{name}.test.jsonl")[len(lines) :]:
             question = one.problem.question

@@ -100,19 +100,29 @@ def mixture(split: Split, count: int) -> list[Asked]:
 
 
 def read(path: Path) -> list[Sampled]:
-    """What has been sampled so far; a line that was cut off is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    return [Sampled(**json.loads(line)) for line in lines]
+    """What has been sampled so far."""
+    return [Sampled(**json.loads(line)) for line in whole_lines(path)]
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that grows and need not exist yet; without the last one while it is being written."""
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+def cut(path: Path) -> None:
+    """Takes a last line that was cut off from a file that is to grow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def write(
     path: Path, backend: LocalBackend, asked: list[Asked], n: int, sampling: Sampling
 ) -> None:
     """Samples what the file has not yet, and says how it goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = len(read(path))
+    cut(path)
+    done = len(whole_lines(path))
     began, tokens = time.monotonic(), 0
     with path.open("a") as file:
         for i, sampled in enumerate(sample(backend, asked[done:], n, sampling), done + 1):

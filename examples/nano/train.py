@@ -31,7 +31,7 @@ from nano.tokenizer import WORK
 MICRO_BATCH = {"cpu": 2048, "cuda": 8192}  # tokens: what stays in a core's cache, or fills a GPU
 BATCH = 8192  # tokens a step
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
-WARM_UP_STEPS, DECAY = 100, 0.4  # the last share of the tokens, linear to zero
+WARM_UP_STEPS, DECAY = 100, 0.75  # the last share of the tokens, linear to zero
 REPORT, SAVE = 500, 500  # steps
 HELD_OUT = 40  # micro-batches
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from hypothesis import given, strategies as st
+
 from nano import countdown as puzzles, tasks, word_problems
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,12 @@ ORIGINAL = next(
 )
 CHAIN = tasks.Problem(
     question="Ben has 3 more cups than Ava. Ava has 5 cups. Cal has 9 cups. How many cups does Ben have?",
-    steps=("Ben has 3 more cups than Ava.", "Ava has 5 cups.", "Ava = 5", "Ben = Ava + 3 = 5 + 3 = 8"),
+    steps=(
+        "Ben has 3 more cups than Ava.",
+        "Ava has 5 cups.",
+        "Ava = 5",
+        "Ben = Ava + 3 = 5 + 3 = 8",
+    ),
     answer="8",
     task="word_problem",
 )
@@ -75,18 +81,18 @@ def test_splits_share_no_problem(task: tasks.Task, level: int) -> None:
     """What makes a problem that problem occurs in one split only; the order of facts and numbers does not count."""
     key = {"word_problem": word_problems, "countdown": puzzles}[task].key_of
     found = [
-        {
-            key(tasks.draw(task, i, split=split, difficulty=level).question)
-            for i in range(300)
-        }
+        {key(tasks.draw(task, i, split=split, difficulty=level).question) for i in range(300)}
         for split in ("train", "validation", "test")
     ]
     assert not found[0] & found[1]
     assert not found[0] & found[2]
     assert not found[1] & found[2]
-    assert key("Ava has 5 cups. Ben has 3 cups. How many cups does Ava have?") == key(
-        "Ben has 3 cups. Ava has 5 cups. How many cups does Ava have?"
-    ) if task == "word_problem" else key("Use 3 4 to make 7.") == key("Use 4 3 to make 7.")
+    assert (
+        key("Ava has 5 cups. Ben has 3 cups. How many cups does Ava have?")
+        == key("Ben has 3 cups. Ava has 5 cups. How many cups does Ava have?")
+        if task == "word_problem"
+        else key("Use 3 4 to make 7.") == key("Use 4 3 to make 7.")
+    )
 
 
 def test_numbers_are_of_different_problems() -> None:
@@ -142,7 +148,7 @@ def test_a_question_says_all(facts: int) -> None:
 )
 def test_what_is_no_word_problem(question: str) -> None:
     """A question that lacks a fact, or whose facts go round in a circle, is refused."""
-    with pytest.raises(ValueError, match="word problem|build on each other"):
+    with pytest.raises(ValueError, match=r"word problem|build on each other"):
         word_problems.read(question)
 
 

@@ -1,12 +1,11 @@
 """
-Batching and reuse on the bundled policy: `python examples/bench/nano.py`.
+Batching and reuse on the bundled policy: `python examples/bench/batching.py`.
 
 `16 samples`: seconds against those of 1, 64 tokens each. `batch`: engine steps for several different questions opened and extended at
 once against those of the longest alone, and whether all texts are those of one by one. `turn 5`: tokens that a chat's fifth turn runs
 through the model against its new ones (the prompt's and the answer's), and whether an empty prefix index gives the same text.
 """
 
-import random
 import sys
 from pathlib import Path
 
@@ -17,17 +16,16 @@ from langchain_pareto.backends.base import Extension, Sampling
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.torch_runner import TorchRunner
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "nano"))
-from tasks import countdown, word_problem
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from nano.tasks import TASKS, draw
+from nano.tokenizer import prompt_of
 
 HOT = Sampling(temperature=0.8)
 
 
 def questions(n: int) -> list[str]:
-    """Different problems of both tasks."""
-    rng = random.Random(0)
-    draw = (countdown, word_problem)
-    return [draw[i % 2](rng).question + "\n" for i in range(n)]
+    """Different problems of both tasks, as the models read them."""
+    return [prompt_of(draw(TASKS[i % 2], i, split="validation").question) for i in range(n)]
 
 
 def samples_row(backend: LocalBackend) -> None:
@@ -42,7 +40,7 @@ def samples_row(backend: LocalBackend) -> None:
             branch.free()
 
     s = alternate({"16": lambda: sample(16), "1": lambda: sample(1)})
-    report("nano", "16 samples", s["16"], s["1"], s["16"] / s["1"], "s", bar="<= 3")
+    report("batching", "16 samples", s["16"], s["1"], s["16"] / s["1"], "s", bar="<= 3")
     root.free()
 
 
@@ -62,7 +60,9 @@ def batch_row(backend: LocalBackend, n: int) -> None:
     longest = max(steps for steps, _ in alone)
     same = sum(a.text == b.text for a, (_, [b]) in zip(together, alone, strict=True))
     row = f"batch of {n}"
-    report("nano", row, steps, longest, steps / longest, "steps", bar="<= 1.3", same=f"{same}/{n}")
+    report(
+        "batching", row, steps, longest, steps / longest, "steps", bar="<= 1.3", same=f"{same}/{n}"
+    )
 
 
 def chat_row(backend: LocalBackend) -> None:
@@ -88,7 +88,7 @@ def chat_row(backend: LocalBackend) -> None:
     forget(backend)
     again, _, _ = turn(prompt)
     report(
-        "nano",
+        "batching",
         "turn 5 of a chat",
         forwarded,
         new,
