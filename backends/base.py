@@ -363,8 +363,12 @@ class Runner(Protocol):
         """Forgets what is computed, keeps the tokens."""
         ...
 
-    def can_step(self, tokens: int) -> bool:
-        """Whether there is room for so many more tokens, evicting what is only cached."""
+    def placed(self, sequence: TokenSequence) -> bool:
+        """Whether the device knows the sequence; where it tells only so many apart, others may have to wait for a place."""
+        ...
+
+    def can_step(self, tokens: int, new: int = 0) -> bool:
+        """Whether there is room for so many more tokens, and places for so many new sequences, evicting what is only cached."""
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> Logits:

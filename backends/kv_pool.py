@@ -8,6 +8,8 @@ index keeps it, else free. Slot 0 is never handed out: padding rows write there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +32,7 @@ class SlotPool:
         self._top = size - 1
         self.live = 0
         self.peak = 0
+        self.on_free: Callable[[Slots], None] | None = None  # told which slots nobody holds any more
 
     @property
     def capacity(self) -> int:
@@ -100,9 +103,16 @@ class SlotPool:
         held: npt.NDArray[np.bool_] = self._references[slots] > 0
         return held
 
+    def shared(self, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Which of `slots` stay in use when one reference is taken from each."""
+        kept: npt.NDArray[np.bool_] = (self._references[slots] > 1) | self._indexed[slots]
+        return kept
+
     def _push(self, slots: Slots) -> None:
         self._free[self._top : self._top + slots.size] = slots[::-1]
         self._top += int(slots.size)
+        if self.on_free is not None and slots.size:
+            self.on_free(slots)
 
     def _add_live(self, n: int) -> None:
         self.live += n

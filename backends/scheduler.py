@@ -34,6 +34,7 @@ class Step:
         self.items = list[tuple[Running, int]]()
         self.chunks = list[Chunk]()
         self.tokens = 0
+        self.new = 0  # sequences that have no place on the device yet
         self.started = time.perf_counter()
         self.logits: Logits | None = None
         self._leaders = list[TokenSequence]()
@@ -45,6 +46,7 @@ class Step:
         self.items.append((running, i))
         self.chunks.append(Chunk(work.sequence, n, work.rows if whole else 0))
         self.tokens += n
+        self.new += not self.runner.placed(work.sequence)
         if n > work.rows or not whole:
             self._leaders.append(work.sequence)
 
@@ -124,7 +126,7 @@ class Scheduler:
         step = Step(runner)
         for running, i in decode:
             work = running.works[i]
-            if not self._make_room(step, running, work.sequence.pending):
+            if not self._make_room(step, running, i, work.sequence.pending):
                 break
             step.add(running, i, work.sequence.pending)
         room = min(limit, PREFILL_CHUNK if urgent or step.chunks else PREFILL_ALONE)
@@ -146,33 +148,38 @@ class Scheduler:
         if step.leads(sequence):
             return 0  # the same start is being computed in this very step
         headroom = _HEADROOM * len(step.chunks)
-        if not step.runner.can_step(
-            step.tokens + sequence.pending + headroom
-        ) and not self._make_room(step, running, sequence.pending + headroom):
+        if not self._make_room(step, running, i, sequence.pending + headroom):
             return 0
         n = _part(work, room)
         step.add(running, i, n)
         return n
 
-    def _make_room(self, step: Step, running: Running, tokens: int) -> bool:
-        """Slots for `tokens` more: evict what is cached, drop idle sequences, then preempt programs newer than this one."""
+    def _make_room(self, step: Step, running: Running, i: int, tokens: int) -> bool:
+        """Slots for `tokens` more, and a place: evict what is cached, drop idle sequences, then preempt programs newer than this one."""
         runner, needed = step.runner, step.tokens + tokens
-        if runner.can_step(needed):
+        new = step.new + (not runner.placed(running.works[i].sequence))
+        if runner.can_step(needed, new):
             return True
+        only_places = runner.can_step(needed)  # then whoever has none gives way for nothing
+
+        def helps(sequence: TokenSequence) -> bool:
+            return sequence.cached > 0 and (not only_places or runner.placed(sequence))
+
         busy = {id(w.sequence) for r in self._live for w in r.works}
         for key, (owner, sequence) in list(self._sequences.items()):
-            if owner is runner and key not in busy and sequence.cached:
+            if owner is runner and key not in busy and helps(sequence):
                 runner.share(sequence)  # it may still be reused, if it is not evicted
                 runner.drop(sequence)
-                if runner.can_step(needed):
+                if runner.can_step(needed, new):
                     return True
         for other in reversed(self._live):
             if other.order <= running.order:
                 return False
             if other.runner is runner and not step.holds(other):
                 for work in other.works:
-                    runner.drop(work.sequence)
-                if runner.can_step(needed):
+                    if helps(work.sequence):
+                        runner.drop(work.sequence)
+                if runner.can_step(needed, new):
                     return True
         return False
 
@@ -187,7 +194,7 @@ class Scheduler:
                         runner.drop(held.sequence)
         runner.reuse(sequence, work.rows)
         n = _part(work, PREFILL_CHUNK)
-        if runner.can_step(n):
+        if runner.can_step(n, not runner.placed(sequence)):
             step.add(running, i, n)
             return step
         total, pool = len(sequence.tokens), runner.pool

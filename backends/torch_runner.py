@@ -114,7 +114,11 @@ class TorchRunner:
         """Preemption: forgets what is computed and keeps the tokens."""
         self.pool.release(sequence.take_back(sequence.cached))
 
-    def can_step(self, tokens: int) -> bool:
+    def placed(self, sequence: Sequence) -> bool:  # noqa: ARG002 - the protocol's name
+        """A sequence is a list of slots, and there may be any number of them."""
+        return True
+
+    def can_step(self, tokens: int, new: int = 0) -> bool:  # noqa: ARG002 - the protocol's name
         """Whether `tokens` more slots are there, evicting cached prefixes if that helps."""
         short = tokens - self.pool.free
         if (

@@ -1,16 +1,19 @@
 """
 Tiny random models, a byte tokenizer, and backends over them.
 
-A test asks for a runner or a backend by the name of an architecture and does not know which engine it gets: a second engine is one
-more line in `RUNNERS`.
+A test asks for a runner or a backend by the name of an architecture and does not know which engine it gets.
 """
 
 from __future__ import annotations
 
+import atexit
 import copy
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,8 +33,12 @@ from transformers import (
     Qwen3Config,
 )
 
+from gguf_models import write as write_gguf
 from langchain_pareto.backends.base import Logits, Runner
 from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.llama_context import ContextSettings, LlamaContext, LlamaModel
+from langchain_pareto.backends.llama_runner import LlamaRunner
+from langchain_pareto.backends.llama_spec import spec_of
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.tokens import HFTokenizer
@@ -81,6 +88,9 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "mistral": lambda: MistralConfig(**GROUPED, **ENDS, sliding_window=8),
     "neox": lambda: GPTNeoXConfig(**SHAPE, **ENDS),
 }
+GGUF = {"gemma3", "llama", "qwen3"}  # what gguf_models.py writes
+LOOSE = {("llama", "gemma3")}  # llama.cpp takes its GELU from a table of half-precision numbers
+_loose: list[bool] = []  # of the runners of the test that runs
 WINDOWED = {"gemma2", "gemma3", "gpt_oss", "mistral"}
 
 
@@ -124,7 +134,28 @@ def torch_runner(architecture: str, slots: int) -> Runner:
     return TorchRunner(copy.deepcopy(tiny_model(architecture)), slots=slots)
 
 
-RUNNERS: dict[str, Callable[[str, int], Runner]] = {"torch": torch_runner}
+@cache
+def _tiny_gguf(architecture: str) -> Path:
+    """The same weights as a GGUF file in float32."""
+    folder = Path(tempfile.mkdtemp(prefix="pareto-gguf-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / f"{architecture}.gguf"
+    write_gguf(stock_model(architecture), path)
+    return path
+
+
+def llama_runner(architecture: str, slots: int) -> Runner:
+    """The llama.cpp runner, exact: no flash attention, a cache in float32."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    if architecture not in GGUF:
+        pytest.skip(f"the tests write no GGUF file of {architecture}")
+    model = LlamaModel(_tiny_gguf(architecture))
+    context = LlamaContext(model, ContextSettings(cells=slots, kv="f32", flash=False))
+    return LlamaRunner(model, context, spec_of(model, "f32", "cpu"), slots=slots)
+
+
+RUNNERS: dict[str, Callable[[str, int], Runner]] = {"torch": torch_runner, "llama": llama_runner}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -159,8 +190,10 @@ def make_runner(request: pytest.FixtureRequest) -> Iterator[Callable[..., Runner
 
     def make(architecture: str = "llama", *, slots: int = 4000) -> Runner:
         made.append(RUNNERS[request.param](architecture, slots))
+        _loose.append((request.param, architecture) in LOOSE)
         return made[-1]
 
+    _loose.clear()
     yield make
     for runner in made:
         runner.close()
@@ -216,14 +249,20 @@ def reference() -> Callable[[str, Sequence[int], int], torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def assert_close() -> Callable[..., None]:
-    """Logits agree within 1e-4 of their scale."""
+    """Logits agree within 1e-4 of their scale, or 1e-3 with a runner that is known to be looser."""
 
     def check(got: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
         assert got.shape == expected.shape
         error = (got - expected).abs().max().item()
-        assert error <= tolerance * expected.abs().max().item(), error
+        assert error <= (10 if any(_loose) else 1) * tolerance * expected.abs().max().item(), error
 
     return check
+
+
+@pytest.fixture(scope="session")
+def loose() -> Callable[[], bool]:
+    """Whether a runner of this test rounds so coarsely that draws may depend on the batch."""
+    return lambda: any(_loose)
 
 
 class Gate:

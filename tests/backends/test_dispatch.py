@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.sequences import Chunk
 
+pytestmark = pytest.mark.parametrize("make_runner", ["torch"], indirect=True)
+
 WAIT = 60  # seconds
 STEADY = range(6, 16)  # steps in which the same programs decode on the same plan
 

@@ -9,6 +9,7 @@ from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.programs import Draw, Work
 from langchain_pareto.backends.running import Running
 from langchain_pareto.backends.sequences import Chunk
+from langchain_pareto.backends.torch_runner import TorchRunner
 from langchain_pareto.errors import CapacityError, SequenceError
 
 
@@ -305,15 +306,23 @@ def test_a_failing_forward_changes_nothing(make_runner, reference, assert_close,
     for sequence in (a, b):
         runner.append(sequence, [4])
     before = state(runner, [a, b])
-    last = runner.model.model.layers[-1]
     with monkeypatch.context() as patch:
-        patch.setattr(last, "forward", lambda *_, **__: 1 / 0)
+        fail_at_the_end(runner, patch)
         with pytest.raises(ZeroDivisionError):
             runner.step(everything(a, b))
     assert state(runner, [a, b]) == before
     rows = runner.step(everything(a, b)).rows
     assert_close(rows[:1], reference("gemma3", a.tokens))
     assert_close(rows[1:], reference("gemma3", b.tokens))
+
+
+def fail_at_the_end(runner, patch):
+    """The next forward fails when most of it is done."""
+    if isinstance(runner, TorchRunner):
+        patch.setattr(runner.model.model.layers[-1], "forward", lambda *_, **__: 1 / 0)
+    else:
+        decode = runner.context.decode
+        patch.setattr(runner.context, "decode", lambda *step: len(decode(*step)) / 0)
 
 
 # --- 9. threads

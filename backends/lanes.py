@@ -1,0 +1,146 @@
+"""
+Which of llama.cpp's few sequences ("lanes") has the cells of which slots.
+
+Knows lanes and slots; knows no model. llama.cpp keeps a cell as long as a lane has it, and tells at most 256 lanes apart; the slot
+pool keeps a slot as long as a sequence or the prefix index has it, and there may be thousands of sequences. So a sequence gets a lane
+only when it is computed, and every slot in use has a *home*: one lane that has its cell. A lane whose sequence is gone stays parked
+as long as it is the home of something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from langchain_pareto.backends.kv_pool import SlotPool, Slots
+from langchain_pareto.backends.sequences import Sequence
+from langchain_pareto.errors import CapacityError
+
+
+class Memory(Protocol):
+    """llama.cpp's cache."""
+
+    def copy(self, source: int, to: int, start: int, stop: int) -> None:
+        """Gives lane `to` the cells of lane `source` at positions start to stop."""
+        ...
+
+    def remove(self, lane: int, start: int = -1, stop: int = -1) -> bool:
+        """Takes cells from a lane, all of them by default."""
+        ...
+
+
+class Lanes:
+    """The lanes of one context, beside the slot pool whose slots are its cells."""
+
+    def __init__(self, memory: Memory, pool: SlotPool, count: int) -> None:
+        self._memory = memory
+        self._pool = pool
+        self._free = list(range(count - 1, -1, -1))
+        self._of = dict[Sequence, int]()
+        self._parked = dict[int, int]()  # lanes without a sequence: how many cells each is home of
+        self._home = np.full(pool.size, -1, np.int32)
+        self._position = np.zeros(pool.size, np.int32)
+        self.count = count
+        pool.on_free = self._vacate
+
+    @property
+    def free(self) -> int:
+        """Lanes that nobody has."""
+        return len(self._free)
+
+    def has(self, sequence: Sequence) -> bool:
+        """Whether the sequence has a lane."""
+        return sequence in self._of
+
+    def lane(self, sequence: Sequence) -> int:
+        """The sequence's lane, given to it now if it has none; raises CapacityError when there is none."""
+        lane = self._of.get(sequence)
+        if lane is None:
+            if not self._free:
+                msg = f"all {self.count} sequences of llama.cpp's context are in use"
+                hint = "Ask for fewer branches at once."
+                raise CapacityError(msg, needed=1, free=0, kind="sequences", hint=hint)
+            lane = self._of[sequence] = self._free.pop()
+            for home, start, stop in _runs(self._home[sequence.slots]):
+                self._memory.copy(home, lane, start, stop)
+        return lane
+
+    def adopt(self, sequence: Sequence, n: int) -> None:
+        """The last `n` computed tokens of the sequence were found elsewhere: its lane, if it has one, gets their cells."""
+        lane = self._of.get(sequence)
+        if lane is not None:
+            before = sequence.cached - n
+            for home, start, stop in _runs(self._home[sequence.slots[before:]]):
+                self._memory.copy(home, lane, before + start, before + stop)
+
+    def revert(self, sequence: Sequence, n: int) -> None:
+        """Computing `n` tokens more than the sequence now has failed."""
+        lane = self._of.get(sequence)
+        if lane is None:
+            return
+        self._memory.remove(lane, sequence.cached, sequence.cached + n)
+        if not (self._home[sequence.slots] == lane).any():
+            self.leave(sequence)
+
+    def computed(self, sequence: Sequence, n: int) -> None:
+        """The last `n` computed tokens of the sequence are in its own lane."""
+        slots = sequence.slots[-n:]
+        self._home[slots] = self._of[sequence]
+        self._position[slots] = np.arange(sequence.cached - n, sequence.cached)
+
+    def shorten(self, sequence: Sequence, length: int) -> None:
+        """The sequence is about to give back its computed tokens from `length` on."""
+        lane = self._of.get(sequence)
+        if lane is None or length >= sequence.cached:
+            return
+        slots = sequence.slots
+        own = self._home[slots] == lane
+        if not own[:length].any() or (own[length:] & self._pool.shared(slots[length:])).any():
+            self.leave(sequence)  # nothing of its own is left, or others need what it gives back
+        else:
+            self._memory.remove(lane, length, sequence.cached)
+
+    def leave(self, sequence: Sequence) -> None:
+        """Takes the sequence's lane from it, before its slots are released; what others need stays parked."""
+        lane = self._of.pop(sequence, None)
+        if lane is None:
+            return
+        own = self._home[sequence.slots] == lane
+        if not own.any():
+            self._memory.remove(lane)
+            self._free.append(lane)
+            return
+        for foreign, start, stop in _runs(~own):
+            if foreign:
+                self._memory.remove(lane, start, stop)
+        self._parked[lane] = int(own.sum())
+
+    def _vacate(self, slots: Slots) -> None:
+        """Nobody holds these slots any more: their homes give the cells back."""
+        homes = self._home[slots]
+        for lane in np.unique(homes).tolist():
+            if lane not in self._parked:
+                continue  # its sequence is shortening it, or the slot was never computed
+            gone = slots[homes == lane]
+            self._parked[lane] -= gone.size
+            if self._parked[lane]:
+                positions = np.sort(self._position[gone])
+                for _, start, stop in _runs(positions - np.arange(gone.size)):
+                    self._memory.remove(lane, int(positions[start]), int(positions[stop - 1]) + 1)
+            else:
+                del self._parked[lane]
+                self._memory.remove(lane)
+                self._free.append(lane)
+        self._home[slots] = -1
+
+
+def _runs(values: npt.NDArray[np.generic]) -> Iterator[tuple[int, int, int]]:
+    """Stretches of equal neighbours: (value, start, stop)."""
+    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
+    bounds = [0, *edges.tolist(), len(values)]
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        if start < stop:
+            yield int(values[start]), start, stop

@@ -1,0 +1,283 @@
+"""
+One llama.cpp model and its context, through the C API of llama-cpp-python.
+
+Knows the API, its return codes and who owns which memory; knows sequence numbers ("lanes"), and no sequence of ours. Everything that
+would abort the process is checked before it is called. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from langchain_pareto.errors import (
+    CapabilityError,
+    CapacityError,
+    EngineFailedError,
+    ModelLoadError,
+    SequenceError,
+)
+
+MOST_LANES = 256  # LLAMA_MAX_SEQ
+_UBATCH = 512  # tokens that are computed at once
+_BATCH = 2048  # tokens of one call
+_CELLS = 256  # llama.cpp aborts on fewer, and rounds to multiples
+_TEXT = 1 << 16  # bytes of a metadata value at first
+
+KvType = Literal["f32", "f16", "q8_0", "q4_0"]
+KV_BYTES: dict[KvType, float] = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}
+_KV_NUMBERS: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
+
+
+def library() -> ModuleType:
+    """llama-cpp-python, silenced; CapabilityError where it is not installed."""
+    try:
+        import llama_cpp
+    except ImportError as error:
+        msg = "GGUF models need llama-cpp-python, which is not installed"
+        hint = "pip install 'langchain-pareto[llama-cpp]'; the README says how to build it for a GPU."
+        raise CapabilityError(msg, hint=hint) from error
+    _silence(llama_cpp)
+    return llama_cpp
+
+
+_log: list[str] = []  # the last lines of llama.cpp's log, for the message of an error
+_callbacks: list[object] = []  # kept alive: C has their address
+
+
+def _silence(library: ModuleType) -> None:
+    if _callbacks:
+        return
+
+    def hear(level: int, text: bytes, _: object) -> None:
+        if level >= 3:  # warnings and errors; lines go on at level 5
+            _log.append(text.decode("utf-8", "replace"))
+            del _log[:-20]
+
+    _callbacks.append(library.llama_log_callback(hear))
+    library.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
+    library.llama_backend_init()
+
+
+def complaint() -> str:
+    """What llama.cpp last warned of, in one line, and forgets it."""
+    text = " ".join("".join(_log).split())
+    _log.clear()
+    return text
+
+
+class LlamaModel:
+    """The weights and the vocabulary of one GGUF file, or of its parts."""
+
+    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
+        """Raises ModelLoadError when llama.cpp cannot read it."""
+        self.api = library()
+        self.path = path
+        params = self.api.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        complaint()
+        self._model = self.api.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._model:
+            msg = f"llama.cpp cannot load {path}: {complaint() or 'it does not say why'}"
+            hint = "The file may be cut short, no GGUF, or of an architecture newer than the installed llama.cpp."
+            raise ModelLoadError(msg, hint=hint)
+        self.vocab = self.api.llama_model_get_vocab(self._model)
+        self._adapters = list[tuple[Any, float]]()
+
+    @property
+    def handle(self) -> Any:
+        """The C pointer."""
+        return self._model
+
+    def metadata(self) -> dict[str, str]:
+        """Every key of the file's metadata that has a plain value, as text."""
+        pairs = {}
+        for i in range(self.api.llama_model_meta_count(self._model)):
+            key = self._text(self.api.llama_model_meta_key_by_index, i)
+            pairs[key] = self._text(self.api.llama_model_meta_val_str_by_index, i)
+        return pairs
+
+    def _text(self, read: Callable[..., int], i: int) -> str:
+        size = _TEXT
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = read(self._model, i, buffer, size)
+            if length < size:
+                return buffer.value.decode("utf-8", "replace")
+            size = length + 1
+
+    def add_adapter(self, path: Path, scale: float) -> None:
+        """Reads a LoRA adapter in GGUF; contexts made afterwards use it. Raises ModelLoadError."""
+        adapter = self.api.llama_adapter_lora_init(self._model, os.fsencode(path))
+        if not adapter:
+            msg = f"llama.cpp cannot load the adapter {path}: {complaint() or 'it does not say why'}"
+            raise ModelLoadError(msg, hint="It must be a GGUF adapter that was made for this model.")
+        self._adapters.append((adapter, scale))
+
+    @property
+    def adapters(self) -> Sequence[tuple[Any, float]]:
+        """Adapters and their scales."""
+        return self._adapters
+
+    def close(self) -> None:
+        """Frees the weights; twice is once."""
+        if self._model:
+            self.api.llama_model_free(self._model)  # its adapters with it
+            self._model = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSettings:
+    """How a context computes: `cells` is the pool in tokens, `lanes` how many sequences it tells apart."""
+
+    cells: int
+    lanes: int = MOST_LANES
+    threads: int = 1
+    kv: KvType = "f16"
+    flash: bool | None = None  # None: where llama.cpp finds it faster
+
+
+class LlamaContext:
+    """The cache of one model and the buffers of its steps."""
+
+    def __init__(self, model: LlamaModel, settings: ContextSettings) -> None:
+        """Allocates everything; raises CapacityError when there is no room."""
+        assert 1 <= settings.lanes <= MOST_LANES
+        self.api, self.model, self.lanes = model.api, model, settings.lanes
+        self.vocabulary = int(self.api.llama_vocab_n_tokens(model.vocab))
+        params = self.api.llama_context_default_params()
+        params.n_ctx = -(-settings.cells // _CELLS) * _CELLS
+        params.n_batch, params.n_ubatch = _BATCH, _UBATCH
+        params.n_seq_max = settings.lanes
+        params.kv_unified = True  # a fork is a mark on cells, not a copy
+        params.swa_full = True  # what left the window may come back by a truncation
+        params.n_threads = params.n_threads_batch = settings.threads
+        params.type_k = params.type_v = _KV_NUMBERS[settings.kv]
+        params.flash_attn_type = -1 if settings.flash is None else int(settings.flash)
+        params.no_perf = True
+        complaint()
+        self._context = self.api.llama_init_from_model(model.handle, params)
+        if not self._context:
+            msg = f"a context of {settings.cells:,} tokens for {model.path.name} does not fit: {complaint()}"
+            hint = "Give it less (memory=...), or a smaller KV type."
+            raise CapacityError(msg, needed=settings.cells, free=0, kind="slots", hint=hint)
+        self._set_adapters()
+        self._memory = self.api.llama_get_memory(self._context)
+        self._batch = _Batch(self.api, _BATCH)
+
+    def decode(
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        lanes: npt.NDArray[np.int32],
+        wanted: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.float32]:
+        """Computes every token, each at its position in its lane; logits (wanted tokens, vocabulary), in order.
+
+        Raises CapacityError (no cells), SequenceError (positions do not follow on) and EngineFailedError. Whoever calls takes
+        back what was written before the error.
+        """
+        assert tokens.size == 0 or (0 <= tokens.min() and tokens.max() < self.vocabulary)
+        assert lanes.size == 0 or (0 <= lanes.min() and lanes.max() < self.lanes)
+        logits = np.empty((int(wanted.sum()), self.vocabulary), np.float32)
+        row = 0
+        for start in range(0, len(tokens), _BATCH):
+            part = slice(start, start + _BATCH)
+            code = self._batch.decode(
+                self._context, tokens[part], positions[part], lanes[part], wanted[part]
+            )
+            if code:
+                raise _failure(code, len(tokens))
+            if n := int(wanted[part].sum()):
+                shape = (n, self.vocabulary)
+                view = np.ctypeslib.as_array(self.api.llama_get_logits(self._context), shape)
+                logits[row : row + n] = view  # llama.cpp's own buffer is gone with the next call
+                row += n
+        return logits
+
+    def copy(self, source: int, to: int, start: int, stop: int) -> None:
+        """Marks the cells of lane `source` at positions start to stop as those of lane `to`, too."""
+        assert 0 <= source < self.lanes
+        assert 0 <= to < self.lanes
+        self.api.llama_memory_seq_cp(self._memory, source, to, start, stop)
+
+    def remove(self, lane: int, start: int = -1, stop: int = -1) -> bool:
+        """Takes cells from a lane: all of them, or those at positions start to stop; False where the memory has no such parts."""
+        assert 0 <= lane < self.lanes
+        return bool(self.api.llama_memory_seq_rm(self._memory, lane, start, stop))
+
+    def length(self, lane: int) -> int:
+        """Tokens up to the last one of a lane."""
+        return int(self.api.llama_memory_seq_pos_max(self._memory, lane)) + 1
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        self.api.llama_synchronize(self._context)
+
+    def close(self) -> None:
+        """Frees the cache; twice is once."""
+        if self._context:
+            self.api.llama_free(self._context)
+            self._context = None
+
+    def _set_adapters(self) -> None:
+        adapters = self.model.adapters
+        if not adapters:
+            return
+        handles = (ctypes.c_void_p * len(adapters))(*[a for a, _ in adapters])
+        scales = (ctypes.c_float * len(adapters))(*[s for _, s in adapters])
+        if self.api.llama_set_adapters_lora(self._context, handles, len(adapters), scales):
+            raise CapabilityError(f"llama.cpp cannot apply the adapters: {complaint()}")
+
+
+class _Batch:
+    """llama_batch over arrays of ours: filled by numpy, not token by token."""
+
+    def __init__(self, api: ModuleType, size: int) -> None:
+        self._api = api
+        self._tokens, self._positions, self._lanes = (np.zeros(size, np.int32) for _ in range(3))
+        self._counts = np.ones(size, np.int32)  # lanes of a token
+        self._wanted = np.zeros(size, np.int8)
+        places = self._lanes.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+        self._addresses = places.astype(np.uint64)  # where each token's lanes begin
+        self._pointers = (ctypes.POINTER(ctypes.c_int32) * size).from_buffer(self._addresses)
+        self._batch = api.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._tokens, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._positions, ctypes.c_int32),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=self._pointers,
+            logits=_pointer(self._wanted, ctypes.c_int8),
+        )
+
+    def decode(self, context: Any, tokens: Any, positions: Any, lanes: Any, wanted: Any) -> int:
+        """llama.cpp's own return code."""
+        n = len(tokens)
+        self._tokens[:n], self._positions[:n], self._lanes[:n] = tokens, positions, lanes
+        self._wanted[:n] = wanted
+        self._batch.n_tokens = n
+        return int(self._api.llama_decode(context, self._batch))
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def _failure(code: int, tokens: int) -> Exception:
+    if code == 1:
+        msg = f"llama.cpp found no room in its cache for a step of {tokens} tokens"
+        hint = "Give the pool more memory (memory=...), or ask for fewer or shorter branches."
+        return CapacityError(msg, needed=tokens, free=0, kind="slots", hint=hint)
+    if code == -1:
+        return SequenceError(f"llama.cpp refused a batch as invalid: {complaint()}")
+    what = "was aborted" if code == 2 else "failed"
+    return EngineFailedError(f"llama.cpp {what} in a step (code {code}): {complaint()}")
