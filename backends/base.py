@@ -330,6 +330,7 @@ class Runner(Protocol):
 
     spec: ModelSpec
     pool: SlotPool
+    partial: bool  # whether what is computed of a sequence serves one that has only its first tokens
 
     def open(self, tokens: Sequence[int]) -> TokenSequence:
         """A new root."""

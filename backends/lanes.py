@@ -60,9 +60,7 @@ class Lanes:
         lane = self._of.get(sequence)
         if lane is None:
             if not self._free:
-                msg = f"all {self.count} sequences of llama.cpp's context are in use"
-                hint = "Ask for fewer branches at once."
-                raise CapacityError(msg, needed=1, free=0, kind="sequences", hint=hint)
+                raise no_lane(self.count)
             lane = self._of[sequence] = self._free.pop()
             for home, start, stop in _runs(self._home[sequence.slots]):
                 self._memory.copy(home, lane, start, stop)
@@ -135,6 +133,13 @@ class Lanes:
                 self._memory.remove(lane)
                 self._free.append(lane)
         self._home[slots] = -1
+
+
+def no_lane(count: int) -> CapacityError:
+    """What to raise when a sequence needs a lane and all are taken."""
+    msg = f"all {count} sequences of llama.cpp's context are in use"
+    hint = "Ask for fewer branches at once."
+    return CapacityError(msg, needed=1, free=0, kind="sequences", hint=hint)
 
 
 def _runs(values: npt.NDArray[np.generic]) -> Iterator[tuple[int, int, int]]:

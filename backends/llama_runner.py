@@ -32,6 +32,8 @@ class Logits:
 class LlamaRunner:
     """One model of attention layers over one pool of cells."""
 
+    partial = True
+
     def __init__(
         self, model: LlamaModel, context: LlamaContext, spec: ModelSpec, *, slots: int
     ) -> None:
@@ -39,8 +41,11 @@ class LlamaRunner:
         self.model, self.context, self.spec = model, context, spec
         self.pool = SlotPool(max(2, slots + 1))
         self.prefixes = PrefixIndex(self.pool)
-        self._lanes = Lanes(context, self.pool, context.lanes)
+        self._lanes = self._make_lanes()
         self.closed = False
+
+    def _make_lanes(self) -> Lanes:
+        return Lanes(self.context, self.pool, self.context.lanes)
 
     # --- sequences: integers and marks only
 

@@ -150,7 +150,7 @@ class Scheduler:
         headroom = _HEADROOM * len(step.chunks)
         if not self._make_room(step, running, i, sequence.pending + headroom):
             return 0
-        n = _part(work, room)
+        n = _part(work, room, step.runner)
         step.add(running, i, n)
         return n
 
@@ -193,7 +193,7 @@ class Scheduler:
                     if held.sequence is not sequence and held.sequence.cached:
                         runner.drop(held.sequence)
         runner.reuse(sequence, work.rows)
-        n = _part(work, PREFILL_CHUNK)
+        n = _part(work, PREFILL_CHUNK, runner)
         if runner.can_step(n, not runner.placed(sequence)):
             step.add(running, i, n)
             return step
@@ -205,9 +205,12 @@ class Scheduler:
         )
 
 
-def _part(work: Work, room: int) -> int:
-    """How many pending tokens to compute now; the rows that are wanted come in one piece, at the end."""
+def _part(work: Work, room: int, runner: Runner) -> int:
+    """How many pending tokens to compute now; the rows that are wanted come in one piece, at the end.
+
+    Before them a model whose states have no parts stops, for others to go on from there.
+    """
     pending = work.sequence.pending
-    if pending <= room or pending == work.rows:
+    if pending == work.rows or (pending <= room and runner.partial):
         return pending
     return min(room, pending - work.rows)

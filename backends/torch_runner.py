@@ -35,6 +35,8 @@ class Logits:
 class TorchRunner:
     """One model over one pool of token slots."""
 
+    partial = True
+
     def __init__(self, model: torch.nn.Module, *, slots: int) -> None:
         """Takes `model` over until `close`; the pool has `slots` token slots."""
         self.model = model

@@ -25,7 +25,9 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     GptOssConfig,
+    Lfm2Config,
     LlamaConfig,
+    Mamba2Config,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -39,6 +41,7 @@ from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.llama_context import ContextSettings, LlamaContext, LlamaModel
 from langchain_pareto.backends.llama_runner import LlamaRunner
 from langchain_pareto.backends.llama_spec import spec_of
+from langchain_pareto.backends.llama_states import StateRunner
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.tokens import HFTokenizer
@@ -86,9 +89,26 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         layer_types=LAYERS,
     ),
     "mistral": lambda: MistralConfig(**GROUPED, **ENDS, sliding_window=8),
+    "lfm2": lambda: Lfm2Config(
+        **(GROUPED | {"num_hidden_layers": 3}),
+        **ENDS,
+        layer_types=["conv", "full_attention", "conv"],
+    ),
+    "mamba2": lambda: Mamba2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=16,
+        num_heads=8,
+        head_dim=8,
+        n_groups=1,
+        chunk_size=32,
+        **ENDS,
+    ),
     "neox": lambda: GPTNeoXConfig(**SHAPE, **ENDS),
 }
-GGUF = {"gemma3", "llama", "qwen3"}  # what gguf_models.py writes
+RECURRENT = {"lfm2", "mamba2"}  # refused by the torch runner
+GGUF = {"gemma3", "lfm2", "llama", "mamba2", "qwen3"}  # what gguf_models.py writes
 LOOSE = {("llama", "gemma3")}  # llama.cpp takes its GELU from a table of half-precision numbers
 _loose: list[bool] = []  # of the runners of the test that runs
 WINDOWED = {"gemma2", "gemma3", "gpt_oss", "mistral"}
@@ -131,6 +151,8 @@ def _tiny_tokenizer() -> HFTokenizer:
 
 def torch_runner(architecture: str, slots: int) -> Runner:
     """The torch runner over a fresh copy of the tiny model's modules: two may be alive at once."""
+    if architecture in RECURRENT:
+        pytest.skip(f"the torch runner has no state for {architecture}")
     return TorchRunner(copy.deepcopy(tiny_model(architecture)), slots=slots)
 
 
@@ -152,7 +174,8 @@ def llama_runner(architecture: str, slots: int) -> Runner:
         pytest.skip(f"the tests write no GGUF file of {architecture}")
     model = LlamaModel(_tiny_gguf(architecture))
     context = LlamaContext(model, ContextSettings(cells=slots, kv="f32", flash=False))
-    return LlamaRunner(model, context, spec_of(model, "f32", "cpu"), slots=slots)
+    kind = StateRunner if architecture in RECURRENT else LlamaRunner
+    return kind(model, context, spec_of(model, "f32", "cpu"), slots=slots)
 
 
 RUNNERS: dict[str, Callable[[str, int], Runner]] = {"torch": torch_runner, "llama": llama_runner}

@@ -87,6 +87,83 @@ def _gemma3(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> Tensor
     return tensors
 
 
+def _mamba2(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> Tensors:
+    """Mamba 2: a state instead of attention."""
+    inner = int(config.expand * config.hidden_size)
+    writer.add_context_length(4096)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(config.state_size)
+    writer.add_ssm_time_step_rank(inner // config.head_dim)
+    writer.add_ssm_group_count(config.n_groups)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    tensors = {
+        "token_embd.weight": state["backbone.embeddings.weight"],
+        "output_norm.weight": state["backbone.norm_f.weight"],
+        "output.weight": state["lm_head.weight"],
+    }
+    for i in range(config.num_hidden_layers):
+        layer = {
+            name.removeprefix(f"backbone.layers.{i}."): weight
+            for name, weight in state.items()
+            if name.startswith(f"backbone.layers.{i}.")
+        }
+        tensors |= {
+            f"blk.{i}.attn_norm.weight": layer["norm.weight"],
+            f"blk.{i}.ssm_in.weight": layer["mixer.in_proj.weight"],
+            f"blk.{i}.ssm_out.weight": layer["mixer.out_proj.weight"],
+            f"blk.{i}.ssm_conv1d.weight": layer["mixer.conv1d.weight"].squeeze(1),
+            f"blk.{i}.ssm_conv1d.bias": layer["mixer.conv1d.bias"],
+            f"blk.{i}.ssm_a": -np.exp(layer["mixer.A_log"])[:, None],
+            f"blk.{i}.ssm_d": layer["mixer.D"][:, None],
+            f"blk.{i}.ssm_dt.bias": layer["mixer.dt_bias"],
+            f"blk.{i}.ssm_norm.weight": layer["mixer.norm.weight"].reshape(config.n_groups, -1),
+        }
+    return tensors
+
+
+def _lfm2(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> Tensors:
+    """LFM 2: short convolutions in some layers, attention in the others."""
+    attention = [kind == "full_attention" for kind in config.layer_types]
+    width = config.hidden_size // config.num_attention_heads
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_feed_forward_length(state["model.layers.0.feed_forward.w1.weight"].shape[0])
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv([config.num_key_value_heads * a for a in attention])
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(width)
+    writer.add_shortconv_l_cache(config.conv_L_cache)
+    tensors = {
+        "token_embd.weight": state["model.embed_tokens.weight"],
+        "token_embd_norm.weight": state["model.embedding_norm.weight"],
+    }
+    names = {
+        "operator_norm": "attn_norm",
+        "ffn_norm": "ffn_norm",
+        "feed_forward.w1": "ffn_gate",
+        "feed_forward.w2": "ffn_down",
+        "feed_forward.w3": "ffn_up",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.out_proj": "attn_output",
+        "self_attn.q_layernorm": "attn_q_norm",
+        "self_attn.k_layernorm": "attn_k_norm",
+        "conv.in_proj": "shortconv.in_proj",
+        "conv.out_proj": "shortconv.out_proj",
+        "conv.conv": "shortconv.conv",
+    }
+    for i in range(config.num_hidden_layers):
+        for theirs, ours in names.items():
+            weight = state.get(f"model.layers.{i}.{theirs}.weight")
+            if weight is not None:
+                tensors[f"blk.{i}.{ours}.weight"] = weight.squeeze(1) if weight.ndim == 3 else weight
+    return tensors
+
+
 def _transformer(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> Tensors:
     """What Llama, Qwen 3 and Gemma 3 have in common."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -131,4 +208,6 @@ _TYPES: dict[str, Callable[[Any, Any, Mapping[str, np.ndarray]], Tensors]] = {
     "llama": _llama,
     "qwen3": _transformer,
     "gemma3_text": _gemma3,
+    "lfm2": _lfm2,
+    "mamba2": _mamba2,
 }

@@ -1,0 +1,183 @@
+"""
+llama.cpp models with a recurrent state: their branches fork by copy-on-write, and go back only to a state that was kept.
+
+Knows lanes and snapshots; knows no model. A state has no parts: a lane holds that of one length, cannot be cut, and is of no use to
+who has fewer tokens. So what a fork, a truncation and the prefix index offer is a *snapshot*, a lane that nobody writes to; whatever
+comes after it is computed again. Only llama.cpp's whole-lane operations are used: its own partial rollback (n_rs_seq) covers the last
+batch alone, once, and reaches siblings that share the state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from langchain_pareto.backends.kv_pool import SlotPool, Slots
+from langchain_pareto.backends.lanes import Memory, no_lane
+from langchain_pareto.backends.llama_runner import LlamaRunner
+from langchain_pareto.backends.sequences import Sequence
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A state that nobody writes to, and the tokens that led to it."""
+
+    lane: int
+    tokens: list[int]
+    slots: Slots
+    used: int
+
+
+class States:
+    """The lanes of one context whose memory cannot be cut: of sequences, and of snapshots."""
+
+    def __init__(self, memory: Memory, pool: SlotPool, count: int) -> None:
+        self._memory = memory
+        self._pool = pool
+        self._free = list(range(count - 1, -1, -1))
+        self._of = dict[Sequence, int]()
+        self._snapshots = list[Snapshot]()
+        self._clock = 0
+        self.count = count
+        pool.on_free = self._vacate
+
+    @property
+    def free(self) -> int:
+        """Lanes that nobody has."""
+        return len(self._free)
+
+    def has(self, sequence: Sequence) -> bool:
+        """Whether the sequence has a lane, hence a state."""
+        return sequence in self._of
+
+    def lane(self, sequence: Sequence) -> int:
+        """The sequence's lane, an empty one if it has none; raises CapacityError when there is none."""
+        if sequence not in self._of:
+            assert sequence.cached == 0, "a state was lost"
+            if not self.make_free(1):
+                raise no_lane(self.count)
+            self._of[sequence] = self._free.pop()
+        return self._of[sequence]
+
+    def computed(self, sequence: Sequence, n: int) -> None:
+        """The state is where it is."""
+
+    def revert(self, sequence: Sequence, n: int) -> None:  # noqa: ARG002 - as of Lanes
+        """A step failed, and nobody knows what it did to the state: the sequence is computed again."""
+        self.leave(sequence)
+        self._pool.release(sequence.take_back(sequence.cached))
+
+    def leave(self, sequence: Sequence) -> None:
+        """Takes the sequence's lane from it."""
+        lane = self._of.pop(sequence, None)
+        if lane is not None:
+            self._give(lane)
+
+    def make_free(self, lanes: int, keep: Snapshot | None = None) -> bool:
+        """Whether there are so many free lanes, after snapshots have gone if that helps, the least used first."""
+        while len(self._free) < lanes:
+            others = [s for s in self._snapshots if s is not keep]
+            if not others:
+                return False
+            self._forget(min(others, key=lambda s: s.used))
+        return True
+
+    def find(self, tokens: list[int], beyond: int) -> Snapshot | None:
+        """The snapshot of the longest beginning of `tokens` that is longer than `beyond`."""
+        best = None
+        for snapshot in self._snapshots:
+            n = len(snapshot.tokens)
+            if beyond < n <= len(tokens) and snapshot.tokens == tokens[:n]:
+                best, beyond = snapshot, n
+        if best is not None:
+            self._clock += 1
+            best.used = self._clock
+        return best
+
+    def restore(self, sequence: Sequence, snapshot: Snapshot) -> bool:
+        """Gives a sequence without a lane the state of `snapshot`; whether there was a lane for it."""
+        if not self.make_free(1, keep=snapshot):
+            return False
+        self._of[sequence] = self._free.pop()
+        self._memory.copy(snapshot.lane, self._of[sequence], -1, -1)
+        return True
+
+    def keep(self, sequence: Sequence) -> None:
+        """A snapshot of the sequence as far as it is computed, if there is a lane to spare."""
+        tokens = sequence.tokens[: sequence.cached]
+        known = self.find(tokens, len(tokens) - 1)
+        if known is None and self.make_free(1):
+            lane = self._free.pop()
+            self._memory.copy(self._of[sequence], lane, -1, -1)
+            self._snapshots.append(Snapshot(lane, tokens, sequence.slots.copy(), self._clock))
+
+    def _vacate(self, slots: Slots) -> None:
+        """Nobody holds these slots any more: snapshots that need them go. A beginning is never freed before what follows it."""
+        gone = set(slots.tolist())
+        for snapshot in list(self._snapshots):
+            if int(snapshot.slots[-1]) in gone:
+                self._forget(snapshot)
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        self._snapshots.remove(snapshot)
+        self._give(snapshot.lane)
+
+    def _give(self, lane: int) -> None:
+        self._memory.remove(lane)
+        self._free.append(lane)
+
+
+class StateRunner(LlamaRunner):
+    """One recurrent or hybrid model: what LlamaRunner does, with states that have no parts."""
+
+    partial = False
+    _lanes: States
+
+    def _make_lanes(self) -> States:
+        return States(self.context, self.pool, self.context.lanes)
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """A child that continues from a snapshot of here; it gets its state with its first step."""
+        self.share(sequence)
+        child = sequence.fork()
+        child.take_back(child.cached)
+        return child
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Cuts back to the first `length` tokens: to the newest snapshot before them, or to nothing that is computed."""
+        cut = 0 < length <= sequence.cached
+        if cut:
+            self.drop(sequence)
+        self.pool.release(sequence.truncate(length))
+        if cut and length > 1:
+            self.reuse(sequence)
+
+    def reuse(self, sequence: Sequence, rows: int = 1) -> int:
+        """Takes over the longest snapshot that goes beyond what is computed; returns how many tokens that saves."""
+        found = self._lanes.find(sequence.tokens[:-rows], sequence.cached)
+        if found is None:
+            return 0
+        before = sequence.cached
+        self.pool.retain(found.slots)  # before anything is dropped that might be all that keeps it
+        if before:
+            self.drop(sequence)
+        if not self._lanes.restore(sequence, found):
+            self.pool.release(found.slots)
+            return 0
+        sequence.put(found.slots)
+        sequence.version += 1
+        return len(found.tokens) - before
+
+    def share(self, sequence: Sequence) -> None:
+        """Keeps a snapshot of what is computed."""
+        if not sequence.cached:
+            return
+        tokens = sequence.tokens[: sequence.cached]
+        self.prefixes.insert(tokens, sequence.slots)
+        # Where the index has other slots for these tokens, it would not keep this state's cells.
+        if np.array_equal(self.prefixes.match(tokens), sequence.slots):
+            self._lanes.keep(sequence)
+
+    def _can_place(self, new: int) -> bool:
+        return self._lanes.make_free(new)
