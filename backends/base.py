@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
     from langchain_pareto.backends.tokens import Tokenizer
 
+ENGINES = ("auto", "torch", "llama-cpp")  # what runs a model; "auto" goes by its files
 Finish = Literal["eos", "stop", "length", "cancelled", "deadline"]
 
 
@@ -330,7 +331,9 @@ class Runner(Protocol):
 
     spec: ModelSpec
     pool: SlotPool
-    partial: bool  # whether what is computed of a sequence serves one that has only its first tokens
+    partial: (
+        bool  # whether what is computed of a sequence serves one that has only its first tokens
+    )
 
     def open(self, tokens: Sequence[int]) -> TokenSequence:
         """A new root."""

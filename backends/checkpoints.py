@@ -44,8 +44,8 @@ def check_weights(folder: Path) -> int:
     """Bytes of the weights in `folder`; raises ModelLoadError where some are missing or cut off."""
     files = list(_weight_files(folder))
     if not files:
-        gguf = any(folder.glob("*.gguf"))
-        hint = "GGUF files cannot be run yet." if gguf else "Copy or download it again."
+        gguf = next(folder.glob("*.gguf"), None)
+        hint = f"Name the GGUF file: {gguf}" if gguf else "Copy or download it again."
         raise ModelLoadError(f"{folder} has no weights (model.safetensors)", hint=hint)
     for file in files:
         if not file.exists():
@@ -66,14 +66,14 @@ def check_tokenizer(folder: Path) -> None:
 
 def _local(path: Path, weights: bool) -> Path:
     if path.is_file():
-        hint = "Give the folder that it is in."
-        if path.suffix == ".gguf":
-            hint = "GGUF files cannot be run yet."
-        raise ModelLoadError(f"{path} is a file: a model is a folder", hint=hint)
+        msg = f"{path} is a file: a model is a folder, or a file that ends in .gguf"
+        raise ModelLoadError(msg, hint="Give the folder that it is in.")
     if weights and not (path / "config.json").exists():
         found = sorted(entry.name for entry in path.iterdir())
         has = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "") if found else "nothing"
         hint = "A model's folder has config.json, weights and a tokenizer."
+        if files := [name for name in found if name.endswith(".gguf")]:
+            hint = f"Name the GGUF file: {path / files[0]}"
         if "adapter_config.json" in found:
             hint = (
                 "This is a PEFT adapter: load its base model with peft, and give the model itself."

@@ -104,7 +104,11 @@ def pool_slots(memory: float | str | None, bytes_per_token: int, device: torch.d
     The default is 85 % of what is free on a CUDA device; on the CPU a quarter of it, and 4 GiB at most. Raises
     CapacityError below 64 slots.
     """
-    room = _bytes(memory, device)
+    return slots_in(pool_bytes(memory, device), bytes_per_token, str(device))
+
+
+def slots_in(room: int, bytes_per_token: int, device: str) -> int:
+    """Token slots that fit into `room` bytes; raises CapacityError below 64."""
     slots = min(MOST_SLOTS, room // bytes_per_token)
     if slots < FEWEST_SLOTS:
         needed = FEWEST_SLOTS * bytes_per_token
@@ -114,9 +118,10 @@ def pool_slots(memory: float | str | None, bytes_per_token: int, device: torch.d
     return slots
 
 
-def _bytes(memory: float | str | None, device: torch.device) -> int:
+def pool_bytes(memory: float | str | None, device: torch.device, free: int | None = None) -> int:
+    """Bytes that `memory` stands for; `free` says what is free where torch does not know the device. Raises SettingError."""
     if memory is None:
-        free = free_bytes(device)
+        free = free_bytes(device) if free is None else free
         if device.type == "cuda":
             return int(free * _CUDA_SHARE)
         return min(_CPU_MOST, int(free * _CPU_SHARE))
@@ -124,7 +129,7 @@ def _bytes(memory: float | str | None, device: torch.device) -> int:
     if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
         return amount
     if isinstance(amount, float) and 0 < amount <= 1:
-        return int(free_bytes(device) * amount)
+        return int((free_bytes(device) if free is None else free) * amount)
     msg = f"memory must be bytes (an int), a fraction of what is free (a float up to 1), or a text like '4 GB'; got {memory!r}"
     raise SettingError(msg)
 
@@ -132,7 +137,7 @@ def _bytes(memory: float | str | None, device: torch.device) -> int:
 def check_memory(memory: float | str | None) -> None:
     """Raises SettingError for what `pool_slots` would refuse, before anything is loaded."""
     if memory is not None:
-        _bytes(memory, torch.device("cpu"))
+        pool_bytes(memory, torch.device("cpu"))
 
 
 def _read_size(text: str) -> float | None:

@@ -32,7 +32,9 @@ class SlotPool:
         self._top = size - 1
         self.live = 0
         self.peak = 0
-        self.on_free: Callable[[Slots], None] | None = None  # told which slots nobody holds any more
+        self.on_free: Callable[[Slots], None] | None = (
+            None  # told which slots nobody holds any more
+        )
 
     @property
     def capacity(self) -> int:

@@ -43,7 +43,9 @@ def library() -> ModuleType:
         import llama_cpp
     except ImportError as error:
         msg = "GGUF models need llama-cpp-python, which is not installed"
-        hint = "pip install 'langchain-pareto[llama-cpp]'; the README says how to build it for a GPU."
+        hint = (
+            "pip install 'langchain-pareto[llama-cpp]'; the README says how to build it for a GPU."
+        )
         raise CapabilityError(msg, hint=hint) from error
     _silence(llama_cpp)
     return llama_cpp
@@ -74,6 +76,25 @@ def complaint() -> str:
     return text
 
 
+def metadata_of(api: ModuleType, model: Any) -> dict[str, str]:
+    """Every key of a model's metadata that has a plain value, as text."""
+    pairs = {}
+    for i in range(api.llama_model_meta_count(model)):
+        key = _text(api.llama_model_meta_key_by_index, model, i)
+        pairs[key] = _text(api.llama_model_meta_val_str_by_index, model, i)
+    return pairs
+
+
+def _text(read: Callable[..., int], model: Any, i: int) -> str:
+    size = _TEXT
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        length = read(model, i, buffer, size)
+        if length < size:
+            return buffer.value.decode("utf-8", "replace")
+        size = length + 1
+
+
 class LlamaModel:
     """The weights and the vocabulary of one GGUF file, or of its parts."""
 
@@ -99,27 +120,18 @@ class LlamaModel:
 
     def metadata(self) -> dict[str, str]:
         """Every key of the file's metadata that has a plain value, as text."""
-        pairs = {}
-        for i in range(self.api.llama_model_meta_count(self._model)):
-            key = self._text(self.api.llama_model_meta_key_by_index, i)
-            pairs[key] = self._text(self.api.llama_model_meta_val_str_by_index, i)
-        return pairs
-
-    def _text(self, read: Callable[..., int], i: int) -> str:
-        size = _TEXT
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length = read(self._model, i, buffer, size)
-            if length < size:
-                return buffer.value.decode("utf-8", "replace")
-            size = length + 1
+        return metadata_of(self.api, self._model)
 
     def add_adapter(self, path: Path, scale: float) -> None:
         """Reads a LoRA adapter in GGUF; contexts made afterwards use it. Raises ModelLoadError."""
         adapter = self.api.llama_adapter_lora_init(self._model, os.fsencode(path))
         if not adapter:
-            msg = f"llama.cpp cannot load the adapter {path}: {complaint() or 'it does not say why'}"
-            raise ModelLoadError(msg, hint="It must be a GGUF adapter that was made for this model.")
+            msg = (
+                f"llama.cpp cannot load the adapter {path}: {complaint() or 'it does not say why'}"
+            )
+            raise ModelLoadError(
+                msg, hint="It must be a GGUF adapter that was made for this model."
+            )
         self._adapters.append((adapter, scale))
 
     @property
@@ -185,8 +197,8 @@ class LlamaContext:
         Raises CapacityError (no cells), SequenceError (positions do not follow on) and EngineFailedError. Whoever calls takes
         back what was written before the error.
         """
-        assert tokens.size == 0 or (0 <= tokens.min() and tokens.max() < self.vocabulary)
-        assert lanes.size == 0 or (0 <= lanes.min() and lanes.max() < self.lanes)
+        assert tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < self.vocabulary)
+        assert lanes.size == 0 or (lanes.min() >= 0 and lanes.max() < self.lanes)
         logits = np.empty((int(wanted.sum()), self.vocabulary), np.float32)
         row = 0
         for start in range(0, len(tokens), _BATCH):
@@ -218,6 +230,11 @@ class LlamaContext:
         """Tokens up to the last one of a lane."""
         return int(self.api.llama_memory_seq_pos_max(self._memory, lane)) + 1
 
+    def state_bytes(self, lane: int) -> int:
+        """Bytes of a lane's state, without the cells of attention."""
+        partial_only = 1
+        return int(self.api.llama_state_seq_get_size_ext(self._context, lane, partial_only))
+
     def synchronize(self) -> None:
         """Waits for the device."""
         self.api.llama_synchronize(self._context)
@@ -248,7 +265,8 @@ class _Batch:
         self._wanted = np.zeros(size, np.int8)
         places = self._lanes.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
         self._addresses = places.astype(np.uint64)  # where each token's lanes begin
-        self._pointers = (ctypes.POINTER(ctypes.c_int32) * size).from_buffer(self._addresses)
+        kind: Any = ctypes.POINTER(ctypes.c_int32) * size
+        self._pointers = kind.from_buffer(self._addresses)
         self._batch = api.llama_batch(
             n_tokens=0,
             token=_pointer(self._tokens, ctypes.c_int32),

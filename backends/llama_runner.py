@@ -1,24 +1,28 @@
 """
-One llama.cpp context over the slot pool: every branch of every search is a marked set of cells, and all of them one decode a step.
+One llama.cpp context over the slot pool: every branch of every search in one decode a step.
 
-Knows one context, its pool and its sequences; knows no text, no sampling and no strategy. `open`, `fork`, `append`, `truncate` and
-`free` only move integers and marks; `step` computes everything that is asked for at once. All of it belongs to the engine's thread.
+Knows one context, its pool and its sequences; knows no text, no sampling and no strategy. llama.cpp tells at most 256 sequences apart
+("lanes"), so one of ours gets a lane when it is computed. What a lane shares, and how it goes back, depends on the model's memory:
+`llama_cells.py` for attention, `llama_states.py` for recurrent and hybrid models. All of it belongs to the engine's thread.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.backends.kv_pool import SlotPool
-from langchain_pareto.backends.lanes import Lanes
 from langchain_pareto.backends.llama_context import LlamaContext, LlamaModel
 from langchain_pareto.backends.prefixes import PrefixIndex
 from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
+from langchain_pareto.errors import CapacityError
 
 
 @dataclass(slots=True)
@@ -29,10 +33,51 @@ class Logits:
     union: int  # cells read, for metering
 
 
-class LlamaRunner:
-    """One model of attention layers over one pool of cells."""
+class Memory(Protocol):
+    """llama.cpp's cache."""
 
-    partial = True
+    def copy(self, source: int, to: int, start: int, stop: int) -> None:
+        """Gives lane `to` the cells of lane `source` at positions start to stop; -1 and -1 for all."""
+        ...
+
+    def remove(self, lane: int, start: int = -1, stop: int = -1) -> bool:
+        """Takes cells from a lane, all of them by default."""
+        ...
+
+
+class Lanes(Protocol):
+    """Who has which lane."""
+
+    @property
+    def free(self) -> int:
+        """Lanes that nobody has."""
+        ...
+
+    def has(self, sequence: Sequence) -> bool:
+        """Whether the sequence has a lane."""
+        ...
+
+    def lane(self, sequence: Sequence) -> int:
+        """The sequence's lane, given to it now if it has none; raises CapacityError when there is none."""
+        ...
+
+    def computed(self, sequence: Sequence, n: int) -> None:
+        """The last `n` computed tokens of the sequence are in its own lane."""
+        ...
+
+    def revert(self, sequence: Sequence, n: int) -> None:
+        """Computing `n` tokens more than the sequence now has failed."""
+        ...
+
+    def leave(self, sequence: Sequence) -> None:
+        """Takes the sequence's lane from it, before its slots are released."""
+        ...
+
+
+class LlamaRunner(ABC):
+    """One model over one pool of cells; `partial` says whether its memory has parts."""
+
+    partial: bool
 
     def __init__(
         self, model: LlamaModel, context: LlamaContext, spec: ModelSpec, *, slots: int
@@ -41,11 +86,12 @@ class LlamaRunner:
         self.model, self.context, self.spec = model, context, spec
         self.pool = SlotPool(max(2, slots + 1))
         self.prefixes = PrefixIndex(self.pool)
-        self._lanes = self._make_lanes()
         self.closed = False
 
-    def _make_lanes(self) -> Lanes:
-        return Lanes(self.context, self.pool, self.context.lanes)
+    @property
+    @abstractmethod
+    def lanes(self) -> Lanes:
+        """Who has which lane."""
 
     # --- sequences: integers and marks only
 
@@ -53,87 +99,72 @@ class LlamaRunner:
         """A sequence that shares nothing yet; what the prefix index has of it is taken over by `reuse`."""
         return Sequence.root(tokens)
 
+    @abstractmethod
     def fork(self, sequence: Sequence) -> Sequence:
         """A child that continues from here; it gets a lane with its first step."""
-        child = sequence.fork()
-        self.pool.retain(child.slots)
-        return child
 
     def append(self, sequence: Sequence, tokens: Sequence_[int]) -> None:
         """Adds pending tokens."""
         sequence.check_usable()
         sequence.tokens.extend(tokens)
 
+    @abstractmethod
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Cuts back to the first `length` tokens."""
-        if 0 < length <= len(sequence.tokens):
-            self._lanes.shorten(sequence, length - 1)
-        self.pool.release(sequence.truncate(length))
 
     def free(self, sequence: Sequence) -> None:
         """Gives the slots back; what was computed stays in the prefix index until the room is needed."""
         if sequence.freed:
             return
         self.share(sequence)
-        self._lanes.leave(sequence)
+        self.lanes.leave(sequence)
         self.pool.release(sequence.slots)
         sequence.cached = 0
         sequence.freed = True
         sequence.version += 1
 
+    @abstractmethod
     def reuse(self, sequence: Sequence, rows: int = 1) -> int:
-        """Takes over what the prefix index has beyond what is computed; returns how many tokens that saves.
+        """Takes over what is cached beyond what is computed; returns how many tokens that saves.
 
         The last `rows` tokens stay pending: their logits are wanted.
         """
-        tokens = sequence.tokens[:-rows]
-        if sequence.cached >= len(tokens):
-            return 0
-        found = self.prefixes.match(tokens)[sequence.cached :]
-        if not found.size:
-            return 0
-        self.pool.retain(found)
-        sequence.put(found)
-        sequence.version += 1
-        self._lanes.adopt(sequence, int(found.size))
-        return int(found.size)
 
+    @abstractmethod
     def share(self, sequence: Sequence) -> None:
         """Lets other sequences reuse what this one has computed."""
-        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
 
     def drop(self, sequence: Sequence) -> None:
         """Preemption: forgets what is computed and keeps the tokens."""
-        self._lanes.leave(sequence)
+        self.lanes.leave(sequence)
         self.pool.release(sequence.take_back(sequence.cached))
 
     def placed(self, sequence: Sequence) -> bool:
         """Whether the sequence has a lane."""
-        return self._lanes.has(sequence)
+        return self.lanes.has(sequence)
 
     def can_step(self, tokens: int, new: int = 0) -> bool:
         """Whether there is room for so many more tokens, and lanes for so many sequences that have none yet."""
         short = tokens - self.pool.free
         if short > 0 and self.pool.cached:
             self.prefixes.evict(max(short, self.pool.capacity // 64))
-        return tokens <= self.pool.free and self._can_place(new)
+        return tokens <= self.pool.free and self.can_place(new)
 
-    def _can_place(self, new: int) -> bool:
-        while self._lanes.free < new and self.pool.cached:
-            self.prefixes.evict(1)  # the end of a branch at a time
-        return new <= self._lanes.free
+    @abstractmethod
+    def can_place(self, new: int) -> bool:
+        """Whether there are so many free lanes, evicting what is only cached."""
 
     # --- the model
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one decode; raises CapacityError, or llama.cpp's own failure, and changes nothing then."""
         sizes = [chunk.n for chunk in chunks]
-        self._can_place(sum(not self._lanes.has(chunk.sequence) for chunk in chunks))
+        self.can_place(sum(not self.lanes.has(chunk.sequence) for chunk in chunks))
         slots = self.pool.allocate(sum(sizes))
         starts = np.cumsum([0, *sizes])
         done = 0
         try:
-            lanes = [self._lanes.lane(chunk.sequence) for chunk in chunks]
+            lanes = [self.lanes.lane(chunk.sequence) for chunk in chunks]
             for chunk, at in zip(chunks, starts, strict=False):
                 chunk.sequence.put(slots[at : at + chunk.n])
                 done += 1
@@ -142,14 +173,14 @@ class LlamaRunner:
             for chunk in chunks[:done]:
                 chunk.sequence.take_back(chunk.n)
             for chunk in chunks:
-                self._lanes.revert(chunk.sequence, chunk.n)
+                self.lanes.revert(chunk.sequence, chunk.n)
             self.pool.release(slots)
             raise
         for chunk in chunks:
-            self._lanes.computed(chunk.sequence, chunk.n)
+            self.lanes.computed(chunk.sequence, chunk.n)
         return Logits(torch.from_numpy(rows), self._union(chunks))
 
-    def _decode(self, chunks: Sequence_[Chunk], lanes: Sequence_[int]) -> np.ndarray:
+    def _decode(self, chunks: Sequence_[Chunk], lanes: Sequence_[int]) -> npt.NDArray[np.float32]:
         total = sum(chunk.n for chunk in chunks)
         tokens, positions, owners = (np.empty(total, np.int32) for _ in range(3))
         wanted = np.zeros(total, np.bool_)
@@ -185,3 +216,10 @@ class LlamaRunner:
         self.closed = True
         self.context.close()
         self.model.close()
+
+
+def no_lane(count: int) -> CapacityError:
+    """What to raise when a sequence needs a lane and all are taken."""
+    msg = f"all {count} sequences of llama.cpp's context are in use"
+    hint = "Ask for fewer branches at once."
+    return CapacityError(msg, needed=1, free=0, kind="sequences", hint=hint)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.backends.kv_pool import SlotPool, Slots
-from langchain_pareto.backends.lanes import Memory, no_lane
-from langchain_pareto.backends.llama_runner import LlamaRunner
+from langchain_pareto.backends.llama_context import LlamaContext, LlamaModel
+from langchain_pareto.backends.llama_runner import LlamaRunner, Memory, no_lane
 from langchain_pareto.backends.sequences import Sequence
 
 
@@ -129,13 +130,20 @@ class States:
 
 
 class StateRunner(LlamaRunner):
-    """One recurrent or hybrid model: what LlamaRunner does, with states that have no parts."""
+    """One recurrent or hybrid model."""
 
     partial = False
-    _lanes: States
 
-    def _make_lanes(self) -> States:
-        return States(self.context, self.pool, self.context.lanes)
+    def __init__(
+        self, model: LlamaModel, context: LlamaContext, spec: ModelSpec, *, slots: int
+    ) -> None:
+        super().__init__(model, context, spec, slots=slots)
+        self._states = States(context, self.pool, context.lanes)
+
+    @property
+    def lanes(self) -> States:
+        """Who has which lane."""
+        return self._states
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A child that continues from a snapshot of here; it gets its state with its first step."""
@@ -155,14 +163,14 @@ class StateRunner(LlamaRunner):
 
     def reuse(self, sequence: Sequence, rows: int = 1) -> int:
         """Takes over the longest snapshot that goes beyond what is computed; returns how many tokens that saves."""
-        found = self._lanes.find(sequence.tokens[:-rows], sequence.cached)
+        found = self.lanes.find(sequence.tokens[:-rows], sequence.cached)
         if found is None:
             return 0
         before = sequence.cached
         self.pool.retain(found.slots)  # before anything is dropped that might be all that keeps it
         if before:
             self.drop(sequence)
-        if not self._lanes.restore(sequence, found):
+        if not self.lanes.restore(sequence, found):
             self.pool.release(found.slots)
             return 0
         sequence.put(found.slots)
@@ -177,7 +185,8 @@ class StateRunner(LlamaRunner):
         self.prefixes.insert(tokens, sequence.slots)
         # Where the index has other slots for these tokens, it would not keep this state's cells.
         if np.array_equal(self.prefixes.match(tokens), sequence.slots):
-            self._lanes.keep(sequence)
+            self.lanes.keep(sequence)
 
-    def _can_place(self, new: int) -> bool:
-        return self._lanes.make_free(new)
+    def can_place(self, new: int) -> bool:
+        """Whether there are so many free lanes, forgetting snapshots."""
+        return self.lanes.make_free(new)

@@ -23,6 +23,7 @@ from langchain_pareto.backends.architectures import (
     pin_long_rope,
     unwrap,
 )
+from langchain_pareto.backends.base import ENGINES
 from langchain_pareto.backends.checkpoints import check_weights, find_folder
 from langchain_pareto.backends.devices import (
     check_memory,
@@ -60,6 +61,7 @@ _NAMED = {"dtype", "torch_dtype", "revision", "device"}
 def load(
     model: str | Path | PreTrainedModel | None = None,
     *,
+    backend: str = "auto",
     tokenizer: AnyTokenizer | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -69,7 +71,10 @@ def load(
     max_context: int | None = None,
     self_check: bool = True,
 ) -> LocalBackend:
-    """A backend for `model`: a folder, a hub id, a loaded model with its `tokenizer`, or by default the bundled "nano".
+    """A backend for `model`: a folder, a hub id, a GGUF file, a loaded model with its `tokenizer`, or by default the bundled "nano".
+
+    `backend` is "torch" or "llama-cpp"; by default llama.cpp runs GGUF files and torch everything else. What is said below of
+    weights, dtypes and generation configs is of torch; of a GGUF file `llama_loading.Settings` says what `model_kwargs` may have.
 
     Who loads the same weights with the same settings shares them, the pool and the engine; each has a backend of its own to close,
     and the last `close` gives the model back. A loaded model, a PEFT wrapper too, is used as it is where it is, and is as before
@@ -85,6 +90,21 @@ def load(
     check_memory(memory)
     if max_context is not None and max_context < 1:
         raise SettingError(f"max_context must be at least 1 token, got {max_context}")
+    if _is_for_llama(model, backend):
+        from langchain_pareto.backends.llama_loading import load_gguf
+
+        for name, value in {"tokenizer": tokenizer, "dtype": dtype, "revision": revision}.items():
+            if value is not None:
+                msg = f"{name}={value!r} is for a model of transformers: a GGUF file has its own"
+                raise SettingError(msg, hint=f"Leave {name} out.")
+        return load_gguf(
+            model,  # type: ignore[arg-type]  # a path, or the bundled one
+            device=device,
+            model_kwargs=model_kwargs,
+            memory=memory,
+            max_context=max_context,
+            self_check=self_check,
+        )
     if model is None or isinstance(model, str | Path):
         source: _Files | _Object = _Files.find(
             model, device, dtype, revision, model_kwargs or {}, memory, max_context
@@ -103,6 +123,21 @@ def load(
         max_context=max_context,
         check=self_check,
     )
+
+
+def _is_for_llama(model: object, backend: str) -> bool:
+    """Whether llama.cpp runs it; raises SettingError where the two do not go together."""
+    if backend not in ENGINES:
+        raise SettingError(f"there is no backend {backend!r}; known backends: {', '.join(ENGINES)}")
+    gguf = isinstance(model, str | Path) and str(model).lower().endswith(".gguf")
+    if gguf and backend == "torch":
+        msg = f"{model} is a GGUF file, which torch does not run"
+        raise SettingError(msg, hint='Leave backend out, or say "llama-cpp".')
+    if backend == "llama-cpp" and not gguf and model is not None and model != "nano":
+        msg = f"llama.cpp runs GGUF files, and {model if isinstance(model, str | Path) else type(model).__name__} is none"
+        hint = "Convert it with llama.cpp's convert_hf_to_gguf.py, or leave backend out."
+        raise SettingError(msg, hint=hint)
+    return gguf or backend == "llama-cpp"
 
 
 # --- from files

@@ -34,7 +34,7 @@ from pydantic import (
 )
 from typing_extensions import override
 
-from langchain_pareto.backends.base import Backend
+from langchain_pareto.backends.base import ENGINES, Backend
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
@@ -62,14 +62,14 @@ _IGNORED = frozenset(
 class ChatPareto(BaseChatModel):
     """The best answer that a compute budget can buy, from a model on this machine.
 
-    `model` is a path or hub id (the bundled nano model without it), or an already loaded transformers model; `backend` is "torch"
-    or a Backend. `budget` and `strategy` are defaults that every call can override: as a keyword, by `.bind`, through
+    `model` is a path (of a folder, or of a GGUF file) or hub id (the bundled nano model without it), or an already loaded
+    transformers model; `backend` is "torch", "llama-cpp", by default whichever runs the model's files, or a Backend. `budget` and `strategy` are defaults that every call can override: as a keyword, by `.bind`, through
     `config={"configurable": {...}}`, or from around it with `run_budget`.
     """
 
     model: Any = Field(default=None, alias="model_name")
     """A path, a hub id, a loaded model, or None for the bundled nano model."""
-    backend: Any = "torch"
+    backend: Any = "auto"
     """The name of a backend, or a Backend."""
     strategy: Any = Field(default_factory=Auto, validate_default=True)
     """A Strategy, its name, or its JSON."""
@@ -149,8 +149,8 @@ class ChatPareto(BaseChatModel):
     @field_validator("backend")
     @classmethod
     def _check_backend(cls, value: object) -> object:
-        if value != "torch" and not hasattr(value, "extend"):
-            msg = f"there is no backend {value!r}; known backends: torch, or a Backend object"
+        if value not in ENGINES and not hasattr(value, "extend"):
+            msg = f"there is no backend {value!r}; known backends: {', '.join(ENGINES)}, or a Backend object"
             raise SettingError(msg)
         return value
 
@@ -425,6 +425,7 @@ class ChatPareto(BaseChatModel):
     def _settings(self) -> dict[str, Any]:
         """How models are loaded."""
         names = (
+            "backend",
             "tokenizer",
             "device",
             "dtype",

@@ -87,9 +87,13 @@ def ask(
     ] = "auto",
     model: Annotated[
         str | None,
-        typer.Option(help="A folder or a Hugging Face id; without it, the bundled nano model."),
+        typer.Option(
+            help="A folder, a GGUF file or a Hugging Face id; without it, the bundled nano model."
+        ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="What runs the model: torch.")] = "torch",
+    backend: Annotated[
+        str, typer.Option(help="What runs the model: torch, llama-cpp, or auto, by its files.")
+    ] = "auto",
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one.")
     ] = None,
@@ -155,11 +159,12 @@ def _model(
     draws: Mapping[str, object],
 ) -> ChatPareto:
     """The model, read once; whatever can be refused without its weights is refused first."""
+    from langchain_pareto.backends.base import ENGINES
     from langchain_pareto.budget import Budget
 
     limits = None if budget is None else Budget.parse(budget)
-    if backend != "torch":
-        msg = f"there is no backend {backend!r}; known backends: torch"
+    if backend not in ENGINES:
+        msg = f"there is no backend {backend!r}; known backends: {', '.join(ENGINES)}"
         raise SettingError(msg)
     err = console.stderr()
     with err.status(f"Loading {model or 'nano'}"):
@@ -172,7 +177,7 @@ def _model(
         asked = Draws.read(draws).model_dump(exclude_none=True)
         from langchain_pareto.backends import loading
 
-        loaded = loading.load(model, device=device, dtype=dtype)
+        loaded = loading.load(model, backend=backend, device=device, dtype=dtype)
     name = model or "nano (bundled: word problems and Countdown puzzles only; yours: --model)"
     err.print(
         Text(f"{name} on {loaded.spec.device}, {loaded.spec.dtype}", style="dim"), soft_wrap=True

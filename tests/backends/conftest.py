@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf_models import write as write_gguf
 from tokenizers import Tokenizer as RustTokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -35,11 +36,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from gguf_models import write as write_gguf
 from langchain_pareto.backends.base import Logits, Runner
 from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.llama_cells import CellRunner
 from langchain_pareto.backends.llama_context import ContextSettings, LlamaContext, LlamaModel
-from langchain_pareto.backends.llama_runner import LlamaRunner
 from langchain_pareto.backends.llama_spec import spec_of
 from langchain_pareto.backends.llama_states import StateRunner
 from langchain_pareto.backends.local import LocalBackend
@@ -174,7 +174,7 @@ def llama_runner(architecture: str, slots: int) -> Runner:
         pytest.skip(f"the tests write no GGUF file of {architecture}")
     model = LlamaModel(_tiny_gguf(architecture))
     context = LlamaContext(model, ContextSettings(cells=slots, kv="f32", flash=False))
-    kind = StateRunner if architecture in RECURRENT else LlamaRunner
+    kind = StateRunner if architecture in RECURRENT else CellRunner
     return kind(model, context, spec_of(model, "f32", "cpu"), slots=slots)
 
 

@@ -160,7 +160,9 @@ def _lfm2(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> Tensors:
         for theirs, ours in names.items():
             weight = state.get(f"model.layers.{i}.{theirs}.weight")
             if weight is not None:
-                tensors[f"blk.{i}.{ours}.weight"] = weight.squeeze(1) if weight.ndim == 3 else weight
+                tensors[f"blk.{i}.{ours}.weight"] = (
+                    weight.squeeze(1) if weight.ndim == 3 else weight
+                )
     return tensors
 
 

@@ -655,7 +655,9 @@ def test_logits_that_are_not_finite_fail_their_program(make_backend, gate, value
     bad, good = backend.open(some(9)), backend.open(some(8))
     on_engine(backend, lambda: ruin(watch, lambda s: s is bad.sequence, value))
     tasks = [backend.extend(branch, PLAIN, upto(8)) for branch in (bad, good)]
-    with pytest.raises(NumericalError, match=r"(LlamaForCausalLM|tiny llama) gave .* (float32|F32) on cpu"):
+    with pytest.raises(
+        NumericalError, match=r"(LlamaForCausalLM|tiny llama) gave .* (float32|F32) on cpu"
+    ):
         tasks[0].future.result(WAIT)
     assert tasks[1].future.result(WAIT).finish == "length"
     assert on_engine(backend, lambda: bad.sequence.pending) == 1

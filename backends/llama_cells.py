@@ -1,5 +1,5 @@
 """
-Which of llama.cpp's few sequences ("lanes") has the cells of which slots.
+llama.cpp models of attention layers: a branch is a set of cells that a lane is marked on, shared and cut at any token.
 
 Knows lanes and slots; knows no model. llama.cpp keeps a cell as long as a lane has it, and tells at most 256 lanes apart; the slot
 pool keeps a slot as long as a sequence or the prefix index has it, and there may be thousands of sequences. So a sequence gets a lane
@@ -10,29 +10,19 @@ as long as it is the home of something.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.backends.kv_pool import SlotPool, Slots
+from langchain_pareto.backends.llama_context import LlamaContext, LlamaModel
+from langchain_pareto.backends.llama_runner import LlamaRunner, Memory, no_lane
 from langchain_pareto.backends.sequences import Sequence
-from langchain_pareto.errors import CapacityError
 
 
-class Memory(Protocol):
-    """llama.cpp's cache."""
-
-    def copy(self, source: int, to: int, start: int, stop: int) -> None:
-        """Gives lane `to` the cells of lane `source` at positions start to stop."""
-        ...
-
-    def remove(self, lane: int, start: int = -1, stop: int = -1) -> bool:
-        """Takes cells from a lane, all of them by default."""
-        ...
-
-
-class Lanes:
+class HomeLanes:
     """The lanes of one context, beside the slot pool whose slots are its cells."""
 
     def __init__(self, memory: Memory, pool: SlotPool, count: int) -> None:
@@ -135,17 +125,63 @@ class Lanes:
         self._home[slots] = -1
 
 
-def no_lane(count: int) -> CapacityError:
-    """What to raise when a sequence needs a lane and all are taken."""
-    msg = f"all {count} sequences of llama.cpp's context are in use"
-    hint = "Ask for fewer branches at once."
-    return CapacityError(msg, needed=1, free=0, kind="sequences", hint=hint)
+class CellRunner(LlamaRunner):
+    """One model of attention layers."""
+
+    partial = True
+
+    def __init__(
+        self, model: LlamaModel, context: LlamaContext, spec: ModelSpec, *, slots: int
+    ) -> None:
+        super().__init__(model, context, spec, slots=slots)
+        self._homes = HomeLanes(context, self.pool, context.lanes)
+
+    @property
+    def lanes(self) -> HomeLanes:
+        """Who has which lane."""
+        return self._homes
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """A child that continues from here; it gets a lane with its first step."""
+        child = sequence.fork()
+        self.pool.retain(child.slots)
+        return child
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Cuts back to the first `length` tokens."""
+        if 0 < length <= len(sequence.tokens):
+            self.lanes.shorten(sequence, length - 1)
+        self.pool.release(sequence.truncate(length))
+
+    def reuse(self, sequence: Sequence, rows: int = 1) -> int:
+        """Takes over what the prefix index has beyond what is computed; returns how many tokens that saves."""
+        tokens = sequence.tokens[:-rows]
+        if sequence.cached >= len(tokens):
+            return 0
+        found = self.prefixes.match(tokens)[sequence.cached :]
+        if not found.size:
+            return 0
+        self.pool.retain(found)
+        sequence.put(found)
+        sequence.version += 1
+        self.lanes.adopt(sequence, int(found.size))
+        return int(found.size)
+
+    def share(self, sequence: Sequence) -> None:
+        """Lets other sequences reuse what this one has computed."""
+        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
+
+    def can_place(self, new: int) -> bool:
+        """Whether there are so many free lanes, evicting the ends of cached branches."""
+        while self.lanes.free < new and self.pool.cached:
+            self.prefixes.evict(1)
+        return new <= self.lanes.free
 
 
 def _runs(values: npt.NDArray[np.generic]) -> Iterator[tuple[int, int, int]]:
     """Stretches of equal neighbours: (value, start, stop)."""
     edges = np.flatnonzero(values[1:] != values[:-1]) + 1
     bounds = [0, *edges.tolist(), len(values)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         if start < stop:
             yield int(values[start]), start, stop

@@ -6,7 +6,7 @@ import pytest
 
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.kv_pool import SlotPool
-from langchain_pareto.backends.lanes import Lanes
+from langchain_pareto.backends.llama_cells import HomeLanes
 from langchain_pareto.backends.prefixes import PrefixIndex
 from langchain_pareto.backends.sequences import Sequence
 from langchain_pareto.errors import CapacityError
@@ -47,7 +47,7 @@ class Book:
         self.cells = Cells(lanes)
         self.pool = SlotPool(slots + 1)
         self.prefixes = PrefixIndex(self.pool)
-        self.lanes = Lanes(self.cells, self.pool, lanes)
+        self.lanes = HomeLanes(self.cells, self.pool, lanes)
 
     def fork(self, sequence: Sequence) -> Sequence:
         child = sequence.fork()

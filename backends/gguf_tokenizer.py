@@ -1,0 +1,148 @@
+"""
+The tokenizer in a GGUF file, by llama.cpp itself.
+
+Knows llama.cpp's vocabulary and no weights: it keeps a copy of the vocabulary alone, so that text can be read after the model is
+gone. Obeys the same rule of texts as the tokenizers of transformers (`tokens.py`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from langchain_pareto.backends.llama_context import complaint, library, metadata_of
+from langchain_pareto.backends.templates import NO_KWARGS, render_plain, render_template
+from langchain_pareto.errors import ModelLoadError, SettingError
+
+_UNUSED, _CONTROL = 2, 8  # of enum llama_token_attr
+_PIECE = 64  # bytes of a token's text at first
+
+
+class GGUFTokenizer:
+    """Text to tokens and back for one GGUF file; for any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the vocabulary; raises ModelLoadError."""
+        self._api = library()
+        params = self._api.llama_model_default_params()
+        params.vocab_only = True
+        params.n_gpu_layers = 0
+        complaint()
+        self._model: Any = self._api.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._model:
+            msg = f"llama.cpp cannot read the vocabulary of {path}: {complaint() or 'it does not say why'}"
+            hint = "The file may be cut short, no GGUF, or newer than the installed llama.cpp."
+            raise ModelLoadError(msg, hint=hint)
+        self._vocab = self._api.llama_model_get_vocab(self._model)
+        told = metadata_of(self._api, self._model)
+        self._template = told.get("tokenizer.chat_template")
+        self.has_template = self._template is not None
+        api, vocab = self._api, self._vocab
+        kinds = [api.llama_vocab_get_attr(vocab, i) for i in range(api.llama_vocab_n_tokens(vocab))]
+        used = [token for token, kind in enumerate(kinds) if not kind & _UNUSED]
+        self.vocabulary = 1 + max(used, default=-1)
+        self.special_tokens = frozenset(t for t, kind in enumerate(kinds) if kind & _CONTROL)
+        self.end_tokens = frozenset(t for t in used if api.llama_vocab_is_eog(vocab, t))
+        self._bos = [int(api.llama_vocab_bos(vocab))] if api.llama_vocab_get_add_bos(vocab) else []
+        spaced = told.get("tokenizer.ggml.add_space_prefix")
+        model = told.get("tokenizer.ggml.model")
+        # SentencePiece puts a space before a text, which is none of the text's own.
+        self._drops_space = model == "llama" if spaced is None else spaced == "true"
+        self._pieces: list[bytes | None] = [None] * self.vocabulary
+
+    def __del__(self) -> None:
+        if getattr(self, "_model", None):
+            self._api.llama_model_free(self._model)
+            self._model = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every id's bytes, or a special token's name; as for a tokenizer of transformers."""
+        digest = hashlib.sha256()
+        for token in range(self.vocabulary):
+            special = token in self.special_tokens
+            content = self._name(token) if special else self.piece(token)
+            digest.update(b"%d %d " % (special, len(content)) + content)
+        return digest.hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of `text`, none added; special tokens that are written out in it are recognised."""
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise SettingError(f"the text is not Unicode: {error}") from error
+        room = len(data) + 8
+        while True:
+            buffer = (ctypes.c_int32 * room)()
+            # none added at the ends, special tokens recognised
+            n = self._api.llama_tokenize(self._vocab, data, len(data), buffer, room, False, True)
+            if n >= 0:
+                return list(buffer[:n])
+            room = -n
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Tokens of a raw prompt: with the one BOS token that the model wants, if it wants one."""
+        tokens = self.encode(text)
+        return tokens if tokens[:1] == self._bos else self._bos + tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without the special ones."""
+        data = b"".join(map(self.piece, tokens))
+        if self._drops_space and data.startswith(b" "):
+            data = data[1:]
+        return data.decode("utf-8", "replace")
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` adds to a text that has begun; none for special and unknown tokens."""
+        if token >= self.vocabulary or token in self.special_tokens:
+            return b""
+        known = self._pieces[token]
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token)
+        return known
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        template_kwargs: Mapping[str, object] = NO_KWARGS,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt of a chat by the template in the file; without one, the messages' contents, a line each."""
+        if self._template is None:
+            if tools:
+                raise SettingError("tools need a chat template, and this model has none")
+            return render_plain(messages)
+        api, vocab = self._api, self._vocab
+        bos, eos = (
+            self._name(token).decode() if token >= 0 else ""
+            for token in (int(api.llama_vocab_bos(vocab)), int(api.llama_vocab_eos(vocab)))
+        )
+        return render_template(
+            self._template,
+            messages,
+            tools=tools,
+            template_kwargs=template_kwargs,
+            bos_token=bos,
+            eos_token=eos,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def _read_piece(self, token: int) -> bytes:
+        room = _PIECE
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = self._api.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    def _name(self, token: int) -> bytes:
+        name: bytes = self._api.llama_vocab_get_text(self._vocab, token) or b""
+        return name
