@@ -21,19 +21,21 @@ endif
 # Spinning OpenMP threads on a busy machine cost more than they bring to models this small.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+LLAMA := $(shell grep -E '^(llama-cpp-python|gguf)==' constraints.txt)
+
 # Nothing from outside leaks into .venv.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type bench
+.PHONY: help demo test lint type bench nano-report llama
 
 help:  ## say what there is
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(STAMP)  ## answer questions with the bundled models, under a budget
 	@$(ONE_THREAD) $(PY) examples/demo.py
 
-test: $(STAMP)  ## run the tests; ARGS="-k budget" narrows them
+test: $(STAMP) llama  ## run the tests; ARGS="-k budget" narrows them
 	@$(ONE_THREAD) $(PY) -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff check, ruff format, codespell
@@ -44,8 +46,19 @@ lint: $(STAMP)  ## ruff check, ruff format, codespell
 type: $(STAMP)  ## mypy, strict
 	@$(PY) -m mypy
 
-bench: $(STAMP)  ## run every script of examples/bench, in order
+bench: $(STAMP) llama  ## run every script of examples/bench, in order
 	@for script in examples/bench/[!_]*.py; do echo "== $$script"; $(ONE_THREAD) $(PY) $$script || exit 1; done
+
+nano-report: $(STAMP)  ## measure the trained models: examples/nano/report
+	@$(PY) -m pip install -qq -c constraints.txt matplotlib
+	@cd examples && $(ONE_THREAD) ../$(PY) -m nano.report sample && $(ONE_THREAD) ../$(PY) -m nano.report
+
+# llama.cpp is compiled, which takes some minutes the first time; pip keeps what it built. Without a C++ compiler the
+# rest works, and its tests are skipped.
+llama: $(STAMP)
+	@$(PY) -c 'import gguf, llama_cpp' 2>/dev/null || { \
+		echo 'Building llama.cpp (some minutes the first time)'; \
+		$(PY) -m pip install -qq -c constraints.txt $(LLAMA) || echo 'llama.cpp could not be built: its tests are skipped'; }
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -8,6 +8,7 @@ would abort the process is checked before it is called. One thread at a time.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from langchain_pareto.errors import (
     CapabilityError,
     CapacityError,
+    EngineClosedError,
     EngineFailedError,
     ModelLoadError,
     SequenceError,
@@ -40,7 +42,7 @@ _KV_NUMBERS: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}  # e
 def library() -> ModuleType:
     """llama-cpp-python, silenced; CapabilityError where it is not installed."""
     try:
-        import llama_cpp
+        llama_cpp = importlib.import_module("llama_cpp")
     except ImportError as error:
         msg = "GGUF models need llama-cpp-python, which is not installed"
         hint = (
@@ -199,6 +201,7 @@ class LlamaContext:
         """
         assert tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < self.vocabulary)
         assert lanes.size == 0 or (lanes.min() >= 0 and lanes.max() < self.lanes)
+        self._check_open()
         logits = np.empty((int(wanted.sum()), self.vocabulary), np.float32)
         row = 0
         for start in range(0, len(tokens), _BATCH):
@@ -219,11 +222,13 @@ class LlamaContext:
         """Marks the cells of lane `source` at positions start to stop as those of lane `to`, too."""
         assert 0 <= source < self.lanes
         assert 0 <= to < self.lanes
+        self._check_open()
         self.api.llama_memory_seq_cp(self._memory, source, to, start, stop)
 
     def remove(self, lane: int, start: int = -1, stop: int = -1) -> bool:
         """Takes cells from a lane: all of them, or those at positions start to stop; False where the memory has no such parts."""
         assert 0 <= lane < self.lanes
+        self._check_open()
         return bool(self.api.llama_memory_seq_rm(self._memory, lane, start, stop))
 
     def length(self, lane: int) -> int:
@@ -237,6 +242,7 @@ class LlamaContext:
 
     def synchronize(self) -> None:
         """Waits for the device."""
+        self._check_open()
         self.api.llama_synchronize(self._context)
 
     def close(self) -> None:
@@ -245,11 +251,15 @@ class LlamaContext:
             self.api.llama_free(self._context)
             self._context = None
 
+    def _check_open(self) -> None:
+        if not self._context:  # what is freed must never reach C
+            raise EngineClosedError(f"the context of {self.model.path.name} was closed")
+
     def _set_adapters(self) -> None:
         adapters = self.model.adapters
         if not adapters:
             return
-        handles = (ctypes.c_void_p * len(adapters))(*[a for a, _ in adapters])
+        handles = (self.api.llama_adapter_lora_p_ctypes * len(adapters))(*[a for a, _ in adapters])
         scales = (ctypes.c_float * len(adapters))(*[s for _, s in adapters])
         if self.api.llama_set_adapters_lora(self._context, handles, len(adapters), scales):
             raise CapabilityError(f"llama.cpp cannot apply the adapters: {complaint()}")

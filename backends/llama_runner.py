@@ -116,9 +116,10 @@ class LlamaRunner(ABC):
         """Gives the slots back; what was computed stays in the prefix index until the room is needed."""
         if sequence.freed:
             return
-        self.share(sequence)
-        self.lanes.leave(sequence)
-        self.pool.release(sequence.slots)
+        if not self.closed:
+            self.share(sequence)
+            self.lanes.leave(sequence)
+            self.pool.release(sequence.slots)
         sequence.cached = 0
         sequence.freed = True
         sequence.version += 1
@@ -206,7 +207,7 @@ class LlamaRunner(ABC):
         """Waits for the device."""
         self.context.synchronize()
 
-    def trim(self) -> None:
+    def trim(self) -> None:  # noqa: B027 - nothing to do is what it does
         """llama.cpp's buffers have one size from the start."""
 
     def close(self) -> None:

@@ -1,20 +1,22 @@
 """
 The shape of a GGUF model, read off its metadata.
 
-Knows the keys of the format; knows no context and no sequence.
+Knows the keys of the format; knows no context and no sequence. What llama.cpp does not tell, arrays and names of tensors, is looked
+for in the header of the file.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
-from pathlib import Path
+import struct
 from types import ModuleType
 
 from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.backends.llama_context import KV_BYTES, KvType, LlamaModel
 
 _HEADER = 1 << 28  # bytes in which the names of all tensors stand
+_ARRAY = 9  # of enum gguf_type
+_ELEMENTS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "?", 10: "Q", 11: "q"}
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "cohere2": 4}  # of so many layers the last one has no window
 
 
@@ -33,10 +35,22 @@ def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
 
     key_width = number("attention.key_length", hidden // heads)
     value_width = number("attention.value_length", key_width)
-    kv_heads = _each_layer(told.get(f"{architecture}.attention.head_count_kv"), layers, heads)
+    with (
+        model.path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        kv_heads = _numbers(data, f"{architecture}.attention.head_count_kv")
+        pattern = _numbers(data, f"{architecture}.attention.sliding_window_pattern")
+        untied = data.find(_string("output.weight"), 0, _HEADER) >= 0
+    if kv_heads is None:
+        kv_heads = [number("attention.head_count_kv", heads)] * layers
     attending = [n for n in kv_heads if n] if int(api.llama_model_n_head(handle)) else []
-    windows = _windows(told, architecture, int(api.llama_model_n_swa(handle)), layers)
-    embeddings = vocabulary * hidden * (2 if _has_head(model.path) else 1)
+    if pattern is None:
+        pattern = _period(
+            number("attention.sliding_window_pattern", _PATTERNS.get(architecture, 0)), layers
+        )
+    window = int(api.llama_model_n_swa(handle))
+    embeddings = vocabulary * hidden * (2 if untied else 1)
     return ModelSpec(
         name=told.get("general.name", model.path.name),
         dtype=_type_name(int(api.llama_model_ftype(handle)), api),
@@ -46,7 +60,11 @@ def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
         heads=heads,
         kv_heads=max(attending, default=0),
         head_dim=key_width,
-        windows=tuple(w for w, n in zip(windows, kv_heads, strict=True) if n and attending),
+        windows=tuple(
+            window if slides and window > 0 else None
+            for slides, n in zip(pattern, kv_heads, strict=True)
+            if n and attending
+        ),
         matmul_parameters=int(api.llama_model_n_params(handle)) - embeddings,
         weight_bytes=int(api.llama_model_size(handle)),
         kv_bytes_per_token=int(sum(attending) * (key_width + value_width) * KV_BYTES[kv]),
@@ -54,35 +72,29 @@ def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
     )
 
 
-def _each_layer(told: str | None, layers: int, otherwise: int) -> list[int]:
-    """A number for all layers, or an array with one for each."""
-    if told is None:
-        return [otherwise] * layers
-    values = [int(part) for part in told.strip("[]").split(",")]
-    return values * layers if len(values) == 1 else values[:layers]
+def _period(period: int, layers: int) -> list[int]:
+    """Which layers have a window, of `period` all but the last; where nothing is known, none: an upper bound of the cost."""
+    return [int(period > 0 and i % period != period - 1) for i in range(layers)]
 
 
-def _windows(
-    told: Mapping[str, str], architecture: str, window: int, layers: int
-) -> list[int | None]:
-    """Each layer's window; where the pattern is not told and not known, full attention: an upper bound."""
-    if window <= 0:
-        return [None] * layers
-    pattern = told.get(f"{architecture}.attention.sliding_window_pattern")
-    if pattern is not None and pattern.startswith("["):
-        flags = [part.strip() in {"true", "1"} for part in pattern.strip("[]").split(",")]
-        return [window if flag else None for flag in flags]
-    period = int(pattern) if pattern is not None else _PATTERNS.get(architecture, 0)
-    if period == 0:
-        return [None] * layers
-    return [None if i % period == period - 1 else window for i in range(layers)]
+def _numbers(data: mmap.mmap, key: str) -> list[int] | None:
+    """An array of the metadata, of small integers or truth values; None where the file has none of that name."""
+    name = _string(key)
+    at = data.find(name, 0, _HEADER)
+    if at < 0:
+        return None
+    kind, element, count = struct.unpack_from("<IIQ", data, at + len(name))
+    if kind != _ARRAY or element not in _ELEMENTS:
+        return None
+    return [
+        int(v)
+        for v in struct.unpack_from(f"<{count}{_ELEMENTS[element]}", data, at + len(name) + 16)
+    ]
 
 
-def _has_head(path: Path) -> bool:
-    """Whether the output matrix is another than the embeddings: a tensor of its own, named in the header."""
-    name = b"output.weight"
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(len(name).to_bytes(8, "little") + name, 0, _HEADER) >= 0
+def _string(text: str) -> bytes:
+    """As it stands in the file: length and bytes."""
+    return len(text).to_bytes(8, "little") + text.encode()
 
 
 def _type_name(ftype: int, api: ModuleType) -> str:

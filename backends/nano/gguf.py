@@ -84,8 +84,10 @@ def _add_tokenizer(writer: "GGUFWriter", config: dict[str, Any], folder: Path) -
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([" ".join(pair) for pair in bpe["model"]["merges"]])
-    writer.add_eos_token_id(config["eos_token_id"])
-    writer.add_pad_token_id(config["pad_token_id"])
+    for name, add in (("eos", writer.add_eos_token_id), ("pad", writer.add_pad_token_id)):
+        token = config.get(f"{name}_token_id")
+        if token is not None:
+            add(token[0] if isinstance(token, list) else token)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     template = folder / "chat_template.jinja"

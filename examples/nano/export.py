@@ -9,26 +9,18 @@ made of the same numbers when they are wanted.
 
 import json
 import shutil
-from pathlib import Path
 
+from nano.models import home
 from nano.report import chosen
-from nano.tokenizer import FOLDER, WORK
-
-HERE = Path(__file__).parent
-PACKAGE = HERE.parents[1] / "backends/nano"
-HOMES = {
-    "S": PACKAGE / "draft",
-    "M": PACKAGE / "policy",
-    "PRM": PACKAGE / "prm",
-    "L": HERE / "weights/L",
-}
+from nano.tokenizer import WORK
 
 
-def export(name: str, home: Path) -> None:
+def export(name: str) -> None:
     """One model: weights, configuration, and how to sample."""
-    home.mkdir(parents=True, exist_ok=True)
+    folder = home(name)
+    folder.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors"):
-        shutil.copyfile(WORK / name / file, home / file)
+        shutil.copyfile(WORK / name / file, folder / file)
     generation = json.loads((WORK / name / "generation_config.json").read_text())
     if name != "PRM":
         sampling = chosen(name)
@@ -37,16 +29,15 @@ def export(name: str, home: Path) -> None:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
         }
-    (home / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
 def main() -> None:
     """Exports what has been trained."""
-    shutil.copytree(FOLDER, PACKAGE / "tokenizer", dirs_exist_ok=True)
-    for name, home in HOMES.items():
+    for name in ("S", "M", "L", "PRM"):
         if (WORK / name / "model.safetensors").exists():
-            export(name, home)
-            print(f"{name}: {home.relative_to(HERE.parents[1])}")
+            export(name)
+            print(f"{name}: {home(name)}")
 
 
 if __name__ == "__main__":

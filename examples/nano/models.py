@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nano.tokenizer import END, PAD, SPECIAL, VOCABULARY
+from langchain_pareto.backends import nano
+from nano.tokenizer import END, PAD, SPECIAL, VOCABULARY, WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,25 @@ class Size:
     layers: int
     heads: int
     hidden: int
+
+
+_SHIPPED = {
+    "S": nano.draft_path(),
+    "M": nano.policy_path(),
+    "PRM": nano.prm_path(),
+    "L": Path(__file__).parent / "weights/L",
+}
+
+
+def home(name: str) -> Path:
+    """Where a model of the family ships from."""
+    return _SHIPPED[name]
+
+
+def found(name: str) -> Path:
+    """The folder of a model: as it was trained here, else as it ships."""
+    trained = WORK / name
+    return trained if (trained / "model.safetensors").exists() else home(name)
 
 
 SIZES = {

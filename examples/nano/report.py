@@ -27,11 +27,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.loading import load
 from nano import measures
+from nano.models import found
 from nano.problem import answer_of
 from nano.reward import step_scores
 from nano.samples import SAMPLES, Asked, Sampled, cut, read, whole_lines, write
 from nano.tasks import TASKS, Task, is_right, judge, numbers
-from nano.tokenizer import FOLDER, WORK
+from nano.tokenizer import FOLDER
 
 HERE = Path(__file__).parent
 MODELS = ("S", "M", "L")
@@ -84,7 +85,7 @@ def everything() -> list[Asked]:
 
 def sample(name: str, folder: Path) -> None:
     """Chooses how to sample, then samples."""
-    with load(str(folder), tokenizer=str(FOLDER)) as backend:
+    with load(folder, tokenizer=FOLDER) as backend:
         for i, sampling in enumerate(GRID):
             path = SAMPLES / f"{name}.choice{i}.jsonl"
             tried = [a for band in CHOICE_BANDS for a in asked(band, "validation", CHOICE_EACH)]
@@ -182,7 +183,7 @@ def agreement(
 ) -> dict[str, float]:
     """How often the small model's most probable token is the large one's, on the large one's own greedy solutions, in per cent."""
     models = [
-        LlamaForCausalLM.from_pretrained(WORK / m, dtype=torch.float32) for m in (small, large)
+        LlamaForCausalLM.from_pretrained(found(m), dtype=torch.float32) for m in (small, large)
     ]
     same: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     taken: dict[str, int] = defaultdict(int)
@@ -255,7 +256,7 @@ def part(pool: Pool, rows: Iterable[int]) -> Pool:
 def report(names: list[str]) -> dict[str, object]:
     """Scores, measures and keeps everything; what report.json says."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(FOLDER)
-    prm = LlamaForCausalLM.from_pretrained(WORK / "PRM", dtype=torch.float32)
+    prm = LlamaForCausalLM.from_pretrained(found("PRM"), dtype=torch.float32)
     told: dict[str, object] = {}
     for name in names:
         samples = read(SAMPLES / f"{name}.test.jsonl")
@@ -293,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if options.command == "sample":
         for name in [options.name] if options.name else MODELS:
-            sample(name, WORK / name)
+            sample(name, found(name))
         return
     from nano.figure import draw_curves, write_table
 

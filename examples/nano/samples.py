@@ -23,6 +23,7 @@ from langchain_pareto.backends.base import Branch, Extension, Sampling, Stop, Ta
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.local import LocalBackend
 from nano.data import Example, Stream, of_judgements
+from nano.models import found
 from nano.problem import written_lines
 from nano.tasks import DIFFICULTIES, TASKS, Problem, Split, Task, draw, judge
 from nano.tokenizer import FOLDER, WORK, prompt_of
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=1.0)
     options = parser.parse_args()
-    backend = load(str(WORK / options.name), tokenizer=str(FOLDER))
+    backend = load(found(options.name), tokenizer=FOLDER)
     write(
         SAMPLES / f"{options.name}.{options.split}.jsonl",
         backend,

@@ -13,10 +13,11 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from langchain_pareto.backends.nano import tokenizer_path
 from nano.tasks import DIFFICULTIES, TASKS, draw
 
 WORK = Path(__file__).parent / "work"
-FOLDER = WORK / "tokenizer"
+FOLDER = tokenizer_path()  # the package's
 VOCABULARY = 512
 END, PAD, GOOD, BAD = "<|end|>", "<|pad|>", "<|good|>", "<|bad|>"
 SPECIAL = [END, PAD, GOOD, BAD, "<|spawn|>", "<|join|>", "<|user|>", "<|assistant|>"]

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from nano.data import IGNORED, LENGTHS, WARM_UP, Stream, batches, solutions
-from nano.models import SIZES, grown, new_model
+from nano.models import SIZES, found, grown, new_model
 from nano.muon import Muon
 from nano.tokenizer import WORK
 
@@ -173,7 +173,7 @@ def main() -> None:
     torch.manual_seed(0)
     size = SIZES[options.size or ("M" if options.name == "PRM" else options.name)]
     if options.start:
-        model = LlamaForCausalLM.from_pretrained(WORK / options.start, dtype=torch.float32)
+        model = LlamaForCausalLM.from_pretrained(found(options.start), dtype=torch.float32)
         if size.layers != model.config.num_hidden_layers:
             model = grown(model, size)
     else:

@@ -222,6 +222,14 @@ def make_runner(request: pytest.FixtureRequest) -> Iterator[Callable[..., Runner
         runner.close()
 
 
+@pytest.fixture(scope="session")
+def tiny_gguf() -> Callable[[str], Path]:
+    """`tiny_gguf(architecture)`: the tiny model as a GGUF file in float32."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    return _tiny_gguf
+
+
 @pytest.fixture
 def make_backend(
     make_runner: Callable[..., Runner], tokenizer: HFTokenizer

@@ -88,7 +88,6 @@ def test_judgements_are_the_exact_ones(
         "".join(json.dumps(asdict(s)) + "\n" for s in [*drawn, cut])
     )
     monkeypatch.setattr(samples, "SAMPLES", tmp_path)
-    monkeypatch.setattr(samples, "FOLDER", tokenizer_path())
     stream = samples.judgements("train", "S")
     good, bad = SPECIAL.index(GOOD), SPECIAL.index(BAD)
     taught = sorted(

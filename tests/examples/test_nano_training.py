@@ -97,9 +97,6 @@ def test_a_judgement_stands_at_the_end_of_each_line(ended: bool) -> None:
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> data.Stream:
-    from langchain_pareto.backends.nano import tokenizer_path
-
-    monkeypatch.setattr(data, "FOLDER", tokenizer_path())
     monkeypatch.setattr(data, "WINDOW", 64)
     return data.solutions(warm_up=0)
 
@@ -182,9 +179,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     script = """
 import sys, torch, nano.train as t, nano.tokenizer as k
 from pathlib import Path
-from langchain_pareto.backends.nano import tokenizer_path
 import nano.data as d
-d.FOLDER, d.WINDOW = tokenizer_path(), 64
+d.WINDOW = 64
 t.WORK, t.BATCH, t.SAVE, t.REPORT, t.HELD_OUT = Path(sys.argv[1]), 2048, 2, 2, 1
 torch.compile = lambda f, **_: f
 t.SIZES["S"] = t.SIZES["S"].__class__(width=64, layers=2, heads=2, hidden=64)

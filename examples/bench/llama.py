@@ -1,0 +1,175 @@
+"""
+llama.cpp with forked sequences against llama.cpp as it comes: `python examples/bench/llama.py`. Needs the extra llama-cpp.
+
+A random 100M Llama in Q8_0, one thread for each contender, both warm. `n branches of one prompt`: the tokens of n samples of one
+prompt a second; `Llama` generates them one after another, and finds the prompt in its cache. `n requests over two prompts`: prompts
+alternate, so that its single prefix misses. `best of 16`: one call of ours on the bundled policy against 16 invocations of a chat
+model over `Llama`. `same greedy text`: questions to which the bundled policy says the same on torch and on llama.cpp.
+"""
+
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _measure import LLAMA_100M, alternate, extend, report
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import SimpleChatModel
+from langchain_core.messages import BaseMessage
+from llama_cpp import Llama
+
+from langchain_pareto import BestOfN, ChatPareto
+from langchain_pareto.backends.base import Sampling, Stop
+from langchain_pareto.backends.llama_loading import nano_gguf
+from langchain_pareto.backends.loading import load
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.nano import policy_path, tokenizer_path
+from langchain_pareto.backends.nano.gguf import write_gguf
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from nano.tasks import DIFFICULTIES, TASKS, draw
+from nano.tokenizer import prompt_of
+
+HOT = Sampling(temperature=0.8)
+TOKENS = 32  # of each sample
+QUESTIONS = 500
+
+
+def gguf_100m(folder: Path) -> Path:
+    """The random model as a file."""
+    LLAMA_100M.model().half().save_pretrained(folder / "model")
+    path = folder / "100m.gguf"
+    write_gguf(folder / "model", tokenizer_path(), path, "q8_0")
+    return path
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    """Random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(10, 400, (length,), generator=generator).tolist()
+
+
+def theirs(llama: Llama, prompts: list[list[int]]) -> None:
+    """One completion after another."""
+    for tokens in prompts:
+        for i, _ in enumerate(llama.generate(tokens, temp=0.8, top_k=40), 1):
+            if i == TOKENS:
+                break
+
+
+def ours(backend: LocalBackend, prompts: list[list[int]]) -> None:
+    """Branches of each distinct prompt, all at once."""
+    roots, branches = [], []
+    for tokens, n in Counter(map(tuple, prompts)).items():
+        root = backend.open(tokens)
+        roots.append(root)
+        branches += root.fork(n)
+    extend(backend, branches, TOKENS, HOT)
+    for branch in (*roots, *branches):
+        branch.free()
+
+
+def throughput_rows(path: Path) -> None:
+    """Tokens a second against `Llama`."""
+    llama = Llama(str(path), n_ctx=4096, n_threads=1, n_threads_batch=1, verbose=False)
+    with load(path, model_kwargs={"n_threads": 1}, device="cpu") as backend:
+        for length, different, name in (
+            (256, 1, "branches of one prompt"),
+            (1024, 2, "requests over two prompts"),
+        ):
+            kinds = [prompt(length, seed) for seed in range(different)]
+            for n in (8, 32):
+                prompts = [kinds[i % different] for i in range(n)]
+                contenders: dict[str, Callable[[], object]] = {
+                    "ours": lambda p=prompts: ours(backend, p),  # type: ignore[misc]
+                    "theirs": lambda p=prompts: theirs(llama, p),  # type: ignore[misc]
+                }
+                s = alternate(contenders, rounds=3)
+                mine, other = (n * TOKENS / s[k] for k in ("ours", "theirs"))
+                bars = {(8, 1): 1.1, (32, 1): 1.8, (8, 2): 2.5, (32, 2): 5.0}
+                bar = f">= {bars[n, different]}"
+                report("llama", f"{n} {name}", mine, other, mine / other, "tokens/s", bar=bar)
+    llama.close()
+
+
+class LlamaChat(SimpleChatModel):
+    """How a chat model over `Llama` is usually written: one completion a call."""
+
+    llama: Any
+
+    @property
+    def _llm_type(self) -> str:
+        return "llama"
+
+    def _call(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - the base class's name
+        **kwargs: Any,
+    ) -> str:
+        chat = [{"role": "user", "content": str(m.content)} for m in messages]
+        told = self.llama.create_chat_completion(chat, temperature=0.8, stop=stop, **kwargs)
+        return str(told["choices"][0]["message"]["content"])
+
+
+def best_of_row() -> None:
+    """Best of 16 on the bundled policy."""
+    question = draw("countdown", 0, split="validation", difficulty=4).question
+    path = nano_gguf()
+    llama = Llama(str(path), n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False)
+    chat = LlamaChat(llama=llama)
+    pareto = ChatPareto(model=str(path), temperature=0.8, strategy=BestOfN(n=16))
+    s = alternate(
+        {
+            "ours": lambda: pareto.invoke(question),
+            "theirs": lambda: [chat.invoke(question) for _ in range(16)],
+        }
+    )
+    report("llama", "best of 16", s["ours"], s["theirs"], s["theirs"] / s["ours"], "s", bar=">= 5")
+    pareto.close()
+    llama.close()
+
+
+def greedy_rows() -> None:
+    """The same greedy text on torch and on llama.cpp, in float32 and float16."""
+    asked = [
+        prompt_of(draw(task, i, split="validation", difficulty=levels[i % len(levels)]).question)
+        for i in range(QUESTIONS // 2)
+        for task, levels in ((t, DIFFICULTIES[t]) for t in TASKS)
+    ]
+    with load("nano", device="cpu") as backend:
+        wanted = greedy_texts(backend, asked)
+    for precision, bar in (("f32", 0.99), ("f16", 0.97)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "nano.gguf"
+            write_gguf(policy_path(), tokenizer_path(), path, precision)  # type: ignore[arg-type]
+            kwargs = {"kv_type": precision, "flash_attn": False}
+            with load(path, device="cpu", model_kwargs=kwargs) as backend:
+                got = greedy_texts(backend, asked)
+        same = sum(a == b for a, b in zip(got, wanted, strict=True))
+        name = f"same greedy text, {precision}"
+        report("llama", name, same, len(asked), same / len(asked), "texts", bar=f">= {bar}")
+
+
+def greedy_texts(backend: LocalBackend, asked: list[str]) -> list[str]:
+    """One text a prompt."""
+    branches = [backend.open(text) for text in asked]
+    tasks = [backend.extend(b, Sampling(temperature=0.0), Stop(400)) for b in branches]
+    return [task.future.result().text for task in tasks]
+
+
+def main() -> None:
+    """All rows."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        throughput_rows(gguf_100m(Path(folder)))
+    best_of_row()
+    greedy_rows()
+
+
+if __name__ == "__main__":
+    main()
