@@ -100,12 +100,13 @@ def _text(read: Callable[..., int], model: Any, i: int) -> str:
 class LlamaModel:
     """The weights and the vocabulary of one GGUF file, or of its parts."""
 
-    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
-        """Raises ModelLoadError when llama.cpp cannot read it."""
+    def __init__(self, path: Path, *, gpu_layers: int = 0, gpu: int = 0) -> None:
+        """Puts so many layers (-1: all) on one GPU; raises ModelLoadError when llama.cpp cannot read the file."""
         self.api = library()
         self.path = path
         params = self.api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.split_mode, params.main_gpu = 0, gpu  # all of it on one
         complaint()
         self._model = self.api.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:

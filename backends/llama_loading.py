@@ -199,7 +199,10 @@ class _Source:
     def build(self, *, check: bool) -> Shared:  # noqa: ARG002 - whoever shares it runs the check
         """Reads the weights and makes the context."""
         chosen = self.chosen
-        model = LlamaModel(self.path, gpu_layers=0 if self.gpu is None else chosen.n_gpu_layers)
+        if self.gpu is None:
+            model = LlamaModel(self.path)
+        else:
+            model = LlamaModel(self.path, gpu_layers=chosen.n_gpu_layers, gpu=self.gpu[0])
         try:
             for path, scale in chosen.lora.items():
                 model.add_adapter(_find(Path(path).expanduser()), float(scale))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import copy
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -182,10 +183,14 @@ RUNNERS: dict[str, Callable[[str, int], Runner]] = {"torch": torch_runner, "llam
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     for architecture in CONFIGS:
         stock_model(architecture)  # before any runner takes the original over
+    yield
+    if (utils := sys.modules.get("llama_cpp._utils")) is not None:  # it leaves these to a warning
+        utils.outnull_file.close()
+        utils.errnull_file.close()
 
 
 @pytest.fixture(scope="session")

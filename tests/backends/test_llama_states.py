@@ -1,0 +1,113 @@
+"""Models with a recurrent state on llama.cpp: what snapshots save, and what happens without one."""
+
+import pytest
+
+from langchain_pareto.backends.base import Sampling, Stop
+from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.sequences import Chunk
+
+pytestmark = [
+    pytest.mark.parametrize("make_runner", ["llama"], indirect=True),
+    pytest.mark.parametrize("architecture", ["mamba2", "lfm2"]),
+]
+
+WAIT = 60  # seconds
+PROMPT = [(7 * i * i + 3) % 256 for i in range(90)]
+
+
+def extend(backend, branches, n=6):
+    tasks = [backend.extend(b, Sampling(), Stop(n, eos=False)) for b in branches]
+    return [task.future.result(WAIT).tokens for task in tasks]
+
+
+def test_sixteen_branches_compute_their_prompt_once(make_backend, architecture):
+    """Forks of one root continue from its state, each with draws of its own."""
+    backend = make_backend(architecture)
+    root = backend.open(PROMPT)
+    backend.prefill(root).future.result(WAIT)
+    drawn = extend(backend, root.fork(16))
+    assert len(set(map(tuple, drawn))) > 8
+    meter = backend.engine.meter
+    assert meter.replayed_tokens == 0
+    assert meter.forward_tokens == len(PROMPT) - 1 + 16 * 6
+
+
+def test_requests_with_one_prompt_compute_it_once(make_backend, architecture):
+    """Eight roots of the same tokens, asked at once: the first computes up to the last token, the others go on from there."""
+    backend = make_backend(architecture)
+    drawn = extend(backend, [backend.open(PROMPT, seed=i) for i in range(8)])
+    assert len(set(map(tuple, drawn))) > 4
+    assert backend.engine.meter.forward_tokens == len(PROMPT) - 1 + 8 * 6
+
+
+def test_a_chat_goes_on_from_its_last_turn(make_backend, architecture):
+    """A prompt that begins with an earlier one and its answer computes what is new."""
+    backend = make_backend(architecture)
+    branch = backend.open(PROMPT)
+    extend(backend, [branch])
+    text = list(branch.tokens)
+    branch.free()
+    before = backend.engine.meter.forward_tokens
+    again = backend.open([*text, 1, 2, 3])
+    extend(backend, [again], 1)
+    # the last drawn token was pending, and is new too
+    assert backend.engine.meter.forward_tokens - before == 4
+
+
+def test_a_truncation_replays_from_the_newest_snapshot(
+    make_runner, architecture, reference, assert_close
+):
+    """Cut back beyond a fork, a sequence computes again what lies between the fork and the cut, and no more."""
+    runner = make_runner(architecture)
+    sequence = runner.open(PROMPT[:50])
+    runner.step([Chunk(sequence, 50, 1)])
+    runner.fork(sequence)
+    runner.append(sequence, PROMPT[50:80])
+    runner.step([Chunk(sequence, 30, 1)])
+    runner.truncate(sequence, 60)
+    assert (sequence.cached, sequence.pending) == (50, 10)
+    rows = runner.step([Chunk(sequence, 10, 1)]).rows
+    assert_close(rows, reference(architecture, PROMPT[:60]))
+    runner.truncate(sequence, 20)
+    assert sequence.cached == 0
+    rows = runner.step([Chunk(sequence, 20, 1)]).rows
+    assert_close(rows, reference(architecture, PROMPT[:20]))
+
+
+def test_more_branches_than_states_wait_or_begin_again(make_backend, architecture):
+    """Forty branches on a context for eight sequences draw what they draw on a large one."""
+    plenty = make_backend(architecture)
+    few = make_backend(architecture)
+    lanes = few.runner.lanes
+    for lane in range(lanes.count - 1, 7, -1):
+        lanes._free.remove(lane)
+    lanes.count = 8
+    drawn = []
+    for backend in (plenty, few):
+        root = backend.open(PROMPT)
+        branches = root.fork(40)
+        drawn.append([*extend(backend, branches), *extend(backend, branches, 3)])
+        for branch in (root, *branches):
+            branch.free()
+        assert backend.engine.call(lambda b=backend: b.runner.pool.live).result(WAIT) == 0
+    assert drawn[0] == drawn[1]
+
+
+def test_a_failed_step_is_computed_again(make_runner, tokenizer, architecture, monkeypatch):
+    """After a step that failed half-way nobody trusts the states that it touched."""
+    runner = make_runner(architecture)
+    backend = LocalBackend("tiny", runner, tokenizer, Engine("test"))
+    wanted = extend(backend, [backend.open(PROMPT)])
+    branch = backend.open(PROMPT)
+    extend(backend, [branch], 2)
+    decode = runner.context.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.context, "decode", lambda *step: len(decode(*step)) / 0)
+        with pytest.raises(Exception, match="division by zero"):
+            extend(backend, [branch], 1)
+    rest = extend(backend, [branch], 4)
+    assert list(branch.tokens[len(PROMPT) :]) == wanted[0]
+    assert len(rest[0]) == 4
+    backend.close()
+    backend.engine.close()
