@@ -15,9 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.backends.kv_pool import SlotPool, Slots
-from langchain_pareto.backends.llama_context import LlamaContext, LlamaModel
 from langchain_pareto.backends.llama_runner import LlamaRunner, Memory, no_lane
 from langchain_pareto.backends.sequences import Sequence
 
@@ -125,51 +123,17 @@ class HomeLanes:
         self._home[slots] = -1
 
 
-class CellRunner(LlamaRunner):
+class CellRunner(LlamaRunner["HomeLanes"]):
     """One model of attention layers."""
 
-    partial = True
+    def _make_lanes(self) -> HomeLanes:
+        return HomeLanes(self.context, self.pool, self.context.lanes)
 
-    def __init__(
-        self, model: LlamaModel, context: LlamaContext, spec: ModelSpec, *, slots: int
-    ) -> None:
-        super().__init__(model, context, spec, slots=slots)
-        self._homes = HomeLanes(context, self.pool, context.lanes)
+    def _took_over(self, sequence: Sequence, n: int) -> None:
+        self.lanes.adopt(sequence, n)
 
-    @property
-    def lanes(self) -> HomeLanes:
-        """Who has which lane."""
-        return self._homes
-
-    def fork(self, sequence: Sequence) -> Sequence:
-        """A child that continues from here; it gets a lane with its first step."""
-        child = sequence.fork()
-        self.pool.retain(child.slots)
-        return child
-
-    def truncate(self, sequence: Sequence, length: int) -> None:
-        """Cuts back to the first `length` tokens."""
-        if 0 < length <= len(sequence.tokens):
-            self.lanes.shorten(sequence, length - 1)
-        self.pool.release(sequence.truncate(length))
-
-    def reuse(self, sequence: Sequence, rows: int = 1) -> int:
-        """Takes over what the prefix index has beyond what is computed; returns how many tokens that saves."""
-        tokens = sequence.tokens[:-rows]
-        if sequence.cached >= len(tokens):
-            return 0
-        found = self.prefixes.match(tokens)[sequence.cached :]
-        if not found.size:
-            return 0
-        self.pool.retain(found)
-        sequence.put(found)
-        sequence.version += 1
-        self.lanes.adopt(sequence, int(found.size))
-        return int(found.size)
-
-    def share(self, sequence: Sequence) -> None:
-        """Lets other sequences reuse what this one has computed."""
-        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
+    def _cutting(self, sequence: Sequence, length: int) -> None:
+        self.lanes.shorten(sequence, length)
 
     def can_place(self, new: int) -> bool:
         """Whether there are so many free lanes, evicting the ends of cached branches."""

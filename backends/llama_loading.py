@@ -33,7 +33,6 @@ from langchain_pareto.backends.llama_context import (
     LlamaModel,
 )
 from langchain_pareto.backends.llama_devices import Device, find_gpu, free_on, usable_threads
-from langchain_pareto.backends.llama_runner import LlamaRunner
 from langchain_pareto.backends.llama_spec import spec_of
 from langchain_pareto.backends.llama_states import StateRunner
 from langchain_pareto.backends.local import LocalBackend
@@ -227,7 +226,7 @@ class _Source:
             undo=[],
         )
 
-    def _runner(self, model: LlamaModel) -> LlamaRunner:
+    def _runner(self, model: LlamaModel) -> CellRunner | StateRunner:
         api, chosen = model.api, self.chosen
         if api.llama_model_has_encoder(model.handle) or not api.llama_model_has_decoder(
             model.handle
@@ -285,7 +284,7 @@ def _sampling(told: Mapping[str, str]) -> Sampling:
     )
 
 
-def _check(runner: LlamaRunner) -> None:
+def _check(runner: CellRunner | StateRunner) -> None:
     """Whether the model gives numbers at all, for a text in one piece and in two."""
     tokens = [(17 * i + 3) % runner.spec.vocabulary for i in range(1, 9)]
     one, two = runner.open(tokens), runner.open(tokens[:4])

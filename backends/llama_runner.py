@@ -8,20 +8,19 @@ Knows one context, its pool and its sequences; knows no text, no sampling and no
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from langchain_pareto.backends.base import ModelSpec
-from langchain_pareto.backends.kv_pool import SlotPool
 from langchain_pareto.backends.llama_context import LlamaContext, LlamaModel
-from langchain_pareto.backends.prefixes import PrefixIndex
 from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
+from langchain_pareto.backends.slot_runner import SlotRunner
 from langchain_pareto.errors import CapacityError
 
 
@@ -74,71 +73,22 @@ class Lanes(Protocol):
         ...
 
 
-class LlamaRunner(ABC):
-    """One model over one pool of cells; `partial` says whether its memory has parts."""
+L = TypeVar("L", bound=Lanes)
 
-    partial: bool
+
+class LlamaRunner(SlotRunner, Generic[L]):
+    """One model over one pool of cells."""
 
     def __init__(
         self, model: LlamaModel, context: LlamaContext, spec: ModelSpec, *, slots: int
     ) -> None:
         """Takes `model` and `context` over until `close`; the context has at least `slots` cells."""
+        super().__init__(slots)
         self.model, self.context, self.spec = model, context, spec
-        self.pool = SlotPool(max(2, slots + 1))
-        self.prefixes = PrefixIndex(self.pool)
-        self.closed = False
-
-    @property
-    @abstractmethod
-    def lanes(self) -> Lanes:
-        """Who has which lane."""
-
-    # --- sequences: integers and marks only
-
-    def open(self, tokens: Sequence_[int]) -> Sequence:
-        """A sequence that shares nothing yet; what the prefix index has of it is taken over by `reuse`."""
-        return Sequence.root(tokens)
+        self.lanes = self._make_lanes()
 
     @abstractmethod
-    def fork(self, sequence: Sequence) -> Sequence:
-        """A child that continues from here; it gets a lane with its first step."""
-
-    def append(self, sequence: Sequence, tokens: Sequence_[int]) -> None:
-        """Adds pending tokens."""
-        sequence.check_usable()
-        sequence.tokens.extend(tokens)
-
-    @abstractmethod
-    def truncate(self, sequence: Sequence, length: int) -> None:
-        """Cuts back to the first `length` tokens."""
-
-    def free(self, sequence: Sequence) -> None:
-        """Gives the slots back; what was computed stays in the prefix index until the room is needed."""
-        if sequence.freed:
-            return
-        if not self.closed:
-            self.share(sequence)
-            self.lanes.leave(sequence)
-            self.pool.release(sequence.slots)
-        sequence.cached = 0
-        sequence.freed = True
-        sequence.version += 1
-
-    @abstractmethod
-    def reuse(self, sequence: Sequence, rows: int = 1) -> int:
-        """Takes over what is cached beyond what is computed; returns how many tokens that saves.
-
-        The last `rows` tokens stay pending: their logits are wanted.
-        """
-
-    @abstractmethod
-    def share(self, sequence: Sequence) -> None:
-        """Lets other sequences reuse what this one has computed."""
-
-    def drop(self, sequence: Sequence) -> None:
-        """Preemption: forgets what is computed and keeps the tokens."""
-        self.lanes.leave(sequence)
-        self.pool.release(sequence.take_back(sequence.cached))
+    def _make_lanes(self) -> L: ...
 
     def placed(self, sequence: Sequence) -> bool:
         """Whether the sequence has a lane."""
@@ -146,34 +96,30 @@ class LlamaRunner(ABC):
 
     def can_step(self, tokens: int, new: int = 0) -> bool:
         """Whether there is room for so many more tokens, and lanes for so many sequences that have none yet."""
-        short = tokens - self.pool.free
-        if short > 0 and self.pool.cached:
-            self.prefixes.evict(max(short, self.pool.capacity // 64))
-        return tokens <= self.pool.free and self.can_place(new)
+        return super().can_step(tokens) and self.can_place(new)
 
     @abstractmethod
     def can_place(self, new: int) -> bool:
         """Whether there are so many free lanes, evicting what is only cached."""
 
-    # --- the model
+    def _leaving(self, sequence: Sequence) -> None:
+        self.lanes.leave(sequence)
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one decode; raises CapacityError, or llama.cpp's own failure, and changes nothing then."""
         sizes = [chunk.n for chunk in chunks]
-        self.can_place(sum(not self.lanes.has(chunk.sequence) for chunk in chunks))
         slots = self.pool.allocate(sum(sizes))
-        starts = np.cumsum([0, *sizes])
-        done = 0
+        if not self.can_place(sum(not self.lanes.has(chunk.sequence) for chunk in chunks)):
+            self.pool.release(slots)
+            raise no_lane(self.context.lanes)
+        lanes = [self.lanes.lane(chunk.sequence) for chunk in chunks]
+        for chunk, at in zip(chunks, np.cumsum([0, *sizes]), strict=False):
+            chunk.sequence.put(slots[at : at + chunk.n])
         try:
-            lanes = [self.lanes.lane(chunk.sequence) for chunk in chunks]
-            for chunk, at in zip(chunks, starts, strict=False):
-                chunk.sequence.put(slots[at : at + chunk.n])
-                done += 1
             rows = self._decode(chunks, lanes)
         except BaseException:
-            for chunk in chunks[:done]:
-                chunk.sequence.take_back(chunk.n)
             for chunk in chunks:
+                chunk.sequence.take_back(chunk.n)
                 self.lanes.revert(chunk.sequence, chunk.n)
             self.pool.release(slots)
             raise
@@ -207,7 +153,7 @@ class LlamaRunner(ABC):
         """Waits for the device."""
         self.context.synchronize()
 
-    def trim(self) -> None:  # noqa: B027 - nothing to do is what it does
+    def trim(self) -> None:
         """llama.cpp's buffers have one size from the start."""
 
     def close(self) -> None:

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.backends.kv_pool import SlotPool, Slots
-from langchain_pareto.backends.llama_context import LlamaContext, LlamaModel
 from langchain_pareto.backends.llama_runner import LlamaRunner, Memory, no_lane
 from langchain_pareto.backends.sequences import Sequence
 
@@ -129,21 +127,13 @@ class States:
         self._free.append(lane)
 
 
-class StateRunner(LlamaRunner):
+class StateRunner(LlamaRunner[States]):
     """One recurrent or hybrid model."""
 
     partial = False
 
-    def __init__(
-        self, model: LlamaModel, context: LlamaContext, spec: ModelSpec, *, slots: int
-    ) -> None:
-        super().__init__(model, context, spec, slots=slots)
-        self._states = States(context, self.pool, context.lanes)
-
-    @property
-    def lanes(self) -> States:
-        """Who has which lane."""
-        return self._states
+    def _make_lanes(self) -> States:
+        return States(self.context, self.pool, self.context.lanes)
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A child that continues from a snapshot of here; it gets its state with its first step."""

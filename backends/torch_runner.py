@@ -1,8 +1,8 @@
 """
 Any causal language model of transformers over the slot pool, on CUDA or CPU.
 
-Knows one model, its pool and its sequences; knows no text, no sampling and no strategy. `open`, `fork`, `append`, `truncate` and `free`
-only move integers; `step` runs the model once over everything that is asked for. All of it belongs to the engine's thread.
+Knows one model and its tensors; knows no text, no sampling and no strategy. `step` runs the model once over everything that is asked
+for; the rest of a runner only moves integers (`slot_runner.py`). All of it belongs to the engine's thread.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from langchain_pareto.backends.base import ModelSpec
-from langchain_pareto.backends.kv_pool import SlotPool
-from langchain_pareto.backends.prefixes import PrefixIndex
-from langchain_pareto.backends.sequences import Chunk, Sequence
+from langchain_pareto.backends.sequences import Chunk
+from langchain_pareto.backends.slot_runner import SlotRunner
 from langchain_pareto.backends.step_plan import Planner
 from langchain_pareto.backends.torch_attention import IMPLEMENTATION, LayerPool, Observed, Stage
 from langchain_pareto.errors import CapabilityError
@@ -32,13 +31,12 @@ class Logits:
     union: int  # slots read, for metering
 
 
-class TorchRunner:
+class TorchRunner(SlotRunner):
     """One model over one pool of token slots."""
-
-    partial = True
 
     def __init__(self, model: torch.nn.Module, *, slots: int) -> None:
         """Takes `model` over until `close`; the pool has `slots` token slots."""
+        super().__init__(slots)
         self.model = model
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
         self._previous = config._attn_implementation  # noqa: SLF001 - the only place where it is kept
@@ -54,82 +52,9 @@ class TorchRunner:
             self._restore()
             raise
         self.spec = _spec(model, config, observed, self.device, self.dtype)
-        self.pool = SlotPool(max(2, slots + 1))
-        self.prefixes = PrefixIndex(self.pool)
         first = next(iter(observed.values()))
         self._planner = Planner(self.device, self.dtype, first.heads // first.kv_heads)
         self._stage = Stage(pools={i: self._layer(o) for i, o in observed.items()})
-        self.closed = False
-
-    # --- sequences: integers only
-
-    def open(self, tokens: Sequence_[int]) -> Sequence:
-        """A sequence that shares nothing yet; what the prefix index has of it is taken over by `reuse`."""
-        return Sequence.root(tokens)
-
-    def fork(self, sequence: Sequence) -> Sequence:
-        """A child that continues from here."""
-        child = sequence.fork()
-        self.pool.retain(child.slots)
-        return child
-
-    def append(self, sequence: Sequence, tokens: Sequence_[int]) -> None:
-        """Adds pending tokens."""
-        sequence.check_usable()
-        sequence.tokens.extend(tokens)
-
-    def truncate(self, sequence: Sequence, length: int) -> None:
-        """Cuts back to the first `length` tokens."""
-        self.pool.release(sequence.truncate(length))
-
-    def free(self, sequence: Sequence) -> None:
-        """Gives the slots back; what was computed stays in the prefix index until the room is needed."""
-        if sequence.freed:
-            return
-        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
-        self.pool.release(sequence.slots)
-        sequence.cached = 0
-        sequence.freed = True
-        sequence.version += 1
-
-    def reuse(self, sequence: Sequence, rows: int = 1) -> int:
-        """Takes over what the prefix index has beyond what is computed; returns how many tokens that saves.
-
-        The last `rows` tokens stay pending: their logits are wanted.
-        """
-        tokens = sequence.tokens[:-rows]
-        if sequence.cached >= len(tokens):
-            return 0
-        found = self.prefixes.match(tokens)[sequence.cached :]
-        if not found.size:
-            return 0
-        self.pool.retain(found)
-        sequence.put(found)
-        sequence.version += 1
-        return int(found.size)
-
-    def share(self, sequence: Sequence) -> None:
-        """Lets other sequences reuse what this one has computed."""
-        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
-
-    def drop(self, sequence: Sequence) -> None:
-        """Preemption: forgets what is computed and keeps the tokens."""
-        self.pool.release(sequence.take_back(sequence.cached))
-
-    def placed(self, sequence: Sequence) -> bool:  # noqa: ARG002 - the protocol's name
-        """A sequence is a list of slots, and there may be any number of them."""
-        return True
-
-    def can_step(self, tokens: int, new: int = 0) -> bool:  # noqa: ARG002 - the protocol's name
-        """Whether `tokens` more slots are there, evicting cached prefixes if that helps."""
-        short = tokens - self.pool.free
-        if (
-            short > 0 and self.pool.cached
-        ):  # some to spare: the index is searched once in many steps
-            self.prefixes.evict(max(short, self.pool.capacity // 64))
-        return tokens <= self.pool.free
-
-    # --- the model
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one forward; raises CapacityError, or the model's own error, and changes nothing then."""

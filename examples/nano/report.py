@@ -35,6 +35,7 @@ from nano.tasks import TASKS, Task, is_right, judge, numbers
 from nano.tokenizer import FOLDER
 
 HERE = Path(__file__).parent
+REPORT = HERE / "report"
 MODELS = ("S", "M", "L")
 BANDS: dict[str, tuple[Task, tuple[int, ...]]] = {
     "word problems, 1-3 facts": ("word_problem", (1, 2, 3)),
@@ -299,11 +300,10 @@ def main() -> None:
     from nano.figure import draw_curves, write_table
 
     told = report([name for name in MODELS if (SAMPLES / f"{name}.test.jsonl").exists()])
-    folder = HERE / "report"
-    folder.mkdir(exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(told, indent=1) + "\n")
-    write_table(told, folder / "report.md")
-    draw_curves(told, folder / "curves.png")
+    REPORT.mkdir(exist_ok=True)
+    (REPORT / "report.json").write_text(json.dumps(told, indent=1) + "\n")
+    write_table(told, REPORT / "report.md")
+    draw_curves(told, REPORT / "curves.png")
 
 
 if __name__ == "__main__":
