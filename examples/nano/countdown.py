@@ -43,12 +43,11 @@ def countdown(rng: random.Random, numbers: int | None = None) -> Problem:
         steps, left = _combine_all(rng, [(n, str(n)) for n in given])
         if len(left) == 1 and 10 <= left[0][0] <= 100:
             break
-    rng.shuffle(given)
     target, expression = left[0]
     return Problem(
         question=f"Use {' '.join(map(str, given))} to make {target}.",
         steps=tuple(steps),
-        answer=expression[1:-1],
+        answer=expression[2:-2],
         task="countdown",
         difficulty=count,
     )
@@ -111,7 +110,7 @@ def solve(numbers: Iterable[int], target: int) -> str | None:
 def _after(left: tuple[int, ...], line: str) -> tuple[int, ...] | None:
     """What is left once the line's two numbers are combined; None where the line is wrong or does not say so."""
     m = re.fullmatch(
-        r"([0-9]{1,9}) ([-+*/]) ([0-9]{1,9}) = ([0-9]{1,9})(?:, left ((?:[0-9]{1,9} )*[0-9]{1,9}))?",
+        r"Take ([0-9]{1,9}) ([-+*/]) ([0-9]{1,9}) = ([0-9]{1,9})(?:, left ((?:[0-9]{1,9} )*[0-9]{1,9}))?",
         line,
     )
     if m is None:
@@ -137,9 +136,9 @@ def _combine_all(rng: random.Random, left: list[_Term]) -> tuple[list[str], list
         i, j, symbol, value = drawn
         (a, first), (b, second) = left[i], left[j]
         left = [term for k, term in enumerate(left) if k not in {i, j}]
-        left.append((value, f"({first} {symbol} {second})"))
+        left.append((value, f"( {first} {symbol} {second} )"))
         rest = f", left {' '.join(str(n) for n, _ in left)}" if len(left) > 1 else ""
-        steps.append(f"{a} {symbol} {b} = {value}{rest}")
+        steps.append(f"Take {a} {symbol} {b} = {value}{rest}")
     return steps, left
 
 

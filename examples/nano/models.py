@@ -41,7 +41,7 @@ def found(name: str) -> Path:
 
 
 SIZES = {
-    "S": Size(width=96, layers=2, heads=3, hidden=160),
+    "S": Size(width=96, layers=2, heads=6, hidden=160),
     "M": Size(width=192, layers=6, heads=6, hidden=512),
     "L": Size(width=192, layers=18, heads=6, hidden=512),
 }
@@ -78,12 +78,12 @@ _NOISE = 0.005
 def _prepare_lookup(model: LlamaForCausalLM) -> None:
     """Begins with an induction circuit (Olsson et al. 2022), which training alone finds only after very many tokens.
 
-    In the first layer head h attends to the token h + 1 places back, whatever it is: queries and keys see only a constant part of
-    the embeddings, which the rotary embedding turns into that distance. All heads move the same projection of that token, each
-    into a subspace of its own. In the second layer head h compares the token h places back of the query with the token h + 1
-    places back of the key, and copies: what followed the same words before. (Head 0 has only the embedding of the query's own
-    token for this, which is faint beside what was moved, so it starts almost blind.) Starting attention near what trained models
-    do is mimetic initialisation (Trockman & Kolter 2023). Training is free to change all of it.
+    In the first layer head h attends to the token h places back, whatever it is: queries and keys see only a constant part of the
+    embeddings, which the rotary embedding turns into that distance. All heads move the same projection of that token, each into a
+    subspace of its own. In the second layer head h compares the token h places back of the query with the token h + 1 places back
+    of the key, and copies: what followed the same words before; only the last head, for want of a token further back, starts like
+    any other. Starting attention near what trained models do is mimetic initialisation (Trockman & Kolter 2023). Training is free
+    to change all of it.
     """
     config = model.config
     width, heads = config.hidden_size, config.num_attention_heads
@@ -104,12 +104,13 @@ def _prepare_lookup(model: LlamaForCausalLM) -> None:
         rows = slice(h * size, (h + 1) * size)
         first.v_proj.weight[rows] = token
         for f in range(_FREQUENCIES):
-            angle = (h + 1) * config.rope_parameters["rope_theta"] ** (-2 * f / size)
+            angle = h * config.rope_parameters["rope_theta"] ** (-2 * f / size)
             first.k_proj.weight[rows][f, 0] = strength
             first.q_proj.weight[rows][f, 0] = strength * math.cos(angle)
             first.q_proj.weight[rows][size // 2 + f, 0] = -strength * math.sin(angle)
-        second.q_proj.weight[rows] = math.sqrt(_MATCH) * (places[h - 1] if h else token)
-        second.k_proj.weight[rows] = math.sqrt(_MATCH) * places[h]
+        if h + 1 < heads:
+            second.q_proj.weight[rows] = math.sqrt(_MATCH) * places[h]
+            second.k_proj.weight[rows] = math.sqrt(_MATCH) * places[h + 1]
     torch.nn.init.orthogonal_(second.v_proj.weight)
     second.o_proj.weight.copy_(second.v_proj.weight.T)
 

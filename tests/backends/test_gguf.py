@@ -15,7 +15,7 @@ from langchain_pareto.backends.nano.gguf import Precision, write_gguf
 from langchain_pareto.errors import CapabilityError
 
 QUESTION = "Use 3 28 16 24 to make 65."
-SOLUTION = "24 - 3 = 21, left 28 16 21\n21 + 16 = 37, left 28 37\n28 + 37 = 65\nAnswer: 28 + ((24 - 3) + 16)"
+SOLUTION = "Take 24 - 3 = 21, left 28 16 21\nTake 21 + 16 = 37, left 28 37\nTake 28 + 37 = 65\nAnswer: 28 + ( ( 24 - 3 ) + 16 )"
 TEXT = f"<|user|>{QUESTION}<|assistant|>{SOLUTION}<|end|>"
 AWKWARD = (
     "héllo wörld 你好 🙂\u200d",

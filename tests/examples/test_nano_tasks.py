@@ -33,7 +33,7 @@ CHAIN = tasks.Problem(
 )
 TARGET = tasks.Problem(
     question="Use 3 4 5 to make 35.",
-    steps=("3 + 4 = 7, left 5 7", "7 * 5 = 35"),
+    steps=("Take 3 + 4 = 7, left 5 7", "Take 7 * 5 = 35"),
     answer="(3 + 4) * 5",
     task="countdown",
 )
@@ -58,21 +58,29 @@ def test_the_same_problems_for_ever() -> None:
             for i in range(50):
                 problem = tasks.draw(task, i, split=split, difficulty=level)
                 digest.update(tasks.render(problem).encode())
-    expected = "07d70a5d92b5194ba8d8aca8bbb95cb4dcd958adda28ad701e839edc20ddac31"
+    expected = "59c5f7302205f3f73e37c01f20aabfad6c5e5d4060b3066d0d393dca2b977822"
     assert digest.hexdigest() == expected
 
 
 @pytest.mark.skipif(ORIGINAL is None, reason="the original script is not part of a checkout")
 @pytest.mark.parametrize("size", [None, 3, 4, 5, 6])
-def test_the_questions_of_the_original(size: int | None) -> None:
-    """From one random state both draw the same questions and answers, and leave the same state."""
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_the_questions_of_the_original(
+    name: tasks.Task, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one random state both draw the same questions and answers, and leave the same state.
+
+    The numbers of a puzzle are drawn alike, and which of them are combined does not depend on their places; so that the original
+    shuffles them once more changes no probability.
+    """
     original = load("nano_tasks_original", ORIGINAL / "nano/tasks.py")
     ours, theirs = random.Random(7), random.Random(7)
+    if name == "countdown":
+        monkeypatch.setattr(theirs, "shuffle", lambda _: None)
     for _ in range(500):
-        for name in ("word_problem", "countdown"):
-            problem = getattr(tasks, name)(ours, size)
-            question, _, answer = getattr(original, name)(theirs, size)
-            assert (problem.question, problem.answer) == (question, answer)
+        problem = getattr(tasks, name)(ours, size)
+        question, _, answer = getattr(original, name)(theirs, size)
+        assert (problem.question, problem.answer.replace(" ", "")) == (question, answer.replace(" ", ""))
     assert ours.getstate() == theirs.getstate()
 
 
@@ -253,21 +261,22 @@ def test_countdown_never_raises(text: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "good"),
     [
-        ("3 + 4 = 7, left 5 7", [True]),
-        ("3 + 4 = 7, left 7 5", [True]),
-        ("4 + 3 = 7, left 7 5\n5 * 7 = 35\nAnswer: 5 * (4 + 3)", [True, True, True]),
-        ("3 + 4 = 8, left 5 8", [False]),  # no sum
-        ("3 + 4 = 7, left 5", [False]),  # something is lost
-        ("3 + 4 = 7", [False]),  # does not say what is left
-        ("3 + 6 = 9, left 4 9", [False]),  # 6 was not given
-        ("3 * 4 = 12, left 5 12", [False]),  # 35 is out of reach
-        ("5 / 3 = 1, left 4 1", [False]),  # leaves a remainder
-        ("3 - 4 = -1, left 5 -1", [False]),
-        ("3 * 4 = 12, left 5 12\n3 + 4 = 7, left 5 7", [False, False]),
-        ("3 * 4 = 12, left 5 12\nAnswer: (3 + 4) * 5", [False, True]),
-        ("Answer: (3 + 4) * 5\n3 + 4 = 7, left 5 7", [True, False]),
+        ("Take 3 + 4 = 7, left 5 7", [True]),
+        ("Take 3 + 4 = 7, left 7 5", [True]),
+        ("Take 4 + 3 = 7, left 7 5\nTake 5 * 7 = 35\nAnswer: 5 * (4 + 3)", [True, True, True]),
+        ("Take 3 + 4 = 8, left 5 8", [False]),  # no sum
+        ("Take 3 + 4 = 7, left 5", [False]),  # something is lost
+        ("Take 3 + 4 = 7", [False]),  # does not say what is left
+        ("3 + 4 = 7, left 5 7", [False]),  # is no line of a solution
+        ("Take 3 + 6 = 9, left 4 9", [False]),  # 6 was not given
+        ("Take 3 * 4 = 12, left 5 12", [False]),  # 35 is out of reach
+        ("Take 5 / 3 = 1, left 4 1", [False]),  # leaves a remainder
+        ("Take 3 - 4 = -1, left 5 -1", [False]),
+        ("Take 3 * 4 = 12, left 5 12\nTake 3 + 4 = 7, left 5 7", [False, False]),
+        ("Take 3 * 4 = 12, left 5 12\nAnswer: (3 + 4) * 5", [False, True]),
+        ("Answer: (3 + 4) * 5\nTake 3 + 4 = 7, left 5 7", [True, False]),
         ("Answer: (3 + 4) * 5\nAnswer: (3 + 4) * 5", [True, False]),
-        (f"{'9' * 5000} + 4 = 7, left 5 7", [False]),
+        (f"Take {'9' * 5000} + 4 = 7, left 5 7", [False]),
     ],
 )
 def test_a_line_of_countdown(lines: str, good: list[bool]) -> None:

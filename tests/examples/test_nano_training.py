@@ -83,7 +83,7 @@ def test_only_the_solution_is_learned() -> None:
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_judgement_stands_at_the_end_of_each_line(ended: bool) -> None:
     """One verdict a line, at the line's end or, where a sample ended, at the end token."""
-    lines = ["3 + 4 = 7, left 5 7", "7 * 5 = 35", "Answer: (3 + 4) * 5"]
+    lines = ["Take 3 + 4 = 7, left 5 7", "Take 7 * 5 = 35", "Answer: ( 3 + 4 ) * 5"]
     example = data.of_judgements(
         encoder(), "Use 3 4 5 to make 35.", lines, [True, False, True], ended=ended
     )
@@ -124,19 +124,19 @@ def test_batches_have_few_shapes(stream: data.Stream) -> None:
 
 
 def test_the_first_layer_looks_back() -> None:
-    """Before any training head h attends to the token h + 1 places back, whatever the tokens are."""
+    """Before any training head h attends to the token h places back, whatever the tokens are."""
     attention = first_attentions(torch.randint(8, 512, (1, 200)))[0]
     for h in range(models.SIZES["M"].heads):
-        assert attention[0, h].diagonal(-h - 1).mean() > 0.8
-        assert attention[0, h].diagonal(-h - 2).mean() < 0.1
+        assert attention[0, h].diagonal(-h).mean() > 0.8
+        assert attention[0, h].diagonal(-h - 1).mean() < 0.1
 
 
 def test_the_second_layer_finds_what_followed() -> None:
-    """Before any training a text that came before draws half of the attention of most heads to what followed it."""
+    """Before any training a text that came before draws half of the attention of every head but one to what followed it."""
     generator = torch.Generator().manual_seed(0)
     texts = torch.stack([torch.randperm(500, generator=generator)[:100] + 8 for _ in range(100)])
     texts[:, 94:] = texts[:, 35:41]
-    attention = first_attentions(texts)[1][:, 1:, 99]
+    attention = first_attentions(texts)[1][:, :-1, 99]
     assert attention[..., 41].mean() > 0.5
     assert attention[..., 10:41].mean() < 0.02
 
