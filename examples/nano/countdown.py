@@ -6,22 +6,15 @@ model.
 """
 
 import ast
-import operator
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
-from nano.problem import ANSWER, Judgement, Problem, answer_of, lines_of
+from nano.problem import ANSWER, OPERATIONS, Judgement, Problem, answer_of, lines_of
 
 _LONGEST_EXPRESSION = 500  # characters; no honest answer comes near
 
-_OPERATIONS: dict[str, Callable[[int, int], int]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.floordiv,  # only where nothing remains
-}
 _SYMBOLS: dict[type[ast.operator], str] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -29,15 +22,20 @@ _SYMBOLS: dict[type[ast.operator], str] = {
     ast.Div: "/",
 }
 
+_NUMBER = "(0|[1-9][0-9]{0,8})"
+_LINE = re.compile(
+    f"Take {_NUMBER} ([-+*/]) {_NUMBER} = {_NUMBER}(?:, left ({_NUMBER}(?: {_NUMBER})*))?"
+)
+
 _Term = tuple[int, str]  # a value, and the expression that makes it
 
 
-def countdown(rng: random.Random, numbers: int | None = None) -> Problem:
-    """Three or four numbers by default, and a target from 10 to 100 that they make, each used once.
+def draw(rng: random.Random, count: int) -> Problem:
+    """`count` numbers from 1 to 50, and a target from 10 to 100 that they make, each used once.
 
-    The solution combines two numbers a line; the answer is the whole expression.
+    The solution combines two numbers per line; the answer is the whole expression. Spaces stand around parentheses, so that a number
+    is the same tokens everywhere.
     """
-    count = numbers or rng.choice([3, 4, 4])
     while True:
         given = [rng.randint(1, 50) for _ in range(count)]
         steps, left = _combine_all(rng, [(n, str(n)) for n in given])
@@ -47,7 +45,7 @@ def countdown(rng: random.Random, numbers: int | None = None) -> Problem:
     return Problem(
         question=f"Use {' '.join(map(str, given))} to make {target}.",
         steps=tuple(steps),
-        answer=expression[2:-2],
+        answer=expression.removeprefix("( ").removesuffix(" )"),
         task="countdown",
         difficulty=count,
     )
@@ -109,10 +107,7 @@ def solve(numbers: Iterable[int], target: int) -> str | None:
 
 def _after(left: tuple[int, ...], line: str) -> tuple[int, ...] | None:
     """What is left once the line's two numbers are combined; None where the line is wrong or does not say so."""
-    m = re.fullmatch(
-        r"Take ([0-9]{1,9}) ([-+*/]) ([0-9]{1,9}) = ([0-9]{1,9})(?:, left ((?:[0-9]{1,9} )*[0-9]{1,9}))?",
-        line,
-    )
+    m = _LINE.fullmatch(line)
     if m is None:
         return None
     a, b, value = int(m[1]), int(m[3]), int(m[4])
@@ -159,7 +154,7 @@ def _apply(symbol: str, a: int, b: int) -> int | None:
     """The value of `a symbol b`; None for a division that leaves something."""
     if symbol == "/" and (b == 0 or a % b != 0):
         return None
-    return _OPERATIONS[symbol](a, b)
+    return OPERATIONS[symbol](a, b)
 
 
 def _search(left: list[_Term], target: int, failed: set[tuple[int, ...]]) -> str | None:
@@ -174,7 +169,7 @@ def _search(left: list[_Term], target: int, failed: set[tuple[int, ...]]) -> str
             if i == j:
                 continue
             rest = [term for k, term in enumerate(left) if k not in {i, j}]
-            for symbol in _OPERATIONS:
+            for symbol in OPERATIONS:
                 value = _apply(symbol, a, b)
                 if value is None:
                     continue

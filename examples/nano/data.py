@@ -8,19 +8,22 @@ was. Knows tasks and tokens; knows no model.
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from nano.tasks import DIFFICULTIES, Problem, Split, draw
-from nano.tokenizer import BAD, END, FOLDER, GOOD, PAD, SPECIAL, prompt_of
+from nano.paths import TOKENIZER
+from nano.tasks import DIFFICULTIES, Problem, Split, Task, draw
+from nano.tokenizer import END, PAD, SPECIAL, prompt_of
 
-LENGTHS = (64, 80, 96, 112, 144, 192, 256, 320, 448)  # of rows: few shapes, little padding
+LENGTHS = (64, 80, 96, 112, 144, 192, 256, 320, 448, 640)  # of rows: few shapes, little padding
 WINDOW = 2048  # examples that are sorted by length together
-WORD_PROBLEMS = 0.3  # the share of examples; they are longer: about two fifths of the tokens
-WARM_UP = 5_000  # training examples for each further difficulty: looking facts up is learned on easy problems first
+WORD_PROBLEMS = (
+    0.3  # the share of examples; they are longer than puzzles, and so half of the tokens
+)
+CURRICULUM = 5_000  # examples for each further difficulty: looking facts up is learned on easy problems first
 IGNORED = -100  # a target that is not learned
 
 
@@ -32,19 +35,28 @@ class Example:
     targets: list[int]
 
 
+class Batch(NamedTuple):
+    """Ids and targets (rows, length), and where the stream resumes after them: a window, and how many of its batches are done."""
+
+    window: int
+    done: int
+    ids: torch.Tensor
+    targets: torch.Tensor
+
+
 Stream: TypeAlias = Callable[[int], Example]
 
 
-def solutions(split: Split = "train", *, warm_up: int = WARM_UP) -> Stream:
+def solutions(split: Split = "train", *, curriculum: int = CURRICULUM) -> Stream:
     """Problems of both tasks with their solutions; only tokens of solutions are learned."""
-    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
     def example(index: int) -> Example:
         rng = random.Random(f"{split}/{index}")
-        task = "word_problem" if rng.random() < WORD_PROBLEMS else "countdown"
+        task: Task = "word_problem" if rng.random() < WORD_PROBLEMS else "countdown"
         levels = DIFFICULTIES[task]
-        if task == "word_problem" and warm_up:
-            levels = levels[: 2 + index // warm_up]
+        if task == "word_problem" and curriculum:
+            levels = levels[: 2 + index // curriculum]  # two at first: one fact asks for no lookup
         return of_solution(tokenizer, draw(task, index, split=split, difficulty=rng.choice(levels)))
 
     return example
@@ -58,35 +70,16 @@ def of_solution(tokenizer: Tokenizer, problem: Problem) -> Example:
     return Example(ids[:-1], [IGNORED] * (len(prompt) - 1) + solution)
 
 
-def of_judgements(
-    tokenizer: Tokenizer, question: str, lines: list[str], good: list[bool], *, ended: bool
-) -> Example:
-    """One solution, and after the last token of each of its lines whether the line is good.
+def batches(stream: Stream, tokens: int, *, window: int = 0, skip: int = 0) -> Iterator[Batch]:
+    """Batches of `tokens` tokens each, from window `window` on, without its first `skip` batches.
 
-    `ended` puts the end token after the last line, where a sample has it; otherwise a line end, as after every other.
-    """
-    ids = list(tokenizer.encode(prompt_of(question)).ids)
-    targets = [IGNORED] * len(ids)
-    for i, (line, verdict) in enumerate(zip(lines, good, strict=True)):
-        last = ended and i == len(lines) - 1
-        ids += tokenizer.encode(line if last else f"{line}\n").ids + [SPECIAL.index(END)] * last
-        targets += [IGNORED] * (len(ids) - len(targets))
-        targets[-1] = SPECIAL.index(GOOD if verdict else BAD)
-    return Example(ids, targets)
-
-
-def batches(
-    stream: Stream, tokens: int, *, window: int = 0, skip: int = 0
-) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]:
-    """Ids and targets (rows, length) of `tokens` tokens each, from window `window` on, without its first `skip` batches.
-
-    Before them comes where to go on: a window, and how many of its batches are done. What does not fill a batch is dropped.
+    Left out are examples longer than the longest row, and what does not fill a batch at the end of a window.
     """
     while True:
-        by_length: dict[int, list[Example]] = {length: [] for length in LENGTHS}
+        by_length: dict[int, list[Example]] = {n: [] for n in LENGTHS if n <= tokens}
         for i in range(window * WINDOW, (window + 1) * WINDOW):
             example = stream(i)
-            fitting = [length for length in LENGTHS if length >= len(example.ids)]
+            fitting = [length for length in by_length if length >= len(example.ids)]
             if fitting:
                 by_length[fitting[0]].append(example)
         cut = [
@@ -96,7 +89,7 @@ def batches(
         ]
         random.Random(window).shuffle(cut)
         for done, (length, examples) in enumerate(cut[skip:], skip + 1):
-            yield window, done, *padded(examples, length)
+            yield Batch(window, done, *padded(examples, length))
         window, skip = window + 1, 0
 
 

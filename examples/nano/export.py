@@ -10,14 +10,14 @@ made of the same numbers when they are wanted.
 import json
 import shutil
 
-from nano.models import home
-from nano.report import chosen
-from nano.tokenizer import WORK
+from nano.choice import chosen
+from nano.paths import WORK, shipped
+from nano.recipes import RECIPES
 
 
 def export(name: str) -> None:
     """One model: weights, configuration, and how to sample."""
-    folder = home(name)
+    folder = shipped(name)
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors"):
         shutil.copyfile(WORK / name / file, folder / file)
@@ -34,10 +34,10 @@ def export(name: str) -> None:
 
 def main() -> None:
     """Exports what has been trained."""
-    for name in ("S", "M", "L", "PRM"):
+    for name in RECIPES:
         if (WORK / name / "model.safetensors").exists():
             export(name)
-            print(f"{name}: {home(name)}")
+            print(f"{name}: {shipped(name)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ CURVES = {
     "weighted vote of {k}": ("weighted vote, PRM", "#E69F00"),
     "maj@{k}": ("majority vote", "#D55E00"),
 }  # colours that colour-blind readers tell apart (Okabe and Ito)
-SIZES = (1, 2, 4, 8, 16, 32)
+COUNTS = (1, 2, 4, 8, 16, 32)  # samples
 ROWS = (
     "greedy",
     "mean sample",
@@ -21,15 +21,14 @@ ROWS = (
 )
 
 
-def write_table(told: dict[str, Any], path: Path) -> None:
-    """One row a model and band: per cent of held-out problems with their 95 % intervals."""
-    names = [name for name in told if "bands" in str(told[name])]
+def write_table(results: dict[str, Any], path: Path) -> None:
+    """One row per model and band: per cent of held-out problems with their 95 % intervals."""
     lines = [
         "| model | problems | " + " | ".join(ROWS) + " | tokens |",
         "|---|---|" + "---|" * (len(ROWS) + 1),
     ]
-    for name in names:
-        for band, figures in told[name]["bands"].items():
+    for name, model in results["models"].items():
+        for band, figures in model["bands"].items():
             cells = [f"{v[0]:.0f} ({v[1]:.0f}-{v[2]:.0f})" for v in (figures[row] for row in ROWS)]
             lines.append(
                 f"| {name} | {band} | {' | '.join(cells)} | {figures['tokens a sample']:.0f} |"
@@ -37,27 +36,27 @@ def write_table(told: dict[str, Any], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def draw_curves(told: dict[str, Any], path: Path) -> None:
-    """A grid of models and bands; bands of 95 % around every curve."""
+def draw_curves(results: dict[str, Any], path: Path) -> None:
+    """A grid of models and bands of difficulty; 95 % intervals around every curve."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    names = [name for name in told if "bands" in str(told[name])]
-    bands = list(told[names[0]]["bands"])
+    models = results["models"]
+    bands = list(next(iter(models.values()))["bands"])
     figure, grid = plt.subplots(
-        len(names),
+        len(models),
         len(bands),
-        figsize=(3 * len(bands), 2.6 * len(names)),
+        figsize=(3 * len(bands), 2.6 * len(models)),
         sharex=True,
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    for row, name in zip(grid, names, strict=True):
+    for row, (name, model) in zip(grid, models.items(), strict=True):
         for axes, band in zip(row, bands, strict=True):
-            _draw(axes, told[name]["bands"][band])
+            _draw(axes, model["bands"][band])
             axes.set_title(f"{name}: {band}", fontsize=9)
     figure.supxlabel("samples a problem", fontsize=10)
     figure.supylabel("right, per cent of held-out problems", fontsize=10)
@@ -69,13 +68,13 @@ def draw_curves(told: dict[str, Any], path: Path) -> None:
 
 def _draw(axes: Any, figures: dict[str, Any]) -> None:
     for key, (label, colour) in CURVES.items():
-        values = [figures[key.format(k=k)] for k in SIZES]
+        values = [figures[key.format(k=k)] for k in COUNTS]
         means, lows, highs = zip(*values, strict=True)
-        axes.plot(SIZES, means, color=colour, marker="o", markersize=3, label=label)
-        axes.fill_between(SIZES, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(COUNTS, means, color=colour, marker="o", markersize=3, label=label)
+        axes.fill_between(COUNTS, lows, highs, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(figures["greedy"][0], color="#555555", linestyle="--", linewidth=1, label="greedy")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(SIZES, [str(k) for k in SIZES])
+    axes.set_xticks(COUNTS, [str(k) for k in COUNTS])
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.25)
     axes.tick_params(labelsize=8)

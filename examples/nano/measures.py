@@ -5,6 +5,7 @@ Expectations over the k-subsets of the n samples: exact where a formula is known
 of (questions, n); knows no model and no task.
 """
 
+import math
 from collections.abc import Callable
 from math import comb
 
@@ -42,7 +43,7 @@ def vote(
 ) -> Array:
     """The chance that the answer with most votes among k samples is right; (questions,).
 
-    `answers` (questions, n) has one class a sample, −1 for none, which does not vote. `weights` (questions, n) counts votes
+    `answers` (questions, n) has each sample's class of equal answers, −1 for none, which does not vote. `weights` (questions, n) counts votes
     (majority: all 1). Ties go to the answer that came first.
     """
     questions, n = answers.shape
@@ -61,7 +62,7 @@ def _part(weights: Array | None, subset: npt.NDArray[np.int64]) -> Array | None:
 def _winner_right(
     right: npt.NDArray[np.bool_], answers: npt.NDArray[np.int64], weights: Array | None
 ) -> npt.NDArray[np.bool_]:
-    """Whether the class with the most weight is right, a row."""
+    """Whether the class with the most weight is right; (questions,)."""
     votes = (answers >= 0) * (1.0 if weights is None else weights)  # (questions, k)
     same = answers[:, :, None] == answers[:, None, :]  # (questions, k, k)
     support = (same * votes[:, None, :]).sum(2)
@@ -70,18 +71,29 @@ def _winner_right(
     return right[np.arange(len(right)), first] & (support[np.arange(len(right)), first] > 0)
 
 
-def interval(
-    values: Array, statistic: Callable[[Array], float] = lambda v: float(v.mean()), seed: int = 0
+def interval(values: Array) -> tuple[float, float]:
+    """The 95 % interval of the mean over questions: Wilson's (1927) for zeros and ones, a bootstrap otherwise."""
+    n, mean = len(values), float(values.mean())
+    if not np.isin(values, (0, 1)).all():
+        return bootstrap(n, lambda rows: float(values[rows].mean()))
+    z = 1.959964
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap(
+    questions: int, statistic: Callable[[npt.NDArray[np.int64]], float], resamples: int = 1000
 ) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a statistic over questions, percentiles of 1000 resamples."""
-    rng = np.random.default_rng(seed)
-    drawn = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(1000)]
+    """The 95 % percentile interval of a statistic of questions, given by their numbers (Efron 1979)."""
+    rng = np.random.default_rng(0)
+    drawn = [statistic(rng.integers(0, questions, questions)) for _ in range(resamples)]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
 
 def auc(scores: Array, labels: npt.NDArray[np.bool_]) -> float:
-    """The area under the ROC curve: the chance that a good one scores above a bad one, ties half."""
+    """The area under the ROC curve: the chance that a good one scores above a bad one, ties half; there must be both."""
     order = np.unique(scores, return_inverse=True)[1]
     positives = np.bincount(order[labels], minlength=order.max() + 1)
     negatives = np.bincount(order[~labels], minlength=order.max() + 1)

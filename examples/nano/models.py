@@ -1,50 +1,20 @@
-"""The sizes of the family, as Llamas that any Hugging Face tool loads. Knows no data."""
+"""Untrained models of the family, as Llamas that any Hugging Face tool loads. Knows no data."""
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from langchain_pareto.backends import nano
-from nano.tokenizer import END, PAD, SPECIAL, VOCABULARY, WORK
+from nano.recipes import Size
+from nano.tokenizer import END, PAD, SPECIAL, VOCABULARY
 
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a Llama of the family is made of: width, layers, heads and feed-forward width."""
-
-    width: int
-    layers: int
-    heads: int
-    hidden: int
-
-
-_SHIPPED = {
-    "S": nano.draft_path(),
-    "M": nano.policy_path(),
-    "PRM": nano.prm_path(),
-    "L": Path(__file__).parent / "weights/L",
-}
-
-
-def home(name: str) -> Path:
-    """Where a model of the family ships from."""
-    return _SHIPPED[name]
-
-
-def found(name: str) -> Path:
-    """The folder of a model: as it was trained here, else as it ships."""
-    trained = WORK / name
-    return trained if (trained / "model.safetensors").exists() else home(name)
-
-
-SIZES = {
-    "S": Size(width=96, layers=2, heads=6, hidden=160),
-    "M": Size(width=192, layers=6, heads=6, hidden=512),
-    "L": Size(width=192, layers=18, heads=6, hidden=512),
-}
+# Initial values of the induction circuit.
+_CONSTANT = 0.35  # component 0 of every token's embedding
+_SPREAD = 0.05  # standard deviation of the others
+_SHARP = 8.0  # logit of the first layer's heads at their distance, a rotary frequency
+_FREQUENCIES = 4  # of the rotary embedding: the fastest, which tell neighbouring positions apart
+_NOISE = 0.005  # standard deviation of what is not part of the circuit
+_MATCH = 3.0  # by how much the second layer's weights favour a token that matches
 
 
 def new_model(size: Size) -> LlamaForCausalLM:
@@ -53,7 +23,7 @@ def new_model(size: Size) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=size.width,
-            intermediate_size=size.hidden,
+            intermediate_size=size.feed_forward,
             num_hidden_layers=size.layers,
             num_attention_heads=size.heads,
             num_key_value_heads=size.heads,
@@ -68,12 +38,6 @@ def new_model(size: Size) -> LlamaForCausalLM:
     return model
 
 
-# Initial values: a constant that every token's embedding carries, the spread of the rest, and logits at a match.
-_CONSTANT, _SPREAD, _SHARP, _MATCH = 0.35, 0.05, 8.0, 3.0
-_FREQUENCIES = 4  # of the rotary embedding: the fastest, which tell neighbouring positions apart
-_NOISE = 0.005
-
-
 @torch.no_grad()
 def _prepare_lookup(model: LlamaForCausalLM) -> None:
     """Begins with an induction circuit (Olsson et al. 2022), which training alone finds only after very many tokens.
@@ -85,34 +49,49 @@ def _prepare_lookup(model: LlamaForCausalLM) -> None:
     any other. Starting attention near what trained models do is mimetic initialisation (Trockman & Kolter 2023). Training is free
     to change all of it.
     """
-    config = model.config
-    width, heads = config.hidden_size, config.num_attention_heads
-    size = width // heads  # of a head
     embedding = model.model.embed_tokens.weight
     embedding.normal_(0, _SPREAD)
     embedding[:, 0] = _CONSTANT
-    constant = _CONSTANT / math.sqrt((_CONSTANT**2 + (width - 1) * _SPREAD**2) / width)
     first, second = (layer.self_attn for layer in model.model.layers[:2])
+    places = _look_back(first, model.config)
+    _match_what_preceded(second, places)
+
+
+def _look_back(attention: torch.nn.Module, config: LlamaConfig) -> torch.Tensor:
+    """Head h attends to the token h places back, and moves it; returns where to: (heads, head size, width).
+
+    The logit at distance d is the sum over the frequencies θ of `_SHARP` cos((d - h) θ).
+    """
+    width, heads = config.hidden_size, config.num_attention_heads
+    size = width // heads
+    # component 0 of an embedding behind the layer's norm
+    constant = _CONSTANT / math.sqrt((_CONSTANT**2 + (width - 1) * _SPREAD**2) / width)
     strength = math.sqrt(_SHARP * math.sqrt(size)) / constant
     token = torch.nn.init.orthogonal_(torch.empty(size, width))  # what of a token is moved
     token[:, 0] = 0
-    for weight in (first.q_proj.weight, first.k_proj.weight):
+    for weight in (attention.q_proj.weight, attention.k_proj.weight):
         weight.normal_(0, _NOISE)
-    torch.nn.init.orthogonal_(first.o_proj.weight)
-    places = first.o_proj.weight.T.reshape(heads, size, width)  # where head h puts it
     for h in range(heads):
         rows = slice(h * size, (h + 1) * size)
-        first.v_proj.weight[rows] = token
+        attention.v_proj.weight[rows] = token
         for f in range(_FREQUENCIES):
             angle = h * config.rope_parameters["rope_theta"] ** (-2 * f / size)
-            first.k_proj.weight[rows][f, 0] = strength
-            first.q_proj.weight[rows][f, 0] = strength * math.cos(angle)
-            first.q_proj.weight[rows][size // 2 + f, 0] = -strength * math.sin(angle)
-        if h + 1 < heads:
-            second.q_proj.weight[rows] = math.sqrt(_MATCH) * places[h]
-            second.k_proj.weight[rows] = math.sqrt(_MATCH) * places[h + 1]
-    torch.nn.init.orthogonal_(second.v_proj.weight)
-    second.o_proj.weight.copy_(second.v_proj.weight.T)
+            attention.k_proj.weight[rows][f, 0] = strength
+            attention.q_proj.weight[rows][f, 0] = strength * math.cos(angle)
+            attention.q_proj.weight[rows][size // 2 + f, 0] = -strength * math.sin(angle)
+    torch.nn.init.orthogonal_(attention.o_proj.weight)
+    return attention.o_proj.weight.T.reshape(heads, size, width)
+
+
+def _match_what_preceded(attention: torch.nn.Module, places: torch.Tensor) -> None:
+    """Head h compares what stands h places before the query with what stands h + 1 places before the key, and copies."""
+    heads, size, _ = places.shape
+    for h in range(heads - 1):
+        rows = slice(h * size, (h + 1) * size)
+        attention.q_proj.weight[rows] = math.sqrt(_MATCH) * places[h]
+        attention.k_proj.weight[rows] = math.sqrt(_MATCH) * places[h + 1]
+    torch.nn.init.orthogonal_(attention.v_proj.weight)
+    attention.o_proj.weight.copy_(attention.v_proj.weight.T)
 
 
 @torch.no_grad()

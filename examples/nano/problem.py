@@ -1,6 +1,8 @@
 """What a problem is, what judging a solution says, and which problems are held out. Knows neither task."""
 
 import hashlib
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +11,12 @@ Split = Literal["train", "validation", "test"]
 
 TASKS: tuple[Task, ...] = ("word_problem", "countdown")
 ANSWER = "Answer:"
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.floordiv,  # only where nothing remains
+}
 _BUCKETS: dict[int, Split] = {0: "test", 1: "validation"}  # of 16; the others are for training
 
 
@@ -16,7 +24,7 @@ _BUCKETS: dict[int, Split] = {0: "test", 1: "validation"}  # of 16; the others a
 class Problem:
     """A question, the lines of one solution, and its answer.
 
-    `difficulty` counts the linked facts of a word problem (1 to 8), or the numbers of a Countdown puzzle.
+    `difficulty` counts the linked facts that a word problem was drawn with (1 to 8), or the numbers of a Countdown puzzle.
     """
 
     question: str
@@ -55,7 +63,7 @@ def written_lines(solution: str) -> list[str]:
 
 
 def answer_of(solution: str) -> str | None:
-    """What stands behind the last `Answer:`; None where a solution gives none."""
+    """The text after the last `Answer:`; None where a solution gives none."""
     for line in reversed(lines_of(solution)):
         if line.startswith(ANSWER):
             return line.removeprefix(ANSWER).strip()

@@ -1,11 +1,12 @@
-"""What the process reward model says of each line of a solution. Knows how the PRM is read; knows no truth."""
+"""What the process reward model says of each line of a solution. Knows how the PRM is read; does not know what is right."""
 
 from collections.abc import Sequence
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nano.data import of_judgements, padded
+from nano.data import padded
+from nano.judgements import of_lines
 from nano.problem import written_lines
 from nano.tokenizer import BAD, GOOD, SPECIAL
 
@@ -16,28 +17,26 @@ BATCH = 16_384  # tokens of one forward pass
 def step_scores(
     prm: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    asked: Sequence[tuple[str, str]],
+    solutions: Sequence[tuple[str, str, bool]],
 ) -> list[list[float]]:
-    """P(good) against P(bad) after each line, for pairs of question and solution; an empty solution has no line.
+    """P(good) / (P(good) + P(bad)) after each line of each (question, solution, whether it came to its end).
 
-    The last one is the score of the outcome.
+    The last one is the score of the outcome; an empty solution has no line.
     """
+    encoder = tokenizer.backend_tokenizer
     examples = []
-    for question, solution in asked:
+    for question, solution, ended in solutions:
         lines = written_lines(solution)
-        examples.append(
-            of_judgements(
-                tokenizer.backend_tokenizer, question, lines, [True] * len(lines), ended=True
-            )
-        )
-    scores: list[list[float]] = [[] for _ in asked]
-    order = sorted(range(len(asked)), key=lambda i: len(examples[i].ids))
-    for at in range(0, len(order), step := BATCH // max(1, len(examples[order[-1]].ids))):
-        rows = order[at : at + step]
-        ids, targets = padded([examples[i] for i in rows], max(len(examples[i].ids) for i in rows))
-        logits = (
-            prm(input_ids=ids.to(prm.device)).logits.float().cpu()
-        )  # (rows, length, vocabulary)
+        # the verdicts stand for nothing: only their places are used
+        examples.append(of_lines(encoder, question, lines, [True] * len(lines), ended=ended))
+    scores: list[list[float]] = [[] for _ in examples]
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+    longest = max((len(e.ids) for e in examples), default=1)
+    size = max(1, BATCH // longest)  # rows of one forward pass
+    for at in range(0, len(order), size):
+        rows = order[at : at + size]
+        ids, targets = padded([examples[i] for i in rows], len(examples[rows[-1]].ids))
+        logits = prm(input_ids=ids.to(prm.device)).logits.float().cpu()  # (rows, length, vocab)
         good = logits[..., SPECIAL.index(GOOD)] - logits[..., SPECIAL.index(BAD)]
         for i, p, judged in zip(rows, good.sigmoid(), targets >= 0, strict=True):
             scores[i] = p[judged].tolist()

@@ -6,10 +6,8 @@ One door to both: a problem by its number, its text, and judges of an answer and
 
 import random
 
-from nano import countdown as puzzles, word_problems
-from nano.countdown import countdown, solve as solve_countdown
+from nano import countdown, word_problems
 from nano.problem import TASKS, Judgement, Problem, Split, Task, split_of
-from nano.word_problems import word_problem
 
 __all__ = [
     "DIFFICULTIES",
@@ -18,29 +16,24 @@ __all__ = [
     "Problem",
     "Split",
     "Task",
-    "countdown",
     "draw",
     "is_right",
     "judge",
     "numbers",
-    "render",
-    "solve_countdown",
-    "word_problem",
 ]
 
 DIFFICULTIES: dict[Task, tuple[int, ...]] = {
     "word_problem": tuple(range(1, word_problems.HARDEST + 1)),
     "countdown": (3, 4),
 }
-_DRAW = {"word_problem": word_problem, "countdown": countdown}
-_RULES = {"word_problem": word_problems, "countdown": puzzles}
+_RULES = {"word_problem": word_problems, "countdown": countdown}
 
 
 def draw(task: Task, index: int, *, split: Split = "train", difficulty: int) -> Problem:
     """Problem number `index` of a split: always the same one, and in no other split."""
     rng = random.Random(f"{task}/{difficulty}/{split}/{index}")
     while True:
-        problem = _DRAW[task](rng, difficulty)
+        problem = _RULES[task].draw(rng, difficulty)
         if _split(problem) == split:
             return problem
 
@@ -54,11 +47,6 @@ def numbers(task: Task, count: int, *, split: Split, difficulty: int) -> list[in
         found.setdefault(_RULES[task].key_of(problem.question), index)
         index += 1
     return list(found.values())
-
-
-def render(problem: Problem) -> str:
-    """Question, steps and answer, one a line."""
-    return f"{problem.question}\n{problem.solution}"
 
 
 def is_right(problem: Problem, answer: str | None) -> bool:

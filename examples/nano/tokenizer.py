@@ -3,21 +3,18 @@ The tokenizer of the family: byte-level BPE over the tasks' own words, single di
 
     cd examples && python -m nano.tokenizer
 
-Writes work/tokenizer, a folder that Hugging Face's AutoTokenizer loads. The split is GPT-2's, so that llama.cpp, which knows splits by
-name, makes the same tokens.
+Writes the package's tokenizer folder, which Hugging Face's AutoTokenizer loads. The split is GPT-2's, so that llama.cpp, which knows
+splits by name, makes the same tokens. Knows the tasks' words; knows no model.
 """
 
 import random
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from langchain_pareto.backends.nano import tokenizer_path
+from nano.paths import TOKENIZER
 from nano.tasks import DIFFICULTIES, TASKS, draw
 
-WORK = Path(__file__).parent / "work"
-FOLDER = tokenizer_path()  # the package's
 VOCABULARY = 512
 END, PAD, GOOD, BAD = "<|end|>", "<|pad|>", "<|good|>", "<|bad|>"
 SPECIAL = [END, PAD, GOOD, BAD, "<|spawn|>", "<|join|>", "<|user|>", "<|assistant|>"]
@@ -80,4 +77,4 @@ def _spread(question: str) -> str:
 
 
 if __name__ == "__main__":
-    train().save_pretrained(FOLDER)
+    train().save_pretrained(TOKENIZER)

@@ -1,37 +1,38 @@
 """
-Trains one model of the family: the recipe, from nothing, on two CPU cores or on a GPU.
+Trains one model of the family from scratch, on two CPU cores or on a GPU, as recipes.py says.
 
     cd examples
-    python -m nano.tokenizer
-    python -m nano.train S --tokens 200
-    python -m nano.train M --tokens 150
-    python -m nano.train L --tokens 60 --from M
-    python -m nano.train PRM --tokens 30 --from M
+    python -m nano.train M
 
-A run that is stopped goes on where it was: the same command again. It writes work/NAME.pt, the checkpoint, and work/NAME.jsonl, one
-line a report: tokens seen, loss of training and of held-out problems, tokens a second. When it is done, work/NAME has the weights.
+A run that was stopped resumes with the same command. It writes work/M.pt, the checkpoint, and work/M.jsonl, one line per report:
+tokens seen, loss of training and of held-out problems, tokens a second. When it is done, work/M has the weights. All commands of the
+family, in their order, are in README.md.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from nano.data import IGNORED, LENGTHS, WARM_UP, Stream, batches, solutions
-from nano.models import SIZES, found, grown, new_model
+from nano.data import IGNORED, LENGTHS, Batch, Stream, batches, solutions
+from nano.judgements import judgements
+from nano.models import grown, new_model
 from nano.muon import Muon
-from nano.tokenizer import WORK
+from nano.paths import WORK, trained_or_shipped
+from nano.recipes import RECIPES, Recipe
 
 MICRO_BATCH = {"cpu": 2048, "cuda": 8192}  # tokens: what stays in a core's cache, or fills a GPU
 BATCH = 8192  # tokens a step
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
-WARM_UP_STEPS, DECAY = 100, 0.75  # the last share of the tokens, linear to zero
+WARM_UP = 100  # steps in which the rates grow
+DECAY = 0.75  # the last share of the tokens, in which they fall linearly to zero
 REPORT, SAVE = 500, 500  # steps
 HELD_OUT = 40  # micro-batches
 
@@ -50,10 +51,10 @@ class Position:
 class Run:
     """One model on its way through its tokens."""
 
-    def __init__(self, name: str, model: LlamaForCausalLM, budget: float, rate: float) -> None:
-        self.name, self.model, self.budget, self.rate = name, model, budget, rate
+    def __init__(self, name: str, model: LlamaForCausalLM, recipe: Recipe) -> None:
+        self.name, self.model, self.recipe = name, model, recipe
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(self.device).train()
+        model.to(torch.device(self.device)).train()
         # On a CPU plain matrix products beat the fused attention's backward pass twice over on rows this short.
         model.set_attn_implementation("eager" if self.device == "cpu" else "sdpa")
         named = list(model.named_parameters())
@@ -61,7 +62,8 @@ class Run:
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
         self.muon = Muon(matrices, MUON_RATE)
         self.adam = torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        torch._dynamo.config.recompile_limit = 4 * len(LENGTHS)  # noqa: SLF001  # one graph a length
+        # one graph per length, forward and backward, and some to spare
+        torch._dynamo.config.recompile_limit = 4 * len(LENGTHS)  # noqa: SLF001
         self.forward = torch.compile(
             lambda ids: model(input_ids=ids, use_cache=False).logits, dynamic=False
         )
@@ -86,45 +88,44 @@ class Run:
         """Trains to the end of the tokens."""
         size = MICRO_BATCH[self.device]
         feed = batches(stream, size, window=self.at.window, skip=self.at.done)
-        judged = batches(held_out, size)
-        fixed = [next(judged)[2:] for _ in range(HELD_OUT)]
-        began, before, total = time.monotonic(), self.at.seconds, torch.zeros(())
-        while self.at.tokens < self.budget:
-            total += self._step(feed, BATCH // size)
+        fixed = list(islice(batches(held_out, size), HELD_OUT))
+        began, before = time.monotonic(), self.at.seconds
+        losses = list[torch.Tensor]()  # since the last report
+        while self.at.tokens < self.recipe.tokens:
+            losses.append(self._step(feed, BATCH // size))
             self.at.seconds = before + time.monotonic() - began
-            if self.at.step % REPORT == 0:
-                self._report(total.item() / REPORT, self._held_out(fixed))
-                total.zero_()
-            if self.at.step % SAVE == 0:
+            done = self.at.tokens >= self.recipe.tokens
+            if done or self.at.step % REPORT == 0:
+                self._report(float(torch.stack(losses).mean()), self._held_out(fixed))
+                losses.clear()
+            if done or self.at.step % SAVE == 0:
                 self._save()
-        self._save()
         # half: what is shipped is what was measured, in every format
         self.model.half().save_pretrained(WORK / self.name)
 
-    def _step(
-        self, feed: Iterator[tuple[int, int, torch.Tensor, torch.Tensor]], parts: int
-    ) -> torch.Tensor:
+    def _step(self, feed: Iterator[Batch], parts: int) -> torch.Tensor:
         """One update; the mean loss before it."""
-        scale = self.rate * min(1, (self.at.step + 1) / WARM_UP_STEPS)
-        scale *= min(1, (1 - self.at.tokens / self.budget) / DECAY)
+        scale = min(1.0, (self.at.step + 1) / WARM_UP)
+        scale *= min(1.0, (1 - self.at.tokens / self.recipe.tokens) / DECAY)
         self.muon.param_groups[0]["lr"] = MUON_RATE * scale
         self.adam.param_groups[0]["lr"] = ADAM_RATE * scale
         total = torch.zeros(())
         for _ in range(parts):
-            self.at.window, self.at.done, ids, targets = next(feed)
-            loss = self.loss(ids, targets) / parts
+            batch = next(feed)
+            self.at.window, self.at.done = batch.window, batch.done
+            loss = self.loss(batch.ids, batch.targets) / parts
             loss.backward()
             total += loss.detach().cpu()
-            self.at.tokens += ids.numel()
+            self.at.tokens += batch.ids.numel()
         self.muon.step()
         self.adam.step()
         self.model.zero_grad()
         self.at.step += 1
         return total
 
-    def _held_out(self, fixed: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    def _held_out(self, fixed: list[Batch]) -> float:
         # With gradients: another mode would compile every graph again.
-        return sum(self.loss(ids, targets).item() for ids, targets in fixed) / len(fixed)
+        return sum(self.loss(batch.ids, batch.targets).item() for batch in fixed) / len(fixed)
 
     def _report(self, loss: float, held_out: float) -> None:
         at = self.at
@@ -142,6 +143,7 @@ class Run:
 
     def _save(self) -> None:
         state = {
+            "recipe": asdict(self.recipe),
             "model": self.model.state_dict(),
             "muon": self.muon.state_dict(),
             "adam": self.adam.state_dict(),
@@ -153,40 +155,43 @@ class Run:
 
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device)
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(
+                f"{self.checkpoint} is of another recipe, {state['recipe']}: delete it to begin again"
+            )
         self.model.load_state_dict(state["model"])
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
         self.at = Position(**state["at"])
 
 
+def begun(recipe: Recipe) -> LlamaForCausalLM:
+    """The model that a recipe begins with."""
+    if recipe.start is None:
+        return new_model(recipe.size)
+    folder = trained_or_shipped(recipe.start)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if recipe.size.layers != model.config.num_hidden_layers:
+        model = grown(model, recipe.size)
+    return model
+
+
+def streams(name: str, recipe: Recipe) -> tuple[Stream, Stream]:
+    """What a model learns, and what it is held against."""
+    if name == "PRM":
+        return judgements("train"), judgements("validation")
+    learned = solutions() if recipe.start is None else solutions(curriculum=0)
+    return learned, solutions("validation", curriculum=0)
+
+
 def main() -> None:
     """Reads the command line of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("name", help="S, M, L or PRM; another name needs --size")
-    parser.add_argument("--size", choices=SIZES, help="by default the name; M for PRM")
-    parser.add_argument("--tokens", type=float, required=True, help="millions, padding included")
-    parser.add_argument("--rate", type=float, default=1.0, help="times the usual learning rates")
-    parser.add_argument(
-        "--from", dest="start", help="a trained model to begin with, or to grow from"
-    )
-    options = parser.parse_args()
+    parser.add_argument("name", choices=RECIPES)
+    name = parser.parse_args().name
+    recipe = RECIPES[name]
     torch.manual_seed(0)
-    size = SIZES[options.size or ("M" if options.name == "PRM" else options.name)]
-    if options.start:
-        model = LlamaForCausalLM.from_pretrained(found(options.start), dtype=torch.float32)
-        if size.layers != model.config.num_hidden_layers:
-            model = grown(model, size)
-    else:
-        model = new_model(size)
-    if options.name == "PRM":
-        from nano.samples import judgements
-
-        stream, held_out = judgements("train"), judgements("validation")
-    else:
-        stream = solutions(warm_up=0 if options.start else WARM_UP)
-        held_out = solutions("validation", warm_up=0)
-    run = Run(options.name, model, options.tokens * 1e6, options.rate)
-    run.go(stream, held_out)
+    Run(name, begun(recipe), recipe).go(*streams(name, recipe))
 
 
 if __name__ == "__main__":

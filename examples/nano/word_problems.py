@@ -4,13 +4,12 @@ Word problems: who has how many, over a graph of facts that build on each other.
 Knows how a question is drawn, read and solved, and what a line of a solution is worth. Knows no model.
 """
 
-import operator
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nano.problem import ANSWER, Judgement, Problem, answer_of, lines_of
+from nano.problem import ANSWER, OPERATIONS, Judgement, Problem, answer_of, lines_of
 
 NAMES = (
     "Ava Ben Cal Dee Eli Fay Gus Hal Ida Jon Kim Leo Mia "
@@ -19,19 +18,13 @@ NAMES = (
 ITEMS = "apples pens books coins cards shells stamps marbles pears plums cups keys".split()
 HARDEST = 8  # linked facts
 
-# One relation a pattern; `{a}` and `{b}` are names, `{n}` a number, `{v}` and `{w}` what the others have.
+# A relation's sentence and its formula: `{a}` is described by `{b}`, in a sum also by `{c}`; `{n}` is a number.
 _RELATIONS = {
     "more": ("{a} has {n} more {item} than {b}.", "{b} + {n}"),
     "fewer": ("{a} has {n} fewer {item} than {b}.", "{b} - {n}"),
     "times": ("{a} has {n} times as many {item} as {b}.", "{n} * {b}"),
     "half": ("{a} has half as many {item} as {b}.", "{b} / 2"),
     "sum": ("{a} has as many {item} as {b} and {c} together.", "{b} + {c}"),
-}
-_OPERATIONS: dict[str, Callable[[int, int], int]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.floordiv,  # only halves of even numbers are drawn
 }
 _SENTENCE = re.compile(
     r"(?P<a>[A-Z]\w*) has (?:"
@@ -57,12 +50,12 @@ class Fact:
     needs: tuple[str, ...] = ()
 
 
-def word_problem(rng: random.Random, facts: int | None = None) -> Problem:
-    """Who has how many: `facts` linked facts (1 to 6 by default) lead to the answer, and up to two others do not.
+def draw(rng: random.Random, linked: int) -> Problem:
+    """Who has how many: `linked` facts, of which the last one is asked about, and up to two others on which nothing depends.
 
+    Not every linked fact is needed: of eight, the answer depends on five on average, as some say a number outright.
     The solution traces back from the question, then computes forward.
     """
-    linked = facts or rng.choice([1, 2, 2, 3, 3, 4, 4, 5, 6])
     names = rng.sample(NAMES, linked + rng.randint(0, 2))
     item = rng.choice(ITEMS)
     known: dict[str, Fact] = {}
@@ -104,11 +97,17 @@ def read(question: str) -> tuple[dict[str, Fact], str]:
     return facts, asked["a"]
 
 
+def facts_needed(problem: Problem) -> int:
+    """On how many facts the answer depends."""
+    facts, asked = read(problem.question)
+    return len(set(_trace(facts, asked)))
+
+
 def is_right(problem: Problem, answer: str | None) -> bool:
     """Whether `answer` is the number that the problem asks for, in plain digits."""
     return (
         answer is not None
-        and re.fullmatch("-?[0-9]{1,18}", answer.strip()) is not None
+        and re.fullmatch("-?(0|[1-9][0-9]{0,17})", answer.strip()) is not None
         and int(answer) == int(problem.answer)
     )
 
@@ -116,16 +115,20 @@ def is_right(problem: Problem, answer: str | None) -> bool:
 def judge(problem: Problem, solution: str) -> Judgement:
     """A line is good if it is true, new, and about someone on whom the answer depends; the last one if it is right."""
     facts, asked = read(problem.question)
-    needed = dict.fromkeys(_trace(facts, asked))
-    good = {line for name in needed for line in _true_lines(facts, name)}
-    verdicts = []
+    # what is yet to be said, each with every way to say it
+    good = [
+        ways for name in dict.fromkeys(_trace(facts, asked)) for ways in _true_lines(facts, name)
+    ]
+    verdicts, answered = [], False
     for line in lines_of(solution):
         if line.startswith(ANSWER):
-            verdicts.append(is_right(problem, line.removeprefix(ANSWER)))
-            good.clear()  # whatever follows an answer is useless
+            verdicts.append(not answered and is_right(problem, line.removeprefix(ANSWER)))
+            answered = True
         else:
-            verdicts.append(line in good)
-            good.discard(line)
+            said = next((ways for ways in good if line in ways), None)
+            verdicts.append(said is not None and not answered)
+            if said is not None:
+                good.remove(said)
     return Judgement(tuple(verdicts), is_right(problem, answer_of(solution)))
 
 
@@ -187,7 +190,7 @@ def _read_fact(m: re.Match[str], needs: tuple[str, ...], facts: dict[str, Fact])
 def _value(formula: str, facts: dict[str, Fact]) -> int:
     """What a formula over names comes to."""
     a, symbol, b = _in_numbers(formula, facts).split()
-    return _OPERATIONS[symbol](int(a), int(b))
+    return OPERATIONS[symbol](int(a), int(b))
 
 
 def _in_numbers(formula: str, facts: dict[str, Fact]) -> str:
@@ -196,7 +199,7 @@ def _in_numbers(formula: str, facts: dict[str, Fact]) -> str:
 
 
 def _solve(facts: dict[str, Fact], asked: str) -> Iterator[str]:
-    """The facts that the answer needs, from the question back, as the question says them; then the sums, forward."""
+    """The facts that the answer needs, from the question back, as the question says them; then the calculations, forward."""
     order = list(dict.fromkeys(_trace(facts, asked)))
     yield from (facts[name].sentence for name in order)
     done: set[str] = set()
@@ -220,10 +223,11 @@ def _computed(facts: dict[str, Fact], name: str, formula: str) -> str:
     return " = ".join(part for part in parts if part)
 
 
-def _true_lines(facts: dict[str, Fact], name: str) -> Iterator[str]:
-    """Every line that says something true about `name`: the fact, and its sum either way round."""
-    yield facts[name].sentence
+def _true_lines(facts: dict[str, Fact], name: str) -> Iterator[set[str]]:
+    """What is true about `name`, each in every way to say it: the fact, and its calculation either way round."""
     formula = facts[name].formula
-    yield _computed(facts, name, formula)
+    yield {facts[name].sentence}
+    ways = {formula}
     if formula and formula.split()[1] in "+*":
-        yield _computed(facts, name, " ".join(reversed(formula.split())))
+        ways.add(" ".join(reversed(formula.split())))
+    yield {_computed(facts, name, way) for way in ways}

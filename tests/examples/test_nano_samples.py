@@ -1,4 +1,4 @@
-"""Samples of the family: drawn in order, resumable, judged; and what the reward model is asked and taught."""
+"""Samples of the family: drawn in order, resumable, judged; what the reward model is asked and taught; and what is reported."""
 
 import json
 from collections.abc import Iterator
@@ -13,15 +13,16 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano import draft_path, prm_path, tokenizer_path
-from nano import reward, samples
+from nano import growing, judgements, reward, samples
 from nano.problem import written_lines
-from nano.samples import Asked, Sampled
-from nano.tasks import draw, judge
+from nano.samples import ProblemRef, Samples
+from nano.tasks import draw
 from nano.tokenizer import BAD, GOOD, SPECIAL
 
 HOT = Sampling(temperature=1.0)
-ASKED = [
-    Asked("word_problem" if i % 2 else "countdown", 3 + i % 2, "validation", i) for i in range(6)
+PROBLEMS = [
+    ProblemRef("word_problem" if i % 2 else "countdown", 3 + i % 2, "validation", i)
+    for i in range(6)
 ]
 
 
@@ -32,17 +33,17 @@ def draft() -> Iterator[LocalBackend]:
 
 
 @pytest.fixture(scope="module")
-def drawn(draft: LocalBackend) -> list[Sampled]:
+def drawn(draft: LocalBackend) -> list[Samples]:
     """Three samples of each problem."""
-    return list(samples.sample(draft, ASKED, 3, HOT))
+    return list(samples.sample(draft, PROBLEMS, 3, HOT))
 
 
 def test_samples_come_in_order_and_free_everything(
-    draft: LocalBackend, drawn: list[Sampled]
+    draft: LocalBackend, drawn: list[Samples]
 ) -> None:
-    """One line a problem, as many texts as asked for, and nothing left on the backend."""
+    """One row per problem, as many texts as asked for, and nothing left on the backend."""
     assert [(s.task, s.difficulty, s.index) for s in drawn] == [
-        (a.task, a.difficulty, a.index) for a in ASKED
+        (p.task, p.difficulty, p.index) for p in PROBLEMS
     ]
     for one in drawn:
         assert len(one.texts) == len(one.tokens) == len(one.logprobs) == len(one.ended) == 3
@@ -51,62 +52,85 @@ def test_samples_come_in_order_and_free_everything(
     assert draft.engine.live == 0
 
 
-def test_samples_do_not_depend_on_company(draft: LocalBackend, drawn: list[Sampled]) -> None:
-    """A problem alone gives the texts that it gave among others."""
-    for one, asked in zip(drawn, ASKED, strict=True):
-        [alone] = samples.sample(draft, [asked], 3, HOT)
+def test_samples_do_not_depend_on_company(
+    draft: LocalBackend, drawn: list[Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A problem alone, or with one other at a time, gives the texts that it gave among all."""
+    monkeypatch.setattr(samples, "AT_ONCE", 6)
+    assert list(samples.sample(draft, PROBLEMS, 3, HOT)) == drawn
+    for one, problem in zip(drawn, PROBLEMS, strict=True):
+        [alone] = samples.sample(draft, [problem], 3, HOT)
         assert alone.texts == one.texts
 
 
-def test_a_file_goes_on_where_it_stopped(
-    tmp_path: Path, draft: LocalBackend, drawn: list[Sampled]
+def test_a_file_resumes_where_it_stopped(
+    tmp_path: Path, draft: LocalBackend, drawn: list[Samples]
 ) -> None:
     """A file with a line cut off in the middle is read without it, and ends as if nothing had happened."""
     path = tmp_path / "samples/S.jsonl"
-    path.parent.mkdir()
-    lines = [json.dumps(asdict(s)) for s in drawn]
-    path.write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])
-    samples.write(path, draft, ASKED, 3, HOT)
-    assert samples.read(path) == drawn
+    samples.write(path, draft_path(), draft, PROBLEMS, 3, HOT)
+    whole = path.read_bytes()
+    assert samples.read_all(path, PROBLEMS) == drawn
+    cut = whole[: whole.rindex(b"\n", 0, -1) + 30]
+    path.write_bytes(cut)
+    with pytest.raises(ValueError, match="samples of 5 problems, not of the 6"):
+        samples.read_all(path, PROBLEMS)
+    samples.write(path, draft_path(), draft, PROBLEMS, 3, HOT)
+    assert path.read_bytes() == whole
 
 
-def test_judgements_are_the_exact_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[Sampled]
+@pytest.mark.parametrize(
+    ("problems", "n", "sampling"),
+    [(PROBLEMS[1:], 3, HOT), (PROBLEMS, 2, HOT), (PROBLEMS, 3, Sampling(temperature=0.5))],
+)
+def test_a_file_of_something_else_is_not_continued(
+    problems: list[ProblemRef], n: int, sampling: Sampling, tmp_path: Path, draft: LocalBackend
 ) -> None:
-    """Every sample gives one example an epoch, whose verdicts are the judge's; a sample that was cut off ends badly."""
-    cut = Sampled(
+    """Samples of other problems, of another number or by other settings never stand in one file."""
+    path = tmp_path / "S.jsonl"
+    samples.write(path, draft_path(), draft, PROBLEMS, 3, HOT)
+    with pytest.raises(ValueError, match="delete it to begin again"):
+        samples.write(path, draft_path(), draft, problems, n, sampling)
+
+
+def written(text: str, *, ended: bool) -> Samples:
+    return Samples(
         "countdown",
         4,
         "train",
         0,
-        texts=["1 + 1"] * 3,
+        texts=[text] * 3,
         tokens=[3] * 3,
         logprobs=[-1.0] * 3,
-        ended=[False] * 3,
+        ended=[ended] * 3,
     )
-    (tmp_path / "S.train.jsonl").write_text(
-        "".join(json.dumps(asdict(s)) + "\n" for s in [*drawn, cut])
-    )
-    monkeypatch.setattr(samples, "SAMPLES", tmp_path)
-    stream = samples.judgements("train", "S")
-    good, bad = SPECIAL.index(GOOD), SPECIAL.index(BAD)
-    taught = sorted(
-        [t == good for t in stream(i).targets if t >= 0] for i in range(3 * len(drawn) + 3)
-    )
-    wanted = [
-        [*judge(s.problem, text).steps[:-1], judge(s.problem, text).steps[-1] and ended]
-        for s in drawn
-        for text, ended in zip(s.texts, s.ended, strict=True)
+
+
+def test_judgements_are_the_exact_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sample gives one example an epoch, whose verdicts are the judge's; the last line of one that was cut off is bad."""
+    problem = draw("countdown", 0, difficulty=4)
+    rows = [
+        written(problem.solution, ended=True),
+        written("\n".join([*problem.steps[:2], "Answer: 1"]), ended=True),
+        written("\n".join(problem.steps[:2]), ended=False),
     ]
-    assert taught == sorted([*wanted, [False], [False], [False]])
-    assert {t for t in stream(0).targets if t >= 0} <= {good, bad}
-    again = sorted(
-        [t == good for t in stream(i).targets if t >= 0]
-        for i in range(3 * len(drawn) + 3, 6 * len(drawn) + 6)
-    )
-    assert again == taught
+    path = tmp_path / "S.train.jsonl"
+    growing.resume(path, {})
+    with path.open("a") as file:
+        file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+    monkeypatch.setattr(judgements, "SAMPLES", tmp_path)
+    stream = judgements.judgements("train", "S")
+    good, bad = SPECIAL.index(GOOD), SPECIAL.index(BAD)
+
+    def taught(epoch: int) -> list[list[bool]]:
+        examples = [stream(9 * epoch + i) for i in range(9)]
+        assert {t for e in examples for t in e.targets if t >= 0} == {good, bad}
+        return sorted([t == good for t in e.targets if t >= 0] for e in examples)
+
+    wanted = [[True, False], [True, True, False], [True] * 4]
+    assert taught(0) == taught(1) == sorted(3 * wanted)
     with pytest.raises(FileNotFoundError, match=r"python -m nano\.samples M"):
-        samples.judgements("train")
+        judgements.judgements("train")
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +138,21 @@ def prm() -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(prm_path(), dtype=torch.float32)
 
 
-def test_a_score_for_every_line(prm: LlamaForCausalLM, drawn: list[Sampled]) -> None:
+def test_a_score_for_every_line(prm: LlamaForCausalLM, drawn: list[Samples]) -> None:
     """Scores are probabilities, one a line, the same alone and in a batch; a solution without a line has none."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_path())
-    asked = [(s.problem.question, text) for s in drawn for text in s.texts] + [("Why?", "")]
-    scores = reward.step_scores(prm, tokenizer, asked)
-    assert [len(s) for s in scores] == [len(written_lines(text)) for _, text in asked]
+    solutions = [
+        (s.problem.question, text, ended)
+        for s in drawn
+        for text, ended in zip(s.texts, s.ended, strict=True)
+    ]
+    solutions.append(("Why?", "", True))
+    scores = reward.step_scores(prm, tokenizer, solutions)
+    assert [len(s) for s in scores] == [len(written_lines(text)) for _, text, _ in solutions]
     assert scores[-1] == []
-    for pair, together in zip(asked, scores, strict=True):
-        [alone] = reward.step_scores(prm, tokenizer, [pair])
+    assert reward.step_scores(prm, tokenizer, []) == []
+    for solution, together in zip(solutions, scores, strict=True):
+        [alone] = reward.step_scores(prm, tokenizer, [solution])
         assert together == pytest.approx(alone, abs=1e-5)
         assert all(0 <= p <= 1 for p in together)
 
@@ -131,7 +161,9 @@ def test_the_reward_model_tells_right_from_wrong(prm: LlamaForCausalLM) -> None:
     """It prefers the true solutions of held-out problems to the same with one number changed."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_path())
     problems = [draw("word_problem", i, split="test", difficulty=2) for i in range(20)]
-    right = [(p.question, p.solution) for p in problems]
-    wrong = [(p.question, p.solution.rsplit(" ", 1)[0] + f" {int(p.answer) + 7}") for p in problems]
-    good, bad = (reward.step_scores(prm, tokenizer, asked) for asked in (right, wrong))
+    right = [(p.question, p.solution, True) for p in problems]
+    wrong = [
+        (p.question, p.solution.rsplit(" ", 1)[0] + f" {int(p.answer) + 7}", True) for p in problems
+    ]
+    good, bad = (reward.step_scores(prm, tokenizer, solutions) for solutions in (right, wrong))
     assert sum(g[-1] > b[-1] for g, b in zip(good, bad, strict=True)) >= 18

@@ -5,7 +5,6 @@ import importlib.util
 import random
 import re
 import sys
-import time
 from itertools import permutations
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from types import ModuleType
 import pytest
 from hypothesis import given, strategies as st
 
-from nano import countdown as puzzles, tasks, word_problems
+from nano import countdown, tasks, word_problems
 
 ROOT = Path(__file__).parents[2]
 # The script that the first pair was trained with: beside the checkout where the project is developed.
@@ -57,16 +56,16 @@ def test_the_same_problems_for_ever() -> None:
         for split in ("train", "validation", "test"):
             for i in range(50):
                 problem = tasks.draw(task, i, split=split, difficulty=level)
-                digest.update(tasks.render(problem).encode())
+                digest.update(f"{problem.question}\n{problem.solution}".encode())
     expected = "59c5f7302205f3f73e37c01f20aabfad6c5e5d4060b3066d0d393dca2b977822"
     assert digest.hexdigest() == expected
 
 
 @pytest.mark.skipif(ORIGINAL is None, reason="the original script is not part of a checkout")
-@pytest.mark.parametrize("size", [None, 3, 4, 5, 6])
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("size", [3, 4, 5, 6])
+@pytest.mark.parametrize("task", tasks.TASKS)
 def test_the_questions_of_the_original(
-    name: tasks.Task, size: int | None, monkeypatch: pytest.MonkeyPatch
+    task: tasks.Task, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From one random state both draw the same questions and answers, and leave the same state.
 
@@ -75,19 +74,23 @@ def test_the_questions_of_the_original(
     """
     original = load("nano_tasks_original", ORIGINAL / "nano/tasks.py")
     ours, theirs = random.Random(7), random.Random(7)
-    if name == "countdown":
+    draw = {"word_problem": word_problems.draw, "countdown": countdown.draw}[task]
+    if task == "countdown":
         monkeypatch.setattr(theirs, "shuffle", lambda _: None)
     for _ in range(500):
-        problem = getattr(tasks, name)(ours, size)
-        question, _, answer = getattr(original, name)(theirs, size)
-        assert (problem.question, problem.answer.replace(" ", "")) == (question, answer.replace(" ", ""))
+        problem = draw(ours, size)
+        question, _, answer = getattr(original, task)(theirs, size)
+        assert (problem.question, problem.answer.replace(" ", "")) == (
+            question,
+            answer.replace(" ", ""),
+        )
     assert ours.getstate() == theirs.getstate()
 
 
 @pytest.mark.parametrize(("task", "level"), LEVELS)
 def test_splits_share_no_problem(task: tasks.Task, level: int) -> None:
     """What makes a problem that problem occurs in one split only; the order of facts and numbers does not count."""
-    key = {"word_problem": word_problems, "countdown": puzzles}[task].key_of
+    key = {"word_problem": word_problems, "countdown": countdown}[task].key_of
     found = [
         {key(tasks.draw(task, i, split=split, difficulty=level).question) for i in range(300)}
         for split in ("train", "validation", "test")
@@ -95,19 +98,22 @@ def test_splits_share_no_problem(task: tasks.Task, level: int) -> None:
     assert not found[0] & found[1]
     assert not found[0] & found[2]
     assert not found[1] & found[2]
-    assert (
-        key("Ava has 5 cups. Ben has 3 cups. How many cups does Ava have?")
-        == key("Ben has 3 cups. Ava has 5 cups. How many cups does Ava have?")
-        if task == "word_problem"
-        else key("Use 3 4 to make 7.") == key("Use 4 3 to make 7.")
+
+
+def test_order_makes_no_other_problem() -> None:
+    """The order of facts, or of numbers, does not count."""
+    asked = "How many cups does Ava have?"
+    assert word_problems.key_of(f"Ava has 5 cups. Ben has 3 cups. {asked}") == word_problems.key_of(
+        f"Ben has 3 cups. Ava has 5 cups. {asked}"
     )
+    assert countdown.key_of("Use 3 4 to make 7.") == countdown.key_of("Use 4 3 to make 7.")
 
 
 def test_numbers_are_of_different_problems() -> None:
     """Three numbers from 1 to 50 often come again; the indices skip those that do."""
     indices = tasks.numbers("countdown", 400, split="test", difficulty=3)
     drawn = {
-        puzzles.key_of(tasks.draw("countdown", i, split="test", difficulty=3).question)
+        countdown.key_of(tasks.draw("countdown", i, split="test", difficulty=3).question)
         for i in indices
     }
     assert len(drawn) == len(indices) == 400
@@ -127,8 +133,8 @@ def test_a_solution_is_sound(task: tasks.Task, level: int) -> None:
 @given(seed=st.integers(0, 2**32))
 def test_an_answer_solves_its_problem(seed: int) -> None:
     """Every problem accepts its own answer, with space around it, and no answer at all is wrong."""
-    for draw in (tasks.word_problem, tasks.countdown):
-        problem = draw(random.Random(seed))
+    for rules in (word_problems, countdown):
+        problem = rules.draw(random.Random(seed), 4)
         assert tasks.is_right(problem, problem.answer)
         assert tasks.is_right(problem, f" {problem.answer} ")
         assert not tasks.is_right(problem, None)
@@ -138,7 +144,7 @@ def test_an_answer_solves_its_problem(seed: int) -> None:
 def test_a_question_says_all(facts: int) -> None:
     """What is read from a question is what it was drawn from: everyone's number follows, and the answer is the asked one's."""
     for seed in range(50):
-        problem = tasks.word_problem(random.Random(seed), facts)
+        problem = word_problems.draw(random.Random(seed), facts)
         known, asked = word_problems.read(problem.question)
         assert str(known[asked].value) == problem.answer
         assert facts <= len(known) <= facts + 2
@@ -160,10 +166,11 @@ def test_what_is_no_word_problem(question: str) -> None:
         word_problems.read(question)
 
 
-@pytest.mark.parametrize("answer", ["8", "+8", "8.0", "9", "", "eight", "8 cups", "٨", "8" * 10**6])
-def test_a_word_problem_takes_the_integer(answer: str) -> None:
-    """Only the integer itself is right, in plain digits."""
-    assert tasks.is_right(CHAIN, answer) == (answer == "8")
+@pytest.mark.parametrize("answer", ["+8", "8.0", "9", "", "eight", "8 cups", "٨", "8" * 10**6])
+def test_a_word_problem_takes_the_integer_only(answer: str) -> None:
+    """The integer itself is right, in plain digits, and nothing else is."""
+    assert tasks.is_right(CHAIN, "8")
+    assert not tasks.is_right(CHAIN, answer)
 
 
 @pytest.mark.parametrize(
@@ -201,10 +208,10 @@ def test_a_line_said_twice_is_useless() -> None:
     assert tasks.judge(CHAIN, "") == tasks.Judgement((), right=False)
 
 
-@pytest.mark.parametrize("answer", ["(3 + 4) * 5", "5*(4+3)", "((5)) * (3+4)", "3*5 + 4*5 - 0*0"])
+@pytest.mark.parametrize("answer", ["(3 + 4) * 5", "5*(4+3)", "((5)) * (3+4)", "(3 + 4) * 5\n"])
 def test_countdown_takes_any_expression(answer: str) -> None:
-    """Any expression that makes the target is right, as long as each number is used once."""
-    assert tasks.is_right(TARGET, answer) == (answer.count("5") == 1)
+    """Any expression that makes the target of the given numbers is right."""
+    assert tasks.is_right(TARGET, answer)
 
 
 def test_countdown_divides_without_remainder() -> None:
@@ -221,6 +228,7 @@ def test_countdown_divides_without_remainder() -> None:
     [
         "",
         "3 + 4 * 5",
+        "3*5 + 4*5 - 0*0",  # makes it, of other numbers
         "3 * 5",
         "35",
         "(3 + 4) * 5 = 35",
@@ -230,7 +238,6 @@ def test_countdown_divides_without_remainder() -> None:
         "9**9**9**9",
         "5(3 + 4)",
         "3, 4, 5",
-        "(3 + 4) * 5\n",
         "(3 + 4) * 5 #",
         "(3\t+ 4) * 5 \x00",
         "__import__('os').abort()",
@@ -244,12 +251,10 @@ def test_countdown_divides_without_remainder() -> None:
     ],
     ids=lambda answer: repr(answer[:24]),
 )
-def test_countdown_refuses_the_rest_quickly(answer: str) -> None:
-    """Whatever is not such an expression is wrong, in well under a second, and never runs."""
-    start = time.perf_counter()
-    right = tasks.is_right(TARGET, answer)
-    assert time.perf_counter() - start < 1
-    assert right == (answer.strip() == TARGET.answer)
+@pytest.mark.timeout(10)  # what parses or computes them takes for ever
+def test_countdown_refuses_the_rest(answer: str) -> None:
+    """Whatever is not such an expression is wrong, and never runs."""
+    assert not tasks.is_right(TARGET, answer)
 
 
 @given(text=st.text(alphabet="0123456789+-*/() ", max_size=60))
@@ -295,9 +300,9 @@ def test_any_text_is_judged(text: str) -> None:
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 4))
 def test_what_was_drawn_is_solvable(seed: int, count: int) -> None:
     """The solver finds an expression for every drawn problem, and the checker accepts it."""
-    problem = tasks.countdown(random.Random(seed), count)
+    problem = countdown.draw(random.Random(seed), count)
     *given_numbers, target = map(int, re.findall(r"\d+", problem.question))
-    assert tasks.is_right(problem, tasks.solve_countdown(given_numbers, target))
+    assert tasks.is_right(problem, countdown.solve(given_numbers, target))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +313,7 @@ def test_the_solver_is_exhaustive(
     given_numbers: list[int], target: int, expected: str | None
 ) -> None:
     """None means that no expression exists."""
-    assert tasks.solve_countdown(given_numbers, target) == expected
+    assert countdown.solve(given_numbers, target) == expected
 
 
 def test_the_solver_agrees_with_brute_force() -> None:
@@ -322,5 +327,5 @@ def test_the_solver_agrees_with_brute_force() -> None:
                         problem = tasks.Problem(f"Use 2 3 7 to make {target}.", (), "", "countdown")
                         if tasks.is_right(problem, text):
                             reachable.add(target)
-    solvable = {t for t in range(50) if puzzles.can_make((2, 3, 7), t)}
+    solvable = {t for t in range(50) if countdown.can_make((2, 3, 7), t)}
     assert solvable == reachable

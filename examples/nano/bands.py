@@ -1,0 +1,40 @@
+"""Which problems the report is about: bands of difficulty, and the numbers of their problems. Knows no model."""
+
+from collections.abc import Iterator, Sequence
+
+from nano.samples import ProblemRef
+from nano.tasks import Split, Task, numbers
+
+BANDS: dict[str, tuple[Task, tuple[int, ...]]] = {
+    "word problems, 1-3 facts": ("word_problem", (1, 2, 3)),
+    "word problems, 4-6 facts": ("word_problem", (4, 5, 6)),
+    "word problems, 7-8 facts": ("word_problem", (7, 8)),
+    "Countdown, 3 numbers": ("countdown", (3,)),
+    "Countdown, 4 numbers": ("countdown", (4,)),
+}
+EACH = 1000  # problems of a band
+
+
+def problems_of(band: str, split: Split = "test", each: int = EACH) -> list[ProblemRef]:
+    """Different problems of a band, equally many of each difficulty."""
+    task, levels = BANDS[band]
+    shares = [each // len(levels) + (i < each % len(levels)) for i in range(len(levels))]
+    return [
+        ProblemRef(task, level, split, i)
+        for level, share in zip(levels, shares, strict=True)
+        for i in numbers(task, share, split=split, difficulty=level)
+    ]
+
+
+def all_problems() -> list[ProblemRef]:
+    """The problems of the whole report."""
+    return [ref for band in BANDS for ref in problems_of(band)]
+
+
+def by_band(problems: Sequence[ProblemRef]) -> Iterator[tuple[str, list[int]]]:
+    """The positions of every band's problems."""
+    for band, (task, levels) in BANDS.items():
+        yield (
+            band,
+            [i for i, p in enumerate(problems) if p.task == task and p.difficulty in levels],
+        )

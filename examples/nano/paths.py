@@ -1,0 +1,29 @@
+"""Where the family's files lie. Knows no model."""
+
+from pathlib import Path
+
+from langchain_pareto.backends import nano
+
+_HERE = Path(__file__).parent
+WORK = _HERE / "work"  # of one training: checkpoints, logs, weights
+SAMPLES = WORK / "samples"
+REPORT = _HERE / "report"
+POOLS = _HERE / "pools"
+TOKENIZER = nano.tokenizer_path()
+_SHIPPED = {
+    "S": nano.draft_path(),
+    "M": nano.policy_path(),
+    "PRM": nano.prm_path(),
+    "L": _HERE / "weights/L",
+}
+
+
+def shipped(name: str) -> Path:
+    """The folder that a model ships from."""
+    return _SHIPPED[name]
+
+
+def trained_or_shipped(name: str) -> Path:
+    """The folder of a model as it was trained here, else as it ships."""
+    trained = WORK / name
+    return trained if (trained / "model.safetensors").exists() else shipped(name)

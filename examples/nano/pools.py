@@ -1,0 +1,84 @@
+"""
+What was sampled, as arrays for measuring, and as files that planning is measured on.
+
+A pool says of every sample what it answered, whether that was right, its length, its mean log-probability and its PRM score; it has no
+texts. Knows no model.
+"""
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nano.paths import POOLS
+from nano.problem import answer_of
+from nano.samples import Samples
+from nano.tasks import is_right
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The samples of one model, as arrays of (problems, samples)."""
+
+    right: npt.NDArray[np.bool_]
+    answers: npt.NDArray[np.int64]  # classes of equal answers; -1 for none
+    tokens: npt.NDArray[np.int64]
+    logprobs: npt.NDArray[np.float64]  # mean of a sample's tokens, nats
+    scores: npt.NDArray[np.float64] | None  # the PRM's, of the outcome
+
+    def part(self, problems: Sequence[int]) -> "Pool":
+        """The pool of some problems."""
+        scores = None if self.scores is None else self.scores[problems]
+        return Pool(
+            self.right[problems],
+            self.answers[problems],
+            self.tokens[problems],
+            self.logprobs[problems],
+            scores,
+        )
+
+
+def pool_of(samples: Sequence[Samples], scores: list[list[float]] | None = None) -> Pool:
+    """Samples as arrays; one that did not come to an end has no answer and is wrong."""
+    right, answers = [], []
+    for one in samples:
+        problem = one.problem
+        given = [
+            answer_of(text) if ended else None
+            for text, ended in zip(one.texts, one.ended, strict=True)
+        ]
+        classes = {a: i for i, a in enumerate(dict.fromkeys(a for a in given if a is not None))}
+        right.append([is_right(problem, answer) for answer in given])
+        answers.append([-1 if answer is None else classes[answer] for answer in given])
+    return Pool(
+        np.array(right, bool),
+        np.array(answers, np.int64),
+        np.array([one.tokens for one in samples], np.int64),
+        np.array([one.logprobs for one in samples]),
+        None if scores is None else np.array(scores),
+    )
+
+
+def keep(name: str, samples: Sequence[Samples], pool: Pool) -> None:
+    """Writes pools/TASK.NAME.jsonl.gz, one line per problem."""
+    POOLS.mkdir(exist_ok=True)
+    lines: dict[str, list[str]] = defaultdict(list)
+    for i, one in enumerate(samples):
+        row = {
+            "question": f"{one.task}/{one.difficulty}/{one.split}/{one.index}",
+            "right": pool.right[i].astype(int).tolist(),
+            "answer": pool.answers[i].tolist(),
+            "tokens": pool.tokens[i].tolist(),
+            "logprob": [round(x, 3) for x in pool.logprobs[i].tolist()],
+        }
+        if pool.scores is not None:
+            row["score"] = [round(x, 3) for x in pool.scores[i].tolist()]
+        lines[one.task].append(json.dumps(row, separators=(",", ":")))
+    for task, rows in lines.items():
+        data = "".join(f"{row}\n" for row in rows).encode()
+        path = POOLS / f"{task}.{name}.jsonl.gz"
+        path.write_bytes(gzip.compress(data, 9, mtime=0))  # the same bytes for the same samples

@@ -1,0 +1,32 @@
+"""How each model of the family is made: its size, how long it learns, and what it begins with. Knows no library."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a Llama of the family is made of: width, layers, heads and feed-forward width."""
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A size, the tokens of the training, padding included, and the model whose weights it begins with."""
+
+    size: Size
+    tokens: int
+    start: str | None = None
+
+
+_MEDIUM = Size(width=192, layers=6, heads=6, feed_forward=512)
+
+RECIPES = {
+    "S": Recipe(Size(width=96, layers=2, heads=6, feed_forward=160), 150_000_000),
+    "M": Recipe(_MEDIUM, 60_000_000),
+    "L": Recipe(Size(width=192, layers=18, heads=6, feed_forward=512), 40_000_000, start="M"),
+    "PRM": Recipe(_MEDIUM, 30_000_000, start="M"),
+}

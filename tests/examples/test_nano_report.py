@@ -1,0 +1,134 @@
+"""The report of the family: which problems, what the samples say, and what is published of them."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from langchain_pareto.backends.nano import policy_path
+from nano import bands, cards, comparisons, figure, growing, pools, report, samples
+from nano.pools import Pool
+from nano.recipes import RECIPES
+from nano.samples import ProblemRef, Samples
+from nano.tasks import draw
+
+PUZZLE = draw("countdown", 0, split="test", difficulty=3)
+
+
+def sampled(*texts: str, ended: list[bool] | None = None) -> Samples:
+    n = len(texts)
+    return Samples("countdown", 3, "test", 0, list(texts), [7] * n, [-0.5] * n, ended or [True] * n)
+
+
+def pool(right: list[list[int]]) -> Pool:
+    """What was right (problems, samples); every right answer is of class 0, every wrong one of a class of its own."""
+    is_right = np.array(right, bool)
+    classes = np.where(is_right, 0, np.arange(1, is_right.shape[1] + 1))
+    ones = np.ones(is_right.shape)
+    return Pool(is_right, classes, ones.astype(int), -ones, np.where(is_right, 0.9, 0.2))
+
+
+def test_a_band_has_different_problems_of_all_its_levels() -> None:
+    """Equally many of each difficulty, none twice, none of another band."""
+    found = [bands.problems_of(band, each=30) for band in bands.BANDS]
+    levels = [p.difficulty for p in found[0]]
+    assert [levels.count(level) for level in (1, 2, 3)] == [10, 10, 10]
+    every = [p for problems in found for p in problems]
+    assert len({p.problem.question for p in every}) == len(every) == 150
+    assert [len(rows) for _, rows in bands.by_band(every)] == [30] * 5
+
+
+def test_a_pool_says_what_was_answered() -> None:
+    """Equal answers are of one class; a sample that was cut off has none, and is wrong whatever it says."""
+    answer = f"Answer: {PUZZLE.answer}"
+    found = pools.pool_of(
+        [
+            sampled(
+                answer, "Answer: 1", answer, "none", answer, ended=[True, True, True, True, False]
+            )
+        ]
+    )
+    assert found.right.tolist() == [[True, False, True, False, False]]
+    assert found.answers.tolist() == [[0, 1, 0, -1, -1]]
+
+
+def test_pools_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file a task, one line a problem, and the same bytes every time."""
+    monkeypatch.setattr(pools, "POOLS", tmp_path / "pools")
+    samples = [sampled("Answer: 1", f"Answer: {PUZZLE.answer}")]
+    path = tmp_path / "pools/countdown.M.jsonl.gz"
+    kept = []
+    for _ in range(2):
+        pools.keep("M", samples, pools.pool_of(samples, [[0.25, 0.75]]))
+        kept.append(path.read_bytes())
+    assert kept[0] == kept[1]
+    assert json.loads(gzip.decompress(kept[0])) == {
+        "question": "countdown/3/test/0",
+        "right": [0, 1],
+        "answer": [0, 1],
+        "tokens": [7, 7],
+        "logprob": [-0.5, -0.5],
+        "score": [0.25, 0.75],
+    }
+
+
+def test_gains_are_shares_of_the_gap() -> None:
+    """Scores that always know the right sample close the whole gap from greedy to pass@16."""
+    right = [[0] * 15 + [1] * 17] * 10 + [
+        [0] * 32
+    ] * 10  # any 16 of the first ones hold a right one
+    found = comparisons.gains(pool([[0]] * 20), pool(right))
+    assert found["best of 16: gap closed"] == [100, 100, 100]
+    assert found["best of 16 over greedy"][0] == 50
+    half = comparisons.gains(pool([[1]] * 5 + [[0]] * 15), pool(right))
+    assert half["best of 16 over greedy"][0] == 25
+
+
+def test_models_are_compared_on_the_same_problems() -> None:
+    """The larger one's mean sample less the smaller one's, with an interval around it."""
+    found = comparisons.larger_over_smaller(
+        {"S": pool([[0, 1]] * 8), "M": pool([[1, 1]] * 8), "L": pool([[1, 1]] * 8)}
+    )
+    assert found == {"M over S": [50, 50, 50], "L over M": [0, 0, 0]}
+
+
+def test_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table, curves and cards say what was measured, and how a model is made."""
+    found = pool([[0] * 16 + [1] * 16] * 20)
+    greedy = pool([[1]] * 15 + [[0]] * 5)
+    figures = report.figures(greedy, found) | comparisons.gains(greedy, found)
+    assert figures["greedy"][0] == 75
+    assert figures["pass@32"] == [100, 83.9, 100]  # Wilson's interval of 20 of 20
+    band = "Countdown, 4 numbers"
+    model = {"sampling": {"temperature": 0.8, "top_p": 1.0}, "bands": {band: figures}}
+    results = {
+        "problems": {band: 20},
+        "models": {"S": model, "M": model},
+        "step AUC": {band: {"all lines": [0.9, 0.8, 1.0]}},
+    }
+    figure.write_table(results, tmp_path / "report.md")
+    assert f"| S | {band} | 75 (" in (tmp_path / "report.md").read_text()
+    figure.draw_curves(results, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > 200
+    monkeypatch.setattr(cards, "WORK", tmp_path)
+    monkeypatch.setattr(cards, "shipped", lambda _: policy_path())
+    for name in ("M", "PRM"):
+        (tmp_path / f"{name}.jsonl").write_text('{"tokens": 2000000, "held_out": 0.5}\n')
+        text = cards.card(name, results)
+        assert "2 million" in text
+        assert f"python -m nano.train {name}" in text
+        assert "75.0" in text
+    assert "0.900 (0.800-1.000)" in text
+    assert f"after those of {RECIPES['PRM'].start}" in text
+
+
+def test_unfinished_samples_are_refused(tmp_path: Path) -> None:
+    """A file that lacks problems is not measured."""
+    path = tmp_path / "M.test.jsonl"
+    growing.resume(path, {})
+    with pytest.raises(ValueError, match="samples of 0 problems, not of the 1"):
+        samples.read_all(path, [ProblemRef("countdown", 3, "test", 0)])
