@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
     from langchain_pareto.backends.tokens import Tokenizer
 
-ENGINES = ("auto", "torch", "llama-cpp")  # what runs a model; "auto" goes by its files
+BACKENDS = ("auto", "torch", "llama-cpp")  # what runs a model; "auto" goes by its files
 Finish = Literal["eos", "stop", "length", "cancelled", "deadline"]
 
 
@@ -319,11 +319,12 @@ class Backend(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-class Logits(Protocol):
-    """What a step gives."""
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What a step gives: one row a wanted position, in the order of the chunks; on a GPU they may still be computing."""
 
     rows: torch.Tensor  # (wanted rows, vocabulary)
-    union: int  # slots read
+    union: int  # slots read, for metering
 
 
 class Runner(Protocol):
@@ -331,9 +332,8 @@ class Runner(Protocol):
 
     spec: ModelSpec
     pool: SlotPool
-    partial: (
-        bool  # whether what is computed of a sequence serves one that has only its first tokens
-    )
+    recurrent: bool  # what is computed of a sequence is of no use to one with fewer tokens
+    max_roots: int | None  # trees that share a step at most
 
     def open(self, tokens: Sequence[int]) -> TokenSequence:
         """A new root."""

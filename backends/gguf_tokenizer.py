@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from langchain_pareto.backends.llama_context import complaint, library, metadata_of
+from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.templates import NO_KWARGS, render_plain, render_template
-from langchain_pareto.errors import ModelLoadError, SettingError
+from langchain_pareto.errors import SettingError
 
 _UNUSED, _CONTROL = 2, 8  # of enum llama_token_attr
-_PIECE = 64  # bytes of a token's text at first
+_PIECE_BYTES = 64  # of a token, at first
 
 
 class GGUFTokenizer:
@@ -28,37 +26,28 @@ class GGUFTokenizer:
 
     def __init__(self, path: Path) -> None:
         """Reads the vocabulary; raises ModelLoadError."""
-        self._api = library()
-        params = self._api.llama_model_default_params()
-        params.vocab_only = True
-        params.n_gpu_layers = 0
-        complaint()
-        self._model: Any = self._api.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
-            msg = f"llama.cpp cannot read the vocabulary of {path}: {complaint() or 'it does not say why'}"
-            hint = "The file may be cut short, no GGUF, or newer than the installed llama.cpp."
-            raise ModelLoadError(msg, hint=hint)
-        self._vocab = self._api.llama_model_get_vocab(self._model)
-        told = metadata_of(self._api, self._model)
-        self._template = told.get("tokenizer.chat_template")
+        self._model = LlamaModel(path, vocab_only=True)
+        self._api, self._vocab = self._model.api, self._model.vocab
+        metadata = self._model.metadata()
+        self._template = metadata.get("tokenizer.chat_template")
         self.has_template = self._template is not None
         api, vocab = self._api, self._vocab
-        kinds = [api.llama_vocab_get_attr(vocab, i) for i in range(api.llama_vocab_n_tokens(vocab))]
-        used = [token for token, kind in enumerate(kinds) if not kind & _UNUSED]
-        self.vocabulary = 1 + max(used, default=-1)
-        self.special_tokens = frozenset(t for t, kind in enumerate(kinds) if kind & _CONTROL)
+        count = api.llama_vocab_n_tokens(vocab)
+        attributes = [api.llama_vocab_get_attr(vocab, token) for token in range(count)]
+        used = [token for token, attribute in enumerate(attributes) if not attribute & _UNUSED]
+        self.vocabulary = 1 + max(used, default=-1)  # rows that pad the embedding are no tokens
+        self.special_tokens = frozenset(t for t, a in enumerate(attributes) if a & _CONTROL)
         self.end_tokens = frozenset(t for t in used if api.llama_vocab_is_eog(vocab, t))
         self._bos = [int(api.llama_vocab_bos(vocab))] if api.llama_vocab_get_add_bos(vocab) else []
-        spaced = told.get("tokenizer.ggml.add_space_prefix")
-        model = told.get("tokenizer.ggml.model")
+        spaced = metadata.get("tokenizer.ggml.add_space_prefix")
+        kind = metadata.get("tokenizer.ggml.model")
         # SentencePiece puts a space before a text, which is none of the text's own.
-        self._drops_space = model == "llama" if spaced is None else spaced == "true"
+        self._drops_space = kind == "llama" if spaced is None else spaced == "true"
         self._pieces: list[bytes | None] = [None] * self.vocabulary
 
     def __del__(self) -> None:
-        if getattr(self, "_model", None):
-            self._api.llama_model_free(self._model)
-            self._model = None
+        if hasattr(self, "_model"):
+            self._model.close()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,7 +124,7 @@ class GGUFTokenizer:
         )
 
     def _read_piece(self, token: int) -> bytes:
-        room = _PIECE
+        room = _PIECE_BYTES
         while True:
             buffer = ctypes.create_string_buffer(room)
             n = self._api.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)

@@ -21,20 +21,18 @@ Slots = npt.NDArray[np.int32]
 class SlotPool:
     """A fixed number of slots with reference counts; every operation is O(slots named)."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, on_free: Callable[[Slots], None] = lambda _: None) -> None:
+        """`on_free` is told which slots nobody holds any more."""
         assert size >= 2, "a pool needs the padding slot and one more"
         self.size = size
         self._references = np.zeros(size, np.int32)  # by sequences
         self._indexed = np.zeros(size, np.bool_)  # kept by the prefix index
-        self._free = np.arange(
-            size - 1, 0, -1, dtype=np.int32
-        )  # a stack: low slots are handed out first
+        # a stack: low slots are handed out first
+        self._free = np.arange(size - 1, 0, -1, dtype=np.int32)
         self._top = size - 1
         self.live = 0
         self.peak = 0
-        self.on_free: Callable[[Slots], None] | None = (
-            None  # told which slots nobody holds any more
-        )
+        self._on_free = on_free
 
     @property
     def capacity(self) -> int:
@@ -113,8 +111,8 @@ class SlotPool:
     def _push(self, slots: Slots) -> None:
         self._free[self._top : self._top + slots.size] = slots[::-1]
         self._top += int(slots.size)
-        if self.on_free is not None and slots.size:
-            self.on_free(slots)
+        if slots.size:
+            self._on_free(slots)
 
     def _add_live(self, n: int) -> None:
         self.live += n

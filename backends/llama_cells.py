@@ -16,55 +16,48 @@ import numpy as np
 import numpy.typing as npt
 
 from langchain_pareto.backends.kv_pool import SlotPool, Slots
-from langchain_pareto.backends.llama_runner import LlamaRunner, Memory, no_lane
+from langchain_pareto.backends.llama_lanes import Lanes, Memory
+from langchain_pareto.backends.llama_runner import LlamaRunner
+from langchain_pareto.backends.prefixes import PrefixIndex
 from langchain_pareto.backends.sequences import Sequence
 
 
-class HomeLanes:
+class CellLanes(Lanes):
     """The lanes of one context, beside the slot pool whose slots are its cells."""
 
-    def __init__(self, memory: Memory, pool: SlotPool, count: int) -> None:
-        self._memory = memory
-        self._pool = pool
-        self._free = list(range(count - 1, -1, -1))
-        self._of = dict[Sequence, int]()
+    def __init__(self, memory: Memory, pool: SlotPool, prefixes: PrefixIndex, count: int) -> None:
+        super().__init__(memory, pool, count)
+        self._prefixes = prefixes
         self._parked = dict[int, int]()  # lanes without a sequence: how many cells each is home of
         self._home = np.full(pool.size, -1, np.int32)
         self._position = np.zeros(pool.size, np.int32)
-        self.count = count
-        pool.on_free = self._vacate
 
-    @property
-    def free(self) -> int:
-        """Lanes that nobody has."""
-        return len(self._free)
-
-    def has(self, sequence: Sequence) -> bool:
-        """Whether the sequence has a lane."""
-        return sequence in self._of
+    def make_free(self, lanes: int) -> bool:
+        """Whether there are so many free lanes, evicting the ends of cached branches."""
+        while self.free < lanes and self._pool.cached:
+            self._prefixes.evict(1)
+        return lanes <= self.free
 
     def lane(self, sequence: Sequence) -> int:
         """The sequence's lane, given to it now if it has none; raises CapacityError when there is none."""
-        lane = self._of.get(sequence)
+        lane = self._lane_of.get(sequence)
         if lane is None:
-            if not self._free:
-                raise no_lane(self.count)
-            lane = self._of[sequence] = self._free.pop()
+            lane = self._take(sequence)
             for home, start, stop in _runs(self._home[sequence.slots]):
                 self._memory.copy(home, lane, start, stop)
         return lane
 
     def adopt(self, sequence: Sequence, n: int) -> None:
         """The last `n` computed tokens of the sequence were found elsewhere: its lane, if it has one, gets their cells."""
-        lane = self._of.get(sequence)
+        lane = self._lane_of.get(sequence)
         if lane is not None:
             before = sequence.cached - n
             for home, start, stop in _runs(self._home[sequence.slots[before:]]):
                 self._memory.copy(home, lane, before + start, before + stop)
 
     def revert(self, sequence: Sequence, n: int) -> None:
-        """Computing `n` tokens more than the sequence now has failed."""
-        lane = self._of.get(sequence)
+        """A step that would have added `n` tokens failed: the lane keeps what the sequence has."""
+        lane = self._lane_of.get(sequence)
         if lane is None:
             return
         self._memory.remove(lane, sequence.cached, sequence.cached + n)
@@ -74,12 +67,12 @@ class HomeLanes:
     def computed(self, sequence: Sequence, n: int) -> None:
         """The last `n` computed tokens of the sequence are in its own lane."""
         slots = sequence.slots[-n:]
-        self._home[slots] = self._of[sequence]
+        self._home[slots] = self._lane_of[sequence]
         self._position[slots] = np.arange(sequence.cached - n, sequence.cached)
 
     def shorten(self, sequence: Sequence, length: int) -> None:
         """The sequence is about to give back its computed tokens from `length` on."""
-        lane = self._of.get(sequence)
+        lane = self._lane_of.get(sequence)
         if lane is None or length >= sequence.cached:
             return
         slots = sequence.slots
@@ -91,20 +84,19 @@ class HomeLanes:
 
     def leave(self, sequence: Sequence) -> None:
         """Takes the sequence's lane from it, before its slots are released; what others need stays parked."""
-        lane = self._of.pop(sequence, None)
+        lane = self._lane_of.pop(sequence, None)
         if lane is None:
             return
         own = self._home[sequence.slots] == lane
         if not own.any():
-            self._memory.remove(lane)
-            self._free.append(lane)
+            self._give_back(lane)
             return
         for foreign, start, stop in _runs(~own):
             if foreign:
                 self._memory.remove(lane, start, stop)
         self._parked[lane] = int(own.sum())
 
-    def _vacate(self, slots: Slots) -> None:
+    def vacate(self, slots: Slots) -> None:
         """Nobody holds these slots any more: their homes give the cells back."""
         homes = self._home[slots]
         for lane in np.unique(homes).tolist():
@@ -118,28 +110,21 @@ class HomeLanes:
                     self._memory.remove(lane, int(positions[start]), int(positions[stop - 1]) + 1)
             else:
                 del self._parked[lane]
-                self._memory.remove(lane)
-                self._free.append(lane)
+                self._give_back(lane)
         self._home[slots] = -1
 
 
-class CellRunner(LlamaRunner["HomeLanes"]):
+class CellRunner(LlamaRunner[CellLanes]):
     """One model of attention layers."""
 
-    def _make_lanes(self) -> HomeLanes:
-        return HomeLanes(self.context, self.pool, self.context.lanes)
+    def _make_lanes(self) -> CellLanes:
+        return CellLanes(self.context, self.pool, self.prefixes, self.context.lanes)
 
     def _took_over(self, sequence: Sequence, n: int) -> None:
         self.lanes.adopt(sequence, n)
 
     def _cutting(self, sequence: Sequence, length: int) -> None:
         self.lanes.shorten(sequence, length)
-
-    def can_place(self, new: int) -> bool:
-        """Whether there are so many free lanes, evicting the ends of cached branches."""
-        while self.lanes.free < new and self.pool.cached:
-            self.prefixes.evict(1)
-        return new <= self.lanes.free
 
 
 def _runs(values: npt.NDArray[np.generic]) -> Iterator[tuple[int, int, int]]:

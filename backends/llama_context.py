@@ -1,30 +1,27 @@
 """
-One llama.cpp model and its context, through the C API of llama-cpp-python.
+The cache of one llama.cpp model and its steps, through the C API of llama-cpp-python.
 
-Knows the API, its return codes and who owns which memory; knows sequence numbers ("lanes"), and no sequence of ours. Everything that
-would abort the process is checked before it is called. One thread at a time.
+Knows the API's return codes and sequence numbers ("lanes"); knows no sequence of ours. Everything that would abort the process is
+checked before it is called. One thread at a time.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib
-import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from langchain_pareto.backends.llama_library import complaint
+from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.errors import (
     CapabilityError,
     CapacityError,
     EngineClosedError,
     EngineFailedError,
-    ModelLoadError,
     SequenceError,
 )
 
@@ -32,121 +29,10 @@ MOST_LANES = 256  # LLAMA_MAX_SEQ
 _UBATCH = 512  # tokens that are computed at once
 _BATCH = 2048  # tokens of one call
 _CELLS = 256  # llama.cpp aborts on fewer, and rounds to multiples
-_TEXT = 1 << 16  # bytes of a metadata value at first
 
 KvType = Literal["f32", "f16", "q8_0", "q4_0"]
 KV_BYTES: dict[KvType, float] = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}
 _KV_NUMBERS: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
-
-
-def library() -> ModuleType:
-    """llama-cpp-python, silenced; CapabilityError where it is not installed."""
-    try:
-        llama_cpp = importlib.import_module("llama_cpp")
-    except ImportError as error:
-        msg = "GGUF models need llama-cpp-python, which is not installed"
-        hint = (
-            "pip install 'langchain-pareto[llama-cpp]'; the README says how to build it for a GPU."
-        )
-        raise CapabilityError(msg, hint=hint) from error
-    _silence(llama_cpp)
-    return llama_cpp
-
-
-_log: list[str] = []  # the last lines of llama.cpp's log, for the message of an error
-_callbacks: list[object] = []  # kept alive: C has their address
-
-
-def _silence(library: ModuleType) -> None:
-    if _callbacks:
-        return
-
-    def hear(level: int, text: bytes, _: object) -> None:
-        if level >= 3:  # warnings and errors; lines go on at level 5
-            _log.append(text.decode("utf-8", "replace"))
-            del _log[:-20]
-
-    _callbacks.append(library.llama_log_callback(hear))
-    library.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
-    library.llama_backend_init()
-
-
-def complaint() -> str:
-    """What llama.cpp last warned of, in one line, and forgets it."""
-    text = " ".join("".join(_log).split())
-    _log.clear()
-    return text
-
-
-def metadata_of(api: ModuleType, model: Any) -> dict[str, str]:
-    """Every key of a model's metadata that has a plain value, as text."""
-    pairs = {}
-    for i in range(api.llama_model_meta_count(model)):
-        key = _text(api.llama_model_meta_key_by_index, model, i)
-        pairs[key] = _text(api.llama_model_meta_val_str_by_index, model, i)
-    return pairs
-
-
-def _text(read: Callable[..., int], model: Any, i: int) -> str:
-    size = _TEXT
-    while True:
-        buffer = ctypes.create_string_buffer(size)
-        length = read(model, i, buffer, size)
-        if length < size:
-            return buffer.value.decode("utf-8", "replace")
-        size = length + 1
-
-
-class LlamaModel:
-    """The weights and the vocabulary of one GGUF file, or of its parts."""
-
-    def __init__(self, path: Path, *, gpu_layers: int = 0, gpu: int = 0) -> None:
-        """Puts so many layers (-1: all) on one GPU; raises ModelLoadError when llama.cpp cannot read the file."""
-        self.api = library()
-        self.path = path
-        params = self.api.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-        params.split_mode, params.main_gpu = 0, gpu  # all of it on one
-        complaint()
-        self._model = self.api.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
-            msg = f"llama.cpp cannot load {path}: {complaint() or 'it does not say why'}"
-            hint = "The file may be cut short, no GGUF, or of an architecture newer than the installed llama.cpp."
-            raise ModelLoadError(msg, hint=hint)
-        self.vocab = self.api.llama_model_get_vocab(self._model)
-        self._adapters = list[tuple[Any, float]]()
-
-    @property
-    def handle(self) -> Any:
-        """The C pointer."""
-        return self._model
-
-    def metadata(self) -> dict[str, str]:
-        """Every key of the file's metadata that has a plain value, as text."""
-        return metadata_of(self.api, self._model)
-
-    def add_adapter(self, path: Path, scale: float) -> None:
-        """Reads a LoRA adapter in GGUF; contexts made afterwards use it. Raises ModelLoadError."""
-        adapter = self.api.llama_adapter_lora_init(self._model, os.fsencode(path))
-        if not adapter:
-            msg = (
-                f"llama.cpp cannot load the adapter {path}: {complaint() or 'it does not say why'}"
-            )
-            raise ModelLoadError(
-                msg, hint="It must be a GGUF adapter that was made for this model."
-            )
-        self._adapters.append((adapter, scale))
-
-    @property
-    def adapters(self) -> Sequence[tuple[Any, float]]:
-        """Adapters and their scales."""
-        return self._adapters
-
-    def close(self) -> None:
-        """Frees the weights; twice is once."""
-        if self._model:
-            self.api.llama_model_free(self._model)  # its adapters with it
-            self._model = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +81,7 @@ class LlamaContext:
         lanes: npt.NDArray[np.int32],
         wanted: npt.NDArray[np.bool_],
     ) -> npt.NDArray[np.float32]:
-        """Computes every token, each at its position in its lane; logits (wanted tokens, vocabulary), in order.
+        """Computes every token, each at its position in its lane, all (tokens,); logits (wanted tokens, vocabulary), in order.
 
         Raises CapacityError (no cells), SequenceError (positions do not follow on) and EngineFailedError. Whoever calls takes
         back what was written before the error.
@@ -226,18 +112,16 @@ class LlamaContext:
         self._check_open()
         self.api.llama_memory_seq_cp(self._memory, source, to, start, stop)
 
-    def remove(self, lane: int, start: int = -1, stop: int = -1) -> bool:
-        """Takes cells from a lane: all of them, or those at positions start to stop; False where the memory has no such parts."""
+    def remove(self, lane: int, start: int = -1, stop: int = -1) -> None:
+        """Takes cells from a lane: all of them, or those at positions start to stop."""
         assert 0 <= lane < self.lanes
         self._check_open()
-        return bool(self.api.llama_memory_seq_rm(self._memory, lane, start, stop))
-
-    def length(self, lane: int) -> int:
-        """Tokens up to the last one of a lane."""
-        return int(self.api.llama_memory_seq_pos_max(self._memory, lane)) + 1
+        removed = self.api.llama_memory_seq_rm(self._memory, lane, start, stop)
+        assert removed, "a memory that has no parts was to be cut"
 
     def state_bytes(self, lane: int) -> int:
         """Bytes of a lane's state, without the cells of attention."""
+        self._check_open()
         partial_only = 1
         return int(self.api.llama_state_seq_get_size_ext(self._context, lane, partial_only))
 
@@ -288,7 +172,14 @@ class _Batch:
             logits=_pointer(self._wanted, ctypes.c_int8),
         )
 
-    def decode(self, context: Any, tokens: Any, positions: Any, lanes: Any, wanted: Any) -> int:
+    def decode(
+        self,
+        context: Any,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        lanes: npt.NDArray[np.int32],
+        wanted: npt.NDArray[np.bool_],
+    ) -> int:
         """llama.cpp's own return code."""
         n = len(tokens)
         self._tokens[:n], self._positions[:n], self._lanes[:n] = tokens, positions, lanes

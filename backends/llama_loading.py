@@ -1,96 +1,44 @@
 """
 A GGUF file, turned into a LocalBackend that shares weights and engine with its other users in this process.
 
-Knows files, settings and sizes; `llama_context.py` knows the C API. Everything above the runner is what a model of transformers has.
+Knows files and sizes; `llama_model.py` and `llama_context.py` know the C API. Everything above the runner is what a model of
+transformers has.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import tempfile
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from langchain_pareto.backends import nano
-from langchain_pareto.backends.base import Sampling
-from langchain_pareto.backends.devices import check_memory, pool_bytes, slots_in
+from langchain_pareto.backends.base import ModelSpec, Sampling
+from langchain_pareto.backends.devices import pool_bytes, slots_in
 from langchain_pareto.backends.engine import engine_for
 from langchain_pareto.backends.gguf_tokenizer import GGUFTokenizer
 from langchain_pareto.backends.llama_cells import CellRunner
-from langchain_pareto.backends.llama_context import (
-    KV_BYTES,
-    MOST_LANES,
-    ContextSettings,
-    KvType,
-    LlamaContext,
-    LlamaModel,
-)
-from langchain_pareto.backends.llama_devices import Device, find_gpu, free_on, usable_threads
+from langchain_pareto.backends.llama_context import MOST_LANES, ContextSettings, LlamaContext
+from langchain_pareto.backends.llama_devices import Gpu, find_gpu, free_on, usable_threads
+from langchain_pareto.backends.llama_model import LlamaModel
+from langchain_pareto.backends.llama_settings import LlamaSettings
 from langchain_pareto.backends.llama_spec import spec_of
 from langchain_pareto.backends.llama_states import StateRunner
 from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.nano.gguf import nano_gguf
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.sharing import Shared, share
-from langchain_pareto.errors import CapabilityError, ModelLoadError, NumericalError, SettingError
+from langchain_pareto.errors import CapabilityError, ModelLoadError, NumericalError
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_CELLS = 1 << 17  # by default: every fork and rollback looks at all of them
 _FEWEST_CELLS = 1 << 14
 _FEWEST_LANES = 8
 _STATE_SHARE = 0.5  # of the pool's memory, where sequences have states
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """`model_kwargs` of a GGUF model; the names are llama.cpp's.
-
-    `n_gpu_layers`: layers on the GPU, -1 for all. `kv_type`: type of the cache (f32, f16, q8_0, q4_0). `flash_attn`: True, False,
-    or None for what llama.cpp finds faster. `lora`: paths of adapters in GGUF, with their scales. `n_threads`: by default what the
-    process may use of the machine.
-    """
-
-    n_gpu_layers: int = -1
-    kv_type: KvType = "f16"
-    flash_attn: bool | None = None
-    lora: Mapping[str, float] = field(default_factory=dict)
-    n_threads: int | None = None
-
-    @classmethod
-    def read(cls, given: Mapping[str, object]) -> Settings:
-        """Checks every name and value; raises SettingError."""
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(given.keys() - known):
-            msg = f"model_kwargs of a GGUF model has no {unknown[0]!r}: it has {', '.join(sorted(known))}"
-            raise SettingError(msg)
-        settings = cls(**given)  # type: ignore[arg-type]  # looked at below
-        if settings.kv_type not in KV_BYTES:
-            raise SettingError(
-                f"kv_type must be one of {', '.join(KV_BYTES)}, got {settings.kv_type!r}"
-            )
-        if settings.kv_type.startswith("q") and settings.flash_attn is False:
-            raise SettingError(f"a cache of type {settings.kv_type} needs flash attention")
-        if settings.flash_attn not in (None, True, False):
-            raise SettingError(
-                f"flash_attn must be True, False or None, got {settings.flash_attn!r}"
-            )
-        for name, least in (("n_gpu_layers", -1), ("n_threads", 1)):
-            value = getattr(settings, name)
-            if value is None and name == "n_threads":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SettingError(f"{name} must be an integer of at least {least}, got {value!r}")
-        if not isinstance(settings.lora, Mapping) or not all(
-            isinstance(scale, int | float) for scale in settings.lora.values()
-        ):
-            raise SettingError(f"lora must map paths to scales, got {settings.lora!r}")
-        return settings
+_MOST_OFF = 0.5  # of the logits' spread: coarse caches move them by up to a tenth, a state that is lost by about one
 
 
 def load_gguf(
@@ -107,49 +55,18 @@ def load_gguf(
     `memory` is that of the cache, as in `load`; by default what is free once the weights are loaded, up to 131,072 tokens.
     Raises ModelLoadError, CapabilityError, CapacityError and SettingError.
     """
-    check_memory(memory)
     bundled = model is None or model == "nano"
     path = nano_gguf() if bundled else _find(Path(str(model)).expanduser())
-    settings = Settings.read(model_kwargs or {})
-    gpu = find_gpu(device)
-    if gpu is None and device is None and settings.n_gpu_layers > 0:
-        find_gpu("cuda")  # raises, and says why
+    options = LlamaSettings.read(model_kwargs or {})
     source = _Source(
         name="nano" if bundled else str(model),
         path=path,
-        gpu=gpu if settings.n_gpu_layers else None,
-        chosen=settings,
+        gpu=find_gpu(device, options.n_gpu_layers),
+        options=options,
         memory=memory,
     )
     tokenizer = GGUFTokenizer(path)
     return share(source, lambda _: tokenizer, max_context=max_context, check=self_check)
-
-
-def nano_gguf() -> Path:
-    """The bundled policy as a GGUF file in float16, written on first use to the user's cache."""
-    from langchain_pareto.backends.nano.gguf import write_gguf
-
-    weights = (nano.policy_path() / "model.safetensors").read_bytes()
-    tokenizer = (nano.tokenizer_path() / "tokenizer.json").read_bytes()
-    name = f"nano-{hashlib.sha256(weights + tokenizer).hexdigest()[:16]}.gguf"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    for folder in (Path(cache) / "langchain-pareto", Path(tempfile.gettempdir())):
-        path = folder / name
-        with _writing:
-            try:
-                if not path.exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    write_gguf(nano.policy_path(), nano.tokenizer_path(), path)
-            except OSError:  # a home that cannot be written to
-                continue
-        return path
-    raise ModelLoadError(
-        "the bundled model cannot be written as GGUF: neither the cache folder nor the temporary one can be written to",
-        hint="Set XDG_CACHE_HOME to a folder of yours.",
-    )
-
-
-_writing = threading.Lock()
 
 
 def _find(path: Path) -> Path:
@@ -181,38 +98,42 @@ def _find(path: Path) -> Path:
 class _Source:
     """A GGUF file that may be loaded."""
 
+    settings: ClassVar[object] = None  # all of them are in the key
+
     name: str
     path: Path
-    gpu: tuple[int, Device] | None
-    chosen: Settings
+    gpu: Gpu | None
+    options: LlamaSettings
     memory: float | str | None
-    settings: object = None  # all of them are in the key
+
+    @property
+    def device(self) -> str:
+        """What the model's device is called."""
+        return "cpu" if self.gpu is None else self.gpu.name
 
     @property
     def key(self) -> object:
         """What users who share it agree on."""
-        chosen = repr(self.chosen)
-        place = "cpu" if self.gpu is None else self.gpu[0]
-        return (str(self.path.resolve()), place, chosen, repr(self.memory))
+        return (str(self.path.resolve()), self.device, repr(self.options), repr(self.memory))
 
     def build(self, *, check: bool) -> Shared:  # noqa: ARG002 - whoever shares it runs the check
         """Reads the weights and makes the context."""
-        chosen = self.chosen
         if self.gpu is None:
             model = LlamaModel(self.path)
         else:
-            model = LlamaModel(self.path, gpu_layers=chosen.n_gpu_layers, gpu=self.gpu[0])
+            layers = self.options.n_gpu_layers
+            model = LlamaModel(self.path, gpu_layers=layers, gpu=self.gpu.index)
         try:
-            for path, scale in chosen.lora.items():
-                model.add_adapter(_find(Path(path).expanduser()), float(scale))
+            for path, scale in self.options.lora.items():
+                model.add_adapter(_find(Path(path).expanduser()), scale)
             runner = self._runner(model)
         except BaseException:
             model.close()
             raise
-        engine = engine_for("cpu" if self.gpu is None else f"cuda:{self.gpu[0]}")
+        engine = engine_for(self.device)
 
         def run_check() -> None:
-            engine.call(lambda: _check(runner)).result()
+            engine.call(lambda: check_steps(runner)).result()
 
         return Shared(
             runner=runner,
@@ -227,35 +148,32 @@ class _Source:
         )
 
     def _runner(self, model: LlamaModel) -> CellRunner | StateRunner:
-        api, chosen = model.api, self.chosen
-        if api.llama_model_has_encoder(model.handle) or not api.llama_model_has_decoder(
-            model.handle
-        ):
-            raise CapabilityError(
-                f"{self.path.name} is no decoder-only language model", hint="Use another model."
-            )
-        device = "cpu" if self.gpu is None else f"cuda:{self.gpu[0]}"
-        spec = spec_of(model, chosen.kv_type, device)
-        has_state = api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(
-            model.handle
-        )
+        """The runner over a context of the size that the memory allows."""
+        if not model.generates:
+            msg = f"{self.path.name} is no decoder-only language model"
+            raise CapabilityError(msg, hint="Use another model.")
+        spec = spec_of(model, self.options.kv_type, self.device)
+        settings = self._sized(model, spec)
+        context = LlamaContext(model, settings)
+        make = StateRunner if model.has_state else CellRunner
+        return make(model, context, spec, slots=settings.cells, max_roots=self.options.max_roots)
+
+    def _sized(self, model: LlamaModel, spec: ModelSpec) -> ContextSettings:
+        """Cells and lanes for the memory: of a model with states, half of it is for those."""
         kind = torch.device("cpu" if self.gpu is None else "cuda")  # torch may not know the GPU
         room = pool_bytes(self.memory, kind, free_on(self.gpu))
-        threads = chosen.n_threads or usable_threads()
+        threads = self.options.n_threads or usable_threads()
         lanes = MOST_LANES
-        if has_state:
+        if model.has_state:
             state = _state_bytes(model, threads)
             lanes = max(_FEWEST_LANES, min(MOST_LANES, int(room * _STATE_SHARE) // state))
             room -= lanes * state
-        slots = slots_in(room, max(1, spec.kv_bytes_per_token), device)
+        cells = slots_in(room, max(1, spec.kv_bytes_per_token), self.device)
         if self.memory is None:
-            slots = min(slots, max(_FEWEST_CELLS, min(_MOST_CELLS, 8 * spec.context_length)))
-        settings = ContextSettings(
-            cells=slots, lanes=lanes, threads=threads, kv=chosen.kv_type, flash=chosen.flash_attn
-        )
-        context = LlamaContext(model, settings)
-        make = StateRunner if has_state else CellRunner
-        return make(model, context, spec, slots=slots)
+            # eight full sequences are much for a search, and every fork looks at all cells
+            cells = min(cells, max(_FEWEST_CELLS, min(_MOST_CELLS, 8 * spec.context_length)))
+        kv, flash = self.options.kv_type, self.options.flash_attn
+        return ContextSettings(cells=cells, lanes=lanes, threads=threads, kv=kv, flash=flash)
 
 
 def _state_bytes(model: LlamaModel, threads: int) -> int:
@@ -269,11 +187,11 @@ def _state_bytes(model: LlamaModel, threads: int) -> int:
         context.close()
 
 
-def _sampling(told: Mapping[str, str]) -> Sampling:
+def _sampling(metadata: Mapping[str, str]) -> Sampling:
     """What the file recommends."""
 
     def number(key: str, default: float) -> float:
-        return float(told.get(f"general.sampling.{key}", default))
+        return float(metadata.get(f"general.sampling.{key}", default))
 
     return Sampling(
         temperature=number("temp", 1.0),
@@ -284,8 +202,11 @@ def _sampling(told: Mapping[str, str]) -> Sampling:
     )
 
 
-def _check(runner: CellRunner | StateRunner) -> None:
-    """Whether the model gives numbers at all, for a text in one piece and in two."""
+def check_steps(runner: CellRunner | StateRunner) -> None:
+    """Computes a text in one step and in two.
+
+    Raises NumericalError when logits are not finite, and CapabilityError when they are not the same.
+    """
     tokens = [(17 * i + 3) % runner.spec.vocabulary for i in range(1, 9)]
     one, two = runner.open(tokens), runner.open(tokens[:4])
     try:
@@ -299,6 +220,9 @@ def _check(runner: CellRunner | StateRunner) -> None:
         runner.prefixes.clear()
     if not bool(whole.isfinite().all() and pieces.isfinite().all()):
         msg = f"{runner.spec.name} gives NaN or infinite logits on {runner.spec.device}"
-        raise NumericalError(
-            msg, hint="The file is damaged, or this build of llama.cpp cannot compute it."
-        )
+        hint = "The file is damaged, or this build of llama.cpp cannot compute it."
+        raise NumericalError(msg, hint=hint)
+    off = float((whole - pieces).abs().max() / whole.std().clamp_min(1e-6))
+    if off > _MOST_OFF:
+        msg = f"{runner.spec.name} computes a prompt in two steps otherwise than in one: logits differ by {off:.2g} of their spread"
+        raise CapabilityError(msg, hint="Use another model, and please report this one.")

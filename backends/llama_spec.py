@@ -9,60 +9,65 @@ from __future__ import annotations
 
 import mmap
 import struct
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from langchain_pareto.backends.base import ModelSpec
-from langchain_pareto.backends.llama_context import KV_BYTES, KvType, LlamaModel
+from langchain_pareto.backends.llama_context import KV_BYTES, KvType
+from langchain_pareto.backends.llama_model import LlamaModel
 
 _HEADER = 1 << 28  # bytes in which the names of all tensors stand
-_ARRAY = 9  # of enum gguf_type
+# The layout of an array: key, type 9, type of its elements, count, elements (ggml's docs/gguf.md).
+_ARRAY = 9  # of enum gguf_metadata_value_type
 _ELEMENTS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "?", 10: "Q", 11: "q"}
-_PATTERNS = {"gemma2": 2, "gemma3": 6, "cohere2": 4}  # of so many layers the last one has no window
+# Of so many layers the last one has no window: llama.cpp knows it by the architecture (set_swa_pattern in its llama-model.cpp).
+_PATTERNS = {"gemma2": 2, "gemma3": 6, "cohere2": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What llama.cpp does not tell; None where the file has no such array."""
+
+    kv_heads: list[int] | None  # of each layer
+    windowed: list[int] | None  # whether each layer has a window
+    untied: bool  # whether the output has weights of its own
 
 
 def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
     """The spec of a loaded model whose cache is of type `kv`."""
     api, handle = model.api, model.handle
-    told = model.metadata()
-    architecture = told["general.architecture"]
+    metadata = model.metadata()
+    architecture = metadata["general.architecture"]
     layers = int(api.llama_model_n_layer(handle))
     hidden = int(api.llama_model_n_embd(handle))
-    heads = max(1, int(api.llama_model_n_head(handle)))
+    heads = int(api.llama_model_n_head(handle))  # 0: no attention
     vocabulary = int(api.llama_vocab_n_tokens(model.vocab))
 
     def number(key: str, otherwise: int) -> int:
-        return int(told.get(f"{architecture}.{key}", otherwise))
+        return int(metadata.get(f"{architecture}.{key}", otherwise))
 
-    key_width = number("attention.key_length", hidden // heads)
+    key_width = number("attention.key_length", hidden // max(1, heads))
     value_width = number("attention.value_length", key_width)
-    with (
-        model.path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        kv_heads = _numbers(data, f"{architecture}.attention.head_count_kv")
-        pattern = _numbers(data, f"{architecture}.attention.sliding_window_pattern")
-        untied = data.find(_string("output.weight"), 0, _HEADER) >= 0
-    if kv_heads is None:
-        kv_heads = [number("attention.head_count_kv", heads)] * layers
-    attending = [n for n in kv_heads if n] if int(api.llama_model_n_head(handle)) else []
-    if pattern is None:
-        pattern = _period(
-            number("attention.sliding_window_pattern", _PATTERNS.get(architecture, 0)), layers
-        )
+    header = _read_header(model.path, architecture)
+    kv_heads = header.kv_heads or [number("attention.head_count_kv", heads)] * layers
+    attending = [n for n in kv_heads if n] if heads else []
+    period = number("attention.sliding_window_pattern", _PATTERNS.get(architecture, 0))
+    windowed = header.windowed or _period(period, layers)
     window = int(api.llama_model_n_swa(handle))
-    embeddings = vocabulary * hidden * (2 if untied else 1)
+    embeddings = vocabulary * hidden * (2 if header.untied else 1)
     return ModelSpec(
-        name=told.get("general.name", model.path.name),
+        name=metadata.get("general.name", model.path.name),
         dtype=_type_name(int(api.llama_model_ftype(handle)), api),
         device=device,
         vocabulary=vocabulary,
         hidden=hidden,
-        heads=heads,
+        heads=max(1, heads),
         kv_heads=max(attending, default=0),
         head_dim=key_width,
         windows=tuple(
             window if slides and window > 0 else None
-            for slides, n in zip(pattern, kv_heads, strict=True)
+            for slides, n in zip(windowed, kv_heads, strict=True)
             if n and attending
         ),
         matmul_parameters=int(api.llama_model_n_params(handle)) - embeddings,
@@ -70,6 +75,15 @@ def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
         kv_bytes_per_token=int(sum(attending) * (key_width + value_width) * KV_BYTES[kv]),
         context_length=int(api.llama_model_n_ctx_train(handle)),
     )
+
+
+def _read_header(path: Path, architecture: str) -> _Header:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _Header(
+            kv_heads=_numbers(data, f"{architecture}.attention.head_count_kv"),
+            windowed=_numbers(data, f"{architecture}.attention.sliding_window_pattern"),
+            untied=data.find(_string("output.weight"), 0, _HEADER) >= 0,
+        )
 
 
 def _period(period: int, layers: int) -> list[int]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from langchain_pareto.backends.kv_pool import SlotPool, Slots
-from langchain_pareto.backends.llama_runner import LlamaRunner, Memory, no_lane
+from langchain_pareto.backends.llama_lanes import Lanes, Memory
+from langchain_pareto.backends.llama_runner import LlamaRunner
 from langchain_pareto.backends.sequences import Sequence
 
 
@@ -25,53 +26,38 @@ class Snapshot:
     lane: int
     tokens: list[int]
     slots: Slots
-    used: int
+    last_used: int
 
 
-class States:
+class StateLanes(Lanes):
     """The lanes of one context whose memory cannot be cut: of sequences, and of snapshots."""
 
     def __init__(self, memory: Memory, pool: SlotPool, count: int) -> None:
-        self._memory = memory
-        self._pool = pool
-        self._free = list(range(count - 1, -1, -1))
-        self._of = dict[Sequence, int]()
+        super().__init__(memory, pool, count)
         self._snapshots = list[Snapshot]()
         self._clock = 0
-        self.count = count
-        pool.on_free = self._vacate
-
-    @property
-    def free(self) -> int:
-        """Lanes that nobody has."""
-        return len(self._free)
-
-    def has(self, sequence: Sequence) -> bool:
-        """Whether the sequence has a lane, hence a state."""
-        return sequence in self._of
 
     def lane(self, sequence: Sequence) -> int:
         """The sequence's lane, an empty one if it has none; raises CapacityError when there is none."""
-        if sequence not in self._of:
+        if sequence not in self._lane_of:
             assert sequence.cached == 0, "a state was lost"
-            if not self.make_free(1):
-                raise no_lane(self.count)
-            self._of[sequence] = self._free.pop()
-        return self._of[sequence]
+            self.make_free(1)
+            self._take(sequence)
+        return self._lane_of[sequence]
 
     def computed(self, sequence: Sequence, n: int) -> None:
-        """The state is where it is."""
+        """Nothing to note: a state lies in its sequence's own lane."""
 
-    def revert(self, sequence: Sequence, n: int) -> None:  # noqa: ARG002 - as of Lanes
+    def revert(self, sequence: Sequence, n: int) -> None:  # noqa: ARG002 - the base class's name
         """A step failed, and nobody knows what it did to the state: the sequence is computed again."""
         self.leave(sequence)
         self._pool.release(sequence.take_back(sequence.cached))
 
     def leave(self, sequence: Sequence) -> None:
         """Takes the sequence's lane from it."""
-        lane = self._of.pop(sequence, None)
+        lane = self._lane_of.pop(sequence, None)
         if lane is not None:
-            self._give(lane)
+            self._give_back(lane)
 
     def make_free(self, lanes: int, keep: Snapshot | None = None) -> bool:
         """Whether there are so many free lanes, after snapshots have gone if that helps, the least used first."""
@@ -79,11 +65,11 @@ class States:
             others = [s for s in self._snapshots if s is not keep]
             if not others:
                 return False
-            self._forget(min(others, key=lambda s: s.used))
+            self._forget(min(others, key=lambda s: s.last_used))
         return True
 
     def find(self, tokens: list[int], beyond: int) -> Snapshot | None:
-        """The snapshot of the longest beginning of `tokens` that is longer than `beyond`."""
+        """The snapshot of the longest beginning of `tokens` that is longer than `beyond`; it counts as used now."""
         best = None
         for snapshot in self._snapshots:
             n = len(snapshot.tokens)
@@ -91,15 +77,14 @@ class States:
                 best, beyond = snapshot, n
         if best is not None:
             self._clock += 1
-            best.used = self._clock
+            best.last_used = self._clock
         return best
 
     def restore(self, sequence: Sequence, snapshot: Snapshot) -> bool:
         """Gives a sequence without a lane the state of `snapshot`; whether there was a lane for it."""
         if not self.make_free(1, keep=snapshot):
             return False
-        self._of[sequence] = self._free.pop()
-        self._memory.copy(snapshot.lane, self._of[sequence], -1, -1)
+        self._memory.copy(snapshot.lane, self._take(sequence), -1, -1)
         return True
 
     def keep(self, sequence: Sequence) -> None:
@@ -108,10 +93,10 @@ class States:
         known = self.find(tokens, len(tokens) - 1)
         if known is None and self.make_free(1):
             lane = self._free.pop()
-            self._memory.copy(self._of[sequence], lane, -1, -1)
+            self._memory.copy(self._lane_of[sequence], lane, -1, -1)
             self._snapshots.append(Snapshot(lane, tokens, sequence.slots.copy(), self._clock))
 
-    def _vacate(self, slots: Slots) -> None:
+    def vacate(self, slots: Slots) -> None:
         """Nobody holds these slots any more: snapshots that need them go. A beginning is never freed before what follows it."""
         gone = set(slots.tolist())
         for snapshot in list(self._snapshots):
@@ -120,20 +105,16 @@ class States:
 
     def _forget(self, snapshot: Snapshot) -> None:
         self._snapshots.remove(snapshot)
-        self._give(snapshot.lane)
-
-    def _give(self, lane: int) -> None:
-        self._memory.remove(lane)
-        self._free.append(lane)
+        self._give_back(snapshot.lane)
 
 
-class StateRunner(LlamaRunner[States]):
+class StateRunner(LlamaRunner[StateLanes]):
     """One recurrent or hybrid model."""
 
-    partial = False
+    recurrent = True
 
-    def _make_lanes(self) -> States:
-        return States(self.context, self.pool, self.context.lanes)
+    def _make_lanes(self) -> StateLanes:
+        return StateLanes(self.context, self.pool, self.context.lanes)
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A child that continues from a snapshot of here; it gets its state with its first step."""
@@ -176,7 +157,3 @@ class StateRunner(LlamaRunner[States]):
         # Where the index has other slots for these tokens, it would not keep this state's cells.
         if np.array_equal(self.prefixes.match(tokens), sequence.slots):
             self.lanes.keep(sequence)
-
-    def can_place(self, new: int) -> bool:
-        """Whether there are so many free lanes, forgetting snapshots."""
-        return self.lanes.make_free(new)

@@ -23,7 +23,7 @@ from langchain_pareto.backends.architectures import (
     pin_long_rope,
     unwrap,
 )
-from langchain_pareto.backends.base import ENGINES
+from langchain_pareto.backends.base import BACKENDS
 from langchain_pareto.backends.checkpoints import check_weights, find_folder
 from langchain_pareto.backends.devices import (
     check_memory,
@@ -73,17 +73,17 @@ def load(
 ) -> LocalBackend:
     """A backend for `model`: a folder, a hub id, a GGUF file, a loaded model with its `tokenizer`, or by default the bundled "nano".
 
-    `backend` is "torch" or "llama-cpp"; by default llama.cpp runs GGUF files and torch everything else. What is said below of
-    weights, dtypes and generation configs is of torch; of a GGUF file `llama_loading.Settings` says what `model_kwargs` may have.
+    `backend` is "torch" or "llama-cpp"; by default llama.cpp runs GGUF files and torch everything else. `memory` of the pool is bytes,
+    a fraction of what is free once the weights are loaded, or "4 GB"; by default 85 % of that on CUDA, on the CPU a quarter and at most
+    4 GiB. `max_context` (tokens) limits one sequence. Who loads the same weights with the same settings shares them, the pool and the
+    engine; each has a backend of its own to close, and the last `close` gives the model back.
 
-    Who loads the same weights with the same settings shares them, the pool and the engine; each has a backend of its own to close,
-    and the last `close` gives the model back. A loaded model, a PEFT wrapper too, is used as it is where it is, and is as before
-    afterwards. `model_kwargs` go to `from_pretrained`.
+    With torch, a loaded model, a PEFT wrapper too, is used as it is where it is, and is as before afterwards. `model_kwargs` go to
+    `from_pretrained`. For a model with longrope `max_context` decides once which of its two sets of factors holds, for every length.
+    The model's own generation config gives `sampling` and the end tokens; whatever else it asks for is named in a warning, since
+    refusing it would refuse the model.
 
-    `memory` of the pool is bytes, a fraction of what is free once the weights are loaded, or "4 GB"; by default 85 % of that on
-    CUDA, on the CPU a quarter and at most 4 GiB. `max_context` (tokens) limits one sequence; for a model with longrope it decides
-    once which of its two sets of factors holds, for every length. The model's own generation config gives `sampling` and the end
-    tokens; whatever else it asks for is named in a warning, since refusing it would refuse the model.
+    With llama.cpp, `model_kwargs` are those of `LlamaSettings`; the tokenizer, the sampling and the end tokens are the file's own.
 
     Raises ModelLoadError, CapabilityError, CapacityError and SettingError.
     """
@@ -127,8 +127,10 @@ def load(
 
 def _is_for_llama(model: object, backend: str) -> bool:
     """Whether llama.cpp runs it; raises SettingError where the two do not go together."""
-    if backend not in ENGINES:
-        raise SettingError(f"there is no backend {backend!r}; known backends: {', '.join(ENGINES)}")
+    if backend not in BACKENDS:
+        raise SettingError(
+            f"there is no backend {backend!r}; known backends: {', '.join(BACKENDS)}"
+        )
     gguf = isinstance(model, str | Path) and str(model).lower().endswith(".gguf")
     if gguf and backend == "torch":
         msg = f"{model} is a GGUF file, which torch does not run"

@@ -1,9 +1,10 @@
 """
 Who computes what in the next step, and who gives way when the pool is full.
 
-Knows live programs, open sequences and free slots; a Step carries its logits and start, and looks at neither. Decode steps go first, then chunks of prefill, the
-oldest program first. When slots run out: evict what is only cached, drop what idle sequences hold, then preempt the newest program
-(its slots go, its tokens stay, and it computes them again later).
+Knows live programs, open sequences, free slots and, where the device tells only so many sequences apart, places for them; a Step
+carries its logits and start, and looks at neither. Decode steps go first, then chunks of prefill, the oldest program first. When slots
+run out: evict what is only cached, drop what idle sequences hold, then preempt the newest program (its slots go, its tokens stay, and
+it computes them again later).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from langchain_pareto.errors import CapacityError
 
 PREFILL_CHUNK = 512  # tokens a step while somebody else decodes or has a deadline
 PREFILL_ALONE = 2048  # tokens a step otherwise
-_HEADROOM = 32  # slots a decoding sequence that must be free besides before a prefill is let in
+_HEADROOM = 32  # slots for each decoding sequence that stay free when a prefill is let in
 _SHARED_START = 16  # tokens: a prefill that starts like another one's waits for it
 
 
@@ -34,7 +35,7 @@ class Step:
         self.items = list[tuple[Running, int]]()
         self.chunks = list[Chunk]()
         self.tokens = 0
-        self.new = 0  # sequences that have no place on the device yet
+        self.unplaced = 0  # sequences that have no place on the device yet
         self.started = time.perf_counter()
         self.logits: Logits | None = None
         self._leaders = list[TokenSequence]()
@@ -46,7 +47,7 @@ class Step:
         self.items.append((running, i))
         self.chunks.append(Chunk(work.sequence, n, work.rows if whole else 0))
         self.tokens += n
-        self.new += not self.runner.placed(work.sequence)
+        self.unplaced += not self.runner.placed(work.sequence)
         if n > work.rows or not whole:
             self._leaders.append(work.sequence)
 
@@ -157,7 +158,7 @@ class Scheduler:
     def _make_room(self, step: Step, running: Running, i: int, tokens: int) -> bool:
         """Slots for `tokens` more, and a place: evict what is cached, drop idle sequences, then preempt programs newer than this one."""
         runner, needed = step.runner, step.tokens + tokens
-        new = step.new + (not runner.placed(running.works[i].sequence))
+        new = step.unplaced + (not runner.placed(running.works[i].sequence))
         if runner.can_step(needed, new):
             return True
         only_places = runner.can_step(needed)  # then whoever has none gives way for nothing
@@ -211,6 +212,6 @@ def _part(work: Work, room: int, runner: Runner) -> int:
     Before them a model whose states have no parts stops, for others to go on from there.
     """
     pending = work.sequence.pending
-    if pending == work.rows or (pending <= room and runner.partial):
+    if pending == work.rows or (pending <= room and not runner.recurrent):
         return pending
     return min(room, pending - work.rows)

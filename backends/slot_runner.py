@@ -8,10 +8,11 @@ happen there when a sequence takes cells over, gives some back, or leaves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence as Sequence_
+from collections.abc import Iterator, Sequence as Sequence_
+from contextlib import contextmanager
 
 from langchain_pareto.backends.base import Logits, ModelSpec
-from langchain_pareto.backends.kv_pool import SlotPool
+from langchain_pareto.backends.kv_pool import SlotPool, Slots
 from langchain_pareto.backends.prefixes import PrefixIndex
 from langchain_pareto.backends.sequences import Chunk, Sequence
 
@@ -19,11 +20,12 @@ from langchain_pareto.backends.sequences import Chunk, Sequence
 class SlotRunner(ABC):
     """Sequences over one pool of slots; `slots` of them can be used."""
 
-    partial = True  # what is computed of a sequence serves one that has only its first tokens
+    recurrent = False
+    max_roots: int | None = None
     spec: ModelSpec
 
     def __init__(self, slots: int) -> None:
-        self.pool = SlotPool(max(2, slots + 1))
+        self.pool = SlotPool(max(2, slots + 1), on_free=self._freed)
         self.prefixes = PrefixIndex(self.pool)
         self.closed = False
 
@@ -93,9 +95,8 @@ class SlotRunner(ABC):
     def can_step(self, tokens: int, new: int = 0) -> bool:  # noqa: ARG002 - the protocol's name
         """Whether `tokens` more slots are there, evicting cached prefixes if that helps."""
         short = tokens - self.pool.free
-        if (
-            short > 0 and self.pool.cached
-        ):  # some to spare: the index is searched once in many steps
+        if short > 0 and self.pool.cached:
+            # some to spare: the index is searched once in many steps
             self.prefixes.evict(max(short, self.pool.capacity // 64))
         return tokens <= self.pool.free
 
@@ -103,7 +104,30 @@ class SlotRunner(ABC):
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """One forward over all chunks; changes nothing when it raises."""
 
+    @contextmanager
+    def _slots_for(self, chunks: Sequence_[Chunk]) -> Iterator[None]:
+        """Counts every chunk as computed inside; whatever is raised inside undoes that. Raises CapacityError before anything."""
+        slots = self.pool.allocate(sum(chunk.n for chunk in chunks))
+        at = 0
+        for chunk in chunks:
+            chunk.sequence.put(slots[at : at + chunk.n])
+            at += chunk.n
+        try:
+            yield
+        except BaseException:
+            for chunk in chunks:
+                chunk.sequence.take_back(chunk.n)
+                self._undone(chunk)
+            self.pool.release(slots)
+            raise
+
     # --- for books that the device keeps
+
+    def _undone(self, chunk: Chunk) -> None:
+        """A step with this chunk has failed."""
+
+    def _freed(self, slots: Slots) -> None:
+        """Nobody holds these slots any more."""
 
     def _took_over(self, sequence: Sequence, n: int) -> None:
         """The last `n` computed tokens of the sequence were found in the index."""

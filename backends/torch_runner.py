@@ -10,25 +10,16 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence as Sequence_
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from langchain_pareto.backends.base import ModelSpec
+from langchain_pareto.backends.base import Logits, ModelSpec
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.slot_runner import SlotRunner
 from langchain_pareto.backends.step_plan import Planner
 from langchain_pareto.backends.torch_attention import IMPLEMENTATION, LayerPool, Observed, Stage
 from langchain_pareto.errors import CapabilityError
-
-
-@dataclass(slots=True)
-class Logits:
-    """What a step gives: one row a wanted position, in the order of the chunks; on CUDA it may still be computing."""
-
-    rows: torch.Tensor  # (wanted rows, vocabulary)
-    union: int  # slots read, for metering
 
 
 class TorchRunner(SlotRunner):
@@ -58,21 +49,12 @@ class TorchRunner(SlotRunner):
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one forward; raises CapacityError, or the model's own error, and changes nothing then."""
-        sizes = [chunk.n for chunk in chunks]
-        slots = self.pool.allocate(sum(sizes))
-        at = 0
-        for chunk in chunks:
-            chunk.sequence.put(slots[at : at + chunk.n])
-            at += chunk.n
         try:
-            with torch.inference_mode():
+            with self._slots_for(chunks), torch.inference_mode():
                 plan = self._planner.plan(chunks)
                 self._stage.plan = plan
                 rows = self._forward(plan.tokens, plan.positions, plan.keep)
         except BaseException:
-            for chunk in chunks:
-                chunk.sequence.take_back(chunk.n)
-            self.pool.release(slots)
             self._planner.forget()
             raise
         finally:

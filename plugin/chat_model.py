@@ -34,7 +34,7 @@ from pydantic import (
 )
 from typing_extensions import override
 
-from langchain_pareto.backends.base import ENGINES, Backend
+from langchain_pareto.backends.base import BACKENDS, Backend
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
@@ -149,8 +149,8 @@ class ChatPareto(BaseChatModel):
     @field_validator("backend")
     @classmethod
     def _check_backend(cls, value: object) -> object:
-        if value not in ENGINES and not hasattr(value, "extend"):
-            msg = f"there is no backend {value!r}; known backends: {', '.join(ENGINES)}, or a Backend object"
+        if value not in BACKENDS and not hasattr(value, "extend"):
+            msg = f"there is no backend {value!r}; known backends: {', '.join(BACKENDS)}, or a Backend object"
             raise SettingError(msg)
         return value
 

@@ -159,12 +159,12 @@ def _model(
     draws: Mapping[str, object],
 ) -> ChatPareto:
     """The model, read once; whatever can be refused without its weights is refused first."""
-    from langchain_pareto.backends.base import ENGINES
+    from langchain_pareto.backends.base import BACKENDS
     from langchain_pareto.budget import Budget
 
     limits = None if budget is None else Budget.parse(budget)
-    if backend not in ENGINES:
-        msg = f"there is no backend {backend!r}; known backends: {', '.join(ENGINES)}"
+    if backend not in BACKENDS:
+        msg = f"there is no backend {backend!r}; known backends: {', '.join(BACKENDS)}"
         raise SettingError(msg)
     err = console.stderr()
     with err.status(f"Loading {model or 'nano'}"):

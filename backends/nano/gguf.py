@@ -5,13 +5,20 @@ Reads a Hugging Face folder of a Llama with a byte-level BPE that splits as GPT-
 float16, so F16 is exact and F32 holds no more. Knows neither torch nor llama.cpp; needs the package `gguf`.
 """
 
+import atexit
+import hashlib
 import json
+import os
+import tempfile
+import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from langchain_pareto.backends.nano import policy_path, tokenizer_path
 from langchain_pareto.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -19,13 +26,43 @@ if TYPE_CHECKING:
 
 Precision = Literal["f32", "f16", "q8_0"]
 
-_QUANTISED_BLOCK = 32  # a row of another length stays float16
+_VERSION = 1  # of what is written here: another one makes other files in the cache
+
+
+def nano_gguf() -> Path:
+    """The bundled policy as a GGUF file in float16, written on first use to the user's cache, else to a temporary folder."""
+    digest = hashlib.sha256(b"%d" % _VERSION)
+    for folder in (policy_path(), tokenizer_path()):
+        for path in sorted(folder.iterdir()):
+            digest.update(path.name.encode() + path.read_bytes())
+    name = f"nano-{digest.hexdigest()[:16]}.gguf"
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "langchain-pareto"
+    try:
+        return _written(cached / name)
+    except OSError:  # a home that cannot be written to
+        return _written(_temporary() / name)
+
+
+def _written(path: Path) -> Path:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_gguf(policy_path(), tokenizer_path(), path)
+    return path
+
+
+@cache
+def _temporary() -> Path:
+    """A folder that nobody else can write to, for as long as the process runs."""
+    folder = tempfile.TemporaryDirectory(prefix="langchain-pareto-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def write_gguf(folder: Path, tokenizer: Path, path: Path, precision: Precision = "f16") -> None:
-    """Writes the model of `folder` with the tokenizer of `tokenizer` to `path`.
+    """Writes the model of `folder` with the tokenizer of `tokenizer` to `path`, which appears when it is whole.
 
-    Norms stay float32 in every precision, as llama.cpp wants them. Raises CapabilityError without the package `gguf`.
+    Norms stay float32 in every precision, as llama.cpp wants them. Raises CapabilityError for a model that is no plain Llama, and
+    without the package `gguf`.
     """
     try:
         from gguf import GGUFWriter
@@ -33,24 +70,44 @@ def write_gguf(folder: Path, tokenizer: Path, path: Path, precision: Precision =
         msg = "writing a GGUF file needs the package gguf"
         raise CapabilityError(msg, hint="pip install 'langchain-pareto[llama-cpp]'") from error
     config = json.loads((folder / "config.json").read_text())
-    unfinished = path.with_suffix(".tmp")
-    writer = GGUFWriter(unfinished, "llama")
-    _add_architecture(writer, config, folder.name, precision)
-    _add_tokenizer(writer, config, tokenizer)
-    for name, weight in _weights(folder, config):
-        _add_tensor(writer, name, weight, precision)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    unfinished.replace(path)
+    _check_plain(folder, config)
+    # of this process alone: several may write the same file at once
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        writer = GGUFWriter(unfinished, "llama")
+        _add_architecture(writer, config, folder.name, precision)
+        _add_tokenizer(writer, config, tokenizer)
+        for name, weight in _weights(folder, config):
+            _add_tensor(writer, name, weight, precision)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _check_plain(folder: Path, config: dict[str, Any]) -> None:
+    rope = config["rope_parameters"].get("rope_type", "default")
+    biased = config.get("attention_bias") or config.get("mlp_bias")
+    if config["model_type"] != "llama" or biased or rope != "default":
+        msg = f"{folder} is no plain Llama, without biases and with unscaled rotary embeddings"
+        raise CapabilityError(msg, hint="Convert it with llama.cpp's convert_hf_to_gguf.py.")
 
 
 def _add_architecture(
     writer: "GGUFWriter", config: dict[str, Any], name: str, precision: Precision
 ) -> None:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
     heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    types = {
+        "f32": LlamaFileType.ALL_F32,
+        "f16": LlamaFileType.MOSTLY_F16,
+        "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    }
     writer.add_name(name)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -59,13 +116,13 @@ def _add_architecture(
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_rope_dimension_count(width)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_file_type({"f32": 0, "f16": 1, "q8_0": 7}[precision])
-    writer.add_quantization_version(2)
+    writer.add_file_type(types[precision])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
 
 
 def _add_tokenizer(writer: "GGUFWriter", config: dict[str, Any], folder: Path) -> None:
@@ -117,11 +174,11 @@ def _weights(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.nda
     }
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for i in range(config["num_hidden_layers"]):
-        for theirs, ours in names.items():
-            weight = state[f"model.layers.{i}.{theirs}.weight"]
-            if ours in heads:
-                weight = _interleaved(weight, heads[ours])
-            yield f"blk.{i}.{ours}.weight", weight
+        for hf_name, gguf_name in names.items():
+            weight = state[f"model.layers.{i}.{hf_name}.weight"]
+            if gguf_name in heads:
+                weight = _interleaved(weight, heads[gguf_name])
+            yield f"blk.{i}.{gguf_name}.weight", weight
 
 
 def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -133,13 +190,14 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _add_tensor(writer: "GGUFWriter", name: str, weight: np.ndarray, precision: Precision) -> None:
-    from gguf import GGMLQuantizationType
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import quantize
 
+    kind = GGMLQuantizationType.Q8_0
+    block, _ = GGML_QUANT_SIZES[kind]
     if weight.ndim == 1 or precision == "f32":
         writer.add_tensor(name, weight.astype(np.float32))
-    elif precision == "q8_0" and weight.shape[-1] % _QUANTISED_BLOCK == 0:
-        kind = GGMLQuantizationType.Q8_0
+    elif precision == "q8_0" and weight.shape[-1] % block == 0:
         writer.add_tensor(name, quantize(weight.astype(np.float32), kind), raw_dtype=kind)
     else:
         writer.add_tensor(name, weight.astype(np.float16))

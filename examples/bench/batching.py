@@ -23,14 +23,15 @@ from nano.tokenizer import prompt_of
 HOT = Sampling(temperature=0.8)
 
 
-def questions(n: int) -> list[str]:
-    """Different problems of both tasks, as the models read them."""
-    return [prompt_of(draw(TASKS[i % 2], i, split="validation").question) for i in range(n)]
+def prompts(n: int) -> list[str]:
+    """Different problems, the two tasks in turn, as the models read them."""
+    drawn = (draw(TASKS[i % 2], i, split="validation", difficulty=4) for i in range(n))
+    return [prompt_of(problem.question) for problem in drawn]
 
 
 def samples_row(backend: LocalBackend) -> None:
     """16 samples of one prompt against 1, of equal length."""
-    root = backend.open(questions(1)[0])
+    root = backend.open(prompts(1)[0])
     extend(backend, [root], 1)
 
     def sample(n: int) -> None:
@@ -46,7 +47,7 @@ def samples_row(backend: LocalBackend) -> None:
 
 def batch_row(backend: LocalBackend, n: int) -> None:
     """`n` questions at once against one by one: engine steps and texts."""
-    prompts = questions(n)
+    asked = prompts(n)
 
     def run(prompts: list[str]) -> tuple[int, list[Extension]]:
         forget(backend)
@@ -55,8 +56,8 @@ def batch_row(backend: LocalBackend, n: int) -> None:
         answers = extend(backend, branches, 160, HOT, eos=True)
         return backend.engine.steps - before, answers
 
-    steps, together = run(prompts)
-    alone = [run([prompt]) for prompt in prompts]
+    steps, together = run(asked)
+    alone = [run([prompt]) for prompt in asked]
     longest = max(steps for steps, _ in alone)
     same = sum(a.text == b.text for a, (_, [b]) in zip(together, alone, strict=True))
     row = f"batch of {n}"
@@ -78,7 +79,7 @@ def chat_row(backend: LocalBackend) -> None:
 
     forget(backend)
     text, before = "", 0
-    for question in questions(5):
+    for question in prompts(5):
         text += question
         start = before
         answer, length, before = turn(text)

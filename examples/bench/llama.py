@@ -10,7 +10,7 @@ model over `Llama`. `same greedy text`: questions to which the bundled policy sa
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ from llama_cpp import Llama
 
 from langchain_pareto import BestOfN, ChatPareto
 from langchain_pareto.backends.base import Sampling, Stop
-from langchain_pareto.backends.llama_loading import nano_gguf
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano import policy_path, tokenizer_path
-from langchain_pareto.backends.nano.gguf import write_gguf
+from langchain_pareto.backends.nano.gguf import Precision, nano_gguf, write_gguf
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from nano.tasks import DIFFICULTIES, TASKS, draw
@@ -36,6 +35,13 @@ from nano.tokenizer import prompt_of
 HOT = Sampling(temperature=0.8)
 TOKENS = 32  # of each sample
 QUESTIONS = 500
+ROWS = (  # tokens of a prompt, different prompts, requests, bar
+    (256, 1, 8, 1.1),
+    (256, 1, 32, 1.8),
+    (1024, 2, 8, 2.5),
+    (1024, 2, 32, 5.0),
+)
+PRECISIONS: tuple[tuple[Precision, float], ...] = (("f32", 0.99), ("f16", 0.97))
 
 
 def gguf_100m(folder: Path) -> Path:
@@ -76,22 +82,23 @@ def throughput_rows(path: Path) -> None:
     """Tokens a second against `Llama`."""
     llama = Llama(str(path), n_ctx=4096, n_threads=1, n_threads_batch=1, verbose=False)
     with load(path, model_kwargs={"n_threads": 1}, device="cpu") as backend:
-        for length, different, name in (
-            (256, 1, "branches of one prompt"),
-            (1024, 2, "requests over two prompts"),
-        ):
+        for length, different, n, bar in ROWS:
             kinds = [prompt(length, seed) for seed in range(different)]
-            for n in (8, 32):
-                prompts = [kinds[i % different] for i in range(n)]
-                contenders: dict[str, Callable[[], object]] = {
-                    "ours": lambda p=prompts: ours(backend, p),  # type: ignore[misc]
-                    "theirs": lambda p=prompts: theirs(llama, p),  # type: ignore[misc]
-                }
-                s = alternate(contenders, rounds=3)
-                mine, other = (n * TOKENS / s[k] for k in ("ours", "theirs"))
-                bars = {(8, 1): 1.1, (32, 1): 1.8, (8, 2): 2.5, (32, 2): 5.0}
-                bar = f">= {bars[n, different]}"
-                report("llama", f"{n} {name}", mine, other, mine / other, "tokens/s", bar=bar)
+            prompts = [kinds[i % different] for i in range(n)]
+            s = alternate(
+                {
+                    "ours": partial(ours, backend, prompts),
+                    "theirs": partial(theirs, llama, prompts),
+                },
+                rounds=3,
+            )
+            mine, other = (n * TOKENS / s[k] for k in ("ours", "theirs"))
+            name = (
+                f"{n} branches of one prompt"
+                if different == 1
+                else f"{n} requests over two prompts"
+            )
+            report("llama", name, mine, other, mine / other, "tokens/s", bar=f">= {bar}")
     llama.close()
 
 
@@ -143,10 +150,10 @@ def greedy_rows() -> None:
     ]
     with load("nano", device="cpu") as backend:
         wanted = greedy_texts(backend, asked)
-    for precision, bar in (("f32", 0.99), ("f16", 0.97)):
+    for precision, bar in PRECISIONS:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "nano.gguf"
-            write_gguf(policy_path(), tokenizer_path(), path, precision)  # type: ignore[arg-type]
+            write_gguf(policy_path(), tokenizer_path(), path, precision)
             kwargs = {"kv_type": precision, "flash_attn": False}
             with load(path, device="cpu", model_kwargs=kwargs) as backend:
                 got = greedy_texts(backend, asked)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ def greedy_agreement(
         LlamaForCausalLM.from_pretrained(trained_or_shipped(name), dtype=torch.float32)
         for name in (small, large)
     ]
-    shares = {}
+    shares: dict[str, list[float]] = {}
     for task in TASKS:
         counts = []  # (equal, tokens) of each solution
         for one in _some([s for s in solutions if s.task == task], SOLUTIONS):
@@ -44,11 +45,14 @@ def greedy_agreement(
             ids = torch.tensor([tokenizer.encode(prompt + one.texts[0] + END)])
             a, b = (m(input_ids=ids).logits[0, start - 1 : -1].argmax(-1) for m in models)
             counts.append((int((a == b).sum()), len(a)))
-        equal, tokens = np.array(counts).T
-        shares[task] = _with_interval(
-            len(counts), lambda rows, e=equal, t=tokens: 100 * e[rows].sum() / t[rows].sum(), 1
-        )
+        shares[task] = _with_interval(len(counts), partial(_share, np.array(counts)), 1)
     return shares
+
+
+def _share(counts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> float:
+    """Per cent of all tokens of some solutions that are equal; counts are (solutions, 2)."""
+    equal, tokens = counts[rows].sum(0)
+    return float(100 * equal / tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ def pass_at(right: npt.NDArray[np.bool_], k: int) -> Array:
     """The chance that one of k samples is right (Chen et al. 2021, the unbiased estimator); (questions, n) to (questions,)."""
     n = right.shape[1]
     none = np.array([comb(n - c, k) / comb(n, k) for c in range(n + 1)])
-    return 1 - none[right.sum(1)]
+    chance: Array = 1 - none[right.sum(1)]
+    return chance
 
 
 def best_of(right: npt.NDArray[np.bool_], scores: Array, k: int) -> Array:
@@ -68,7 +69,9 @@ def _winner_right(
     support = (same * votes[:, None, :]).sum(2)
     support[answers < 0] = -1
     first = support.argmax(1)  # the first of the largest
-    return right[np.arange(len(right)), first] & (support[np.arange(len(right)), first] > 0)
+    rows = np.arange(len(right))
+    won: npt.NDArray[np.bool_] = right[rows, first] & (support[rows, first] > 0)
+    return won
 
 
 def interval(values: Array) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from nano.recipes import Size
 from nano.tokenizer import END, PAD, SPECIAL, VOCABULARY
@@ -57,13 +58,15 @@ def _prepare_lookup(model: LlamaForCausalLM) -> None:
     _match_what_preceded(second, places)
 
 
-def _look_back(attention: torch.nn.Module, config: LlamaConfig) -> torch.Tensor:
+def _look_back(attention: LlamaAttention, config: LlamaConfig) -> torch.Tensor:
     """Head h attends to the token h places back, and moves it; returns where to: (heads, head size, width).
 
     The logit at distance d is the sum over the frequencies θ of `_SHARP` cos((d - h) θ).
     """
     width, heads = config.hidden_size, config.num_attention_heads
     size = width // heads
+    assert config.rope_parameters is not None
+    theta = float(config.rope_parameters["rope_theta"] or 0)
     # component 0 of an embedding behind the layer's norm
     constant = _CONSTANT / math.sqrt((_CONSTANT**2 + (width - 1) * _SPREAD**2) / width)
     strength = math.sqrt(_SHARP * math.sqrt(size)) / constant
@@ -75,7 +78,7 @@ def _look_back(attention: torch.nn.Module, config: LlamaConfig) -> torch.Tensor:
         rows = slice(h * size, (h + 1) * size)
         attention.v_proj.weight[rows] = token
         for f in range(_FREQUENCIES):
-            angle = h * config.rope_parameters["rope_theta"] ** (-2 * f / size)
+            angle = h * theta ** (-2 * f / size)
             attention.k_proj.weight[rows][f, 0] = strength
             attention.q_proj.weight[rows][f, 0] = strength * math.cos(angle)
             attention.q_proj.weight[rows][size // 2 + f, 0] = -strength * math.sin(angle)
@@ -83,7 +86,7 @@ def _look_back(attention: torch.nn.Module, config: LlamaConfig) -> torch.Tensor:
     return attention.o_proj.weight.T.reshape(heads, size, width)
 
 
-def _match_what_preceded(attention: torch.nn.Module, places: torch.Tensor) -> None:
+def _match_what_preceded(attention: LlamaAttention, places: torch.Tensor) -> None:
     """Head h compares what stands h places before the query with what stands h + 1 places before the key, and copies."""
     heads, size, _ = places.shape
     for h in range(heads - 1):

@@ -87,7 +87,7 @@ def sample(
     for ref in problems:
         root = backend.open(prompt_of(ref.problem.question), seed=seed)
         branches = root.fork(n)
-        requests = [backend.extend(b, sampling, stop, stats=True) for b in branches]
+        requests: list[Request] = [backend.extend(b, sampling, stop, stats=True) for b in branches]
         waiting.append((ref, root, branches, requests))
         if len(waiting) * n >= AT_ONCE:
             yield finish()

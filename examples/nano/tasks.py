@@ -5,6 +5,7 @@ One door to both: a problem by its number, its text, and judges of an answer and
 """
 
 import random
+from typing import Protocol
 
 from nano import countdown, word_problems
 from nano.problem import TASKS, Judgement, Problem, Split, Task, split_of
@@ -26,7 +27,21 @@ DIFFICULTIES: dict[Task, tuple[int, ...]] = {
     "word_problem": tuple(range(1, word_problems.HARDEST + 1)),
     "countdown": (3, 4),
 }
-_RULES = {"word_problem": word_problems, "countdown": countdown}
+
+
+class _Rules(Protocol):
+    """What the module of a task has."""
+
+    def draw(self, rng: random.Random, difficulty: int, /) -> Problem: ...
+
+    def key_of(self, question: str) -> str: ...
+
+    def is_right(self, problem: Problem, answer: str | None) -> bool: ...
+
+    def judge(self, problem: Problem, solution: str) -> Judgement: ...
+
+
+_RULES: dict[Task, _Rules] = {"word_problem": word_problems, "countdown": countdown}
 
 
 def draw(task: Task, index: int, *, split: Split = "train", difficulty: int) -> Problem:

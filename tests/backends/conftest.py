@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_models import write as write_gguf
+from gguf_models import write as write_gguf, write_sentencepiece
 from tokenizers import Tokenizer as RustTokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -40,10 +40,12 @@ from transformers import (
 from langchain_pareto.backends.base import Logits, Runner
 from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.llama_cells import CellRunner
-from langchain_pareto.backends.llama_context import ContextSettings, LlamaContext, LlamaModel
+from langchain_pareto.backends.llama_context import MOST_LANES, ContextSettings, LlamaContext
+from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.llama_spec import spec_of
 from langchain_pareto.backends.llama_states import StateRunner
 from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.nano.gguf import nano_gguf
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.tokens import HFTokenizer
 from langchain_pareto.backends.torch_runner import TorchRunner
@@ -110,8 +112,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 RECURRENT = {"lfm2", "mamba2"}  # refused by the torch runner
 GGUF = {"gemma3", "lfm2", "llama", "mamba2", "qwen3"}  # what gguf_models.py writes
-LOOSE = {("llama", "gemma3")}  # llama.cpp takes its GELU from a table of half-precision numbers
-_loose: list[bool] = []  # of the runners of the test that runs
+LOOSE = {("llama-cpp", "gemma3")}  # llama.cpp takes its GELU from a table of half-precision numbers
 WINDOWED = {"gemma2", "gemma3", "gpt_oss", "mistral"}
 
 
@@ -150,8 +151,9 @@ def _tiny_tokenizer() -> HFTokenizer:
     return HFTokenizer(PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="<eos>"))
 
 
-def torch_runner(architecture: str, slots: int) -> Runner:
+def torch_runner(architecture: str, slots: int, lanes: int | None = None) -> Runner:
     """The torch runner over a fresh copy of the tiny model's modules: two may be alive at once."""
+    assert lanes is None
     if architecture in RECURRENT:
         pytest.skip(f"the torch runner has no state for {architecture}")
     return TorchRunner(copy.deepcopy(tiny_model(architecture)), slots=slots)
@@ -167,28 +169,38 @@ def _tiny_gguf(architecture: str) -> Path:
     return path
 
 
-def llama_runner(architecture: str, slots: int) -> Runner:
-    """The llama.cpp runner, exact: no flash attention, a cache in float32."""
+def need_llama() -> None:
+    """Skips where the extra is not installed."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     pytest.importorskip("gguf", reason="gguf is not installed")
+
+
+def llama_runner(architecture: str, slots: int, lanes: int | None = None) -> Runner:
+    """The llama.cpp runner, exact: no flash attention, a cache in float32; it tells so many sequences apart."""
+    need_llama()
     if architecture not in GGUF:
         pytest.skip(f"the tests write no GGUF file of {architecture}")
     model = LlamaModel(_tiny_gguf(architecture))
-    context = LlamaContext(model, ContextSettings(cells=slots, kv="f32", flash=False))
+    settings = ContextSettings(cells=slots, lanes=lanes or MOST_LANES, kv="f32", flash=False)
+    context = LlamaContext(model, settings)
     kind = StateRunner if architecture in RECURRENT else CellRunner
     return kind(model, context, spec_of(model, "f32", "cpu"), slots=slots)
 
 
-RUNNERS: dict[str, Callable[[str, int], Runner]] = {"torch": torch_runner, "llama": llama_runner}
+RUNNERS: dict[str, Callable[[str, int, int | None], Runner]] = {
+    "torch": torch_runner,
+    "llama-cpp": llama_runner,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _process() -> Iterator[None]:
     torch.set_num_threads(1)
     for architecture in CONFIGS:
         stock_model(architecture)  # before any runner takes the original over
     yield
-    if (utils := sys.modules.get("llama_cpp._utils")) is not None:  # it leaves these to a warning
+    # llama-cpp-python never closes these, and warnings are errors
+    if (utils := sys.modules.get("llama_cpp._utils")) is not None:
         utils.outnull_file.close()
         utils.errnull_file.close()
 
@@ -211,45 +223,76 @@ def windowed(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+class Maker:
+    """`make_runner(architecture, slots=..., lanes=...)`; knows whether a runner that it made is loose."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.made = list[Runner]()
+        self.loose = False
+
+    def __call__(
+        self, architecture: str = "llama", *, slots: int = 4000, lanes: int | None = None
+    ) -> Runner:
+        self.made.append(RUNNERS[self.kind](architecture, slots, lanes))
+        self.loose = self.loose or (self.kind, architecture) in LOOSE
+        return self.made[-1]
+
+
 @pytest.fixture(params=list(RUNNERS))
-def make_runner(request: pytest.FixtureRequest) -> Iterator[Callable[..., Runner]]:
-    """`make_runner(architecture, slots=...)`, closed after the test."""
-    made = list[Runner]()
-
-    def make(architecture: str = "llama", *, slots: int = 4000) -> Runner:
-        made.append(RUNNERS[request.param](architecture, slots))
-        _loose.append((request.param, architecture) in LOOSE)
-        return made[-1]
-
-    _loose.clear()
+def make_runner(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    """Makes runners of each kind in turn, closed after the test."""
+    make = Maker(request.param)
     yield make
-    for runner in made:
+    for runner in make.made:
         runner.close()
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf() -> Callable[[str], Path]:
     """`tiny_gguf(architecture)`: the tiny model as a GGUF file in float32."""
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    pytest.importorskip("gguf", reason="gguf is not installed")
+    need_llama()
     return _tiny_gguf
 
 
 @pytest.fixture
+def nano_file(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled policy as a GGUF file, in a cache of the tests."""
+    need_llama()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    return nano_gguf()
+
+
+@pytest.fixture
+def spaced_gguf(tmp_path: Path) -> Path:
+    """A vocabulary of SentencePiece."""
+    need_llama()
+    write_sentencepiece(tmp_path / "spaced.gguf")
+    return tmp_path / "spaced.gguf"
+
+
+@pytest.fixture
+def copied_model() -> Callable[[str], PreTrainedModel]:
+    """`copied_model(architecture)`: a tiny model of its own, to be changed."""
+    return lambda architecture: copy.deepcopy(stock_model(architecture))
+
+
+@pytest.fixture
 def make_backend(
-    make_runner: Callable[..., Runner], tokenizer: HFTokenizer
+    make_runner: Maker, tokenizer: HFTokenizer
 ) -> Iterator[Callable[..., LocalBackend]]:
-    """`make_backend(architecture, slots=..., engine=..., max_context=...)`, closed after the test with its engine."""
+    """`make_backend(architecture, slots=..., lanes=..., engine=..., max_context=...)`, closed after the test with its engine."""
     made = list[LocalBackend]()
 
     def make(
         architecture: str = "llama",
         *,
         slots: int = 4000,
+        lanes: int | None = None,
         engine: Engine | None = None,
         max_context: int | None = None,
     ) -> LocalBackend:
-        runner = make_runner(architecture, slots=slots)
+        runner = make_runner(architecture, slots=slots, lanes=lanes)
         backend = LocalBackend(
             f"tiny-{architecture}",
             runner,
@@ -283,22 +326,25 @@ def reference() -> Callable[[str, Sequence[int], int], torch.Tensor]:
     return last
 
 
-@pytest.fixture(scope="session")
-def assert_close() -> Callable[..., None]:
+@pytest.fixture
+def loose(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """Whether a runner of this test rounds so coarsely that draws may depend on the batch."""
+    if "make_runner" not in request.fixturenames:
+        return lambda: False
+    make: Maker = request.getfixturevalue("make_runner")
+    return lambda: make.loose
+
+
+@pytest.fixture
+def assert_close(loose: Callable[[], bool]) -> Callable[..., None]:
     """Logits agree within 1e-4 of their scale, or 1e-3 with a runner that is known to be looser."""
 
     def check(got: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
         assert got.shape == expected.shape
         error = (got - expected).abs().max().item()
-        assert error <= (10 if any(_loose) else 1) * tolerance * expected.abs().max().item(), error
+        assert error <= (10 if loose() else 1) * tolerance * expected.abs().max().item(), error
 
     return check
-
-
-@pytest.fixture(scope="session")
-def loose() -> Callable[[], bool]:
-    """Whether a runner of this test rounds so coarsely that draws may depend on the batch."""
-    return lambda: any(_loose)
 
 
 class Gate:

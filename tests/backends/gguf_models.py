@@ -34,6 +34,31 @@ def write(model: PreTrainedModel, path: Path, *, template: str | None = None) ->
     writer.close()
 
 
+def write_sentencepiece(path: Path) -> None:
+    """A vocabulary alone, as SentencePiece makes it: a BOS token, bytes, and words that begin with a space."""
+    from gguf import GGUFWriter, TokenType
+
+    words = ["\u2581", "a", "b", "c", "ab", "\u2581ab", "\u2581c"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *words]
+    types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
+    types += [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(words)
+    writer = GGUFWriter(path, "llama")
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + [-1.0 * i for i in range(len(words), 0, -1)])
+    writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def _add_tokenizer(writer: Any, size: int, template: str | None) -> None:
     from gguf import TokenType
 
@@ -77,8 +102,8 @@ def _gemma3(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> Tensor
     names = {"pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
     names |= {"post_attention_layernorm": "post_attention_norm"}
     for i in range(config.num_hidden_layers):
-        for theirs, ours in names.items():
-            tensors[f"blk.{i}.{ours}.weight"] = state[f"model.layers.{i}.{theirs}.weight"]
+        for hf_name, gguf_name in names.items():
+            tensors[f"blk.{i}.{gguf_name}.weight"] = state[f"model.layers.{i}.{hf_name}.weight"]
     for name in tensors:
         if "norm" in name:
             tensors[name] = tensors[name] + 1
@@ -157,10 +182,10 @@ def _lfm2(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> Tensors:
         "conv.conv": "shortconv.conv",
     }
     for i in range(config.num_hidden_layers):
-        for theirs, ours in names.items():
-            weight = state.get(f"model.layers.{i}.{theirs}.weight")
+        for hf_name, gguf_name in names.items():
+            weight = state.get(f"model.layers.{i}.{hf_name}.weight")
             if weight is not None:
-                tensors[f"blk.{i}.{ours}.weight"] = (
+                tensors[f"blk.{i}.{gguf_name}.weight"] = (
                     weight.squeeze(1) if weight.ndim == 3 else weight
                 )
     return tensors
@@ -199,10 +224,10 @@ def _transformer(writer: Any, config: Any, state: Mapping[str, np.ndarray]) -> T
         "mlp.down_proj": "ffn_down",
     }
     for i in range(config.num_hidden_layers):
-        for theirs, ours in names.items():
-            weight = state.get(f"model.layers.{i}.{theirs}.weight")
+        for hf_name, gguf_name in names.items():
+            weight = state.get(f"model.layers.{i}.{hf_name}.weight")
             if weight is not None:
-                tensors[f"blk.{i}.{ours}.weight"] = weight
+                tensors[f"blk.{i}.{gguf_name}.weight"] = weight
     return tensors
 
 

@@ -1,152 +1,180 @@
 """Sequences of llama.cpp under the slot pool: few lanes for many sequences, and no cell that nobody needs."""
 
-import random
-
+import numpy as np
 import pytest
+from hypothesis import assume, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from langchain_pareto.backends.base import Sampling, Stop
-from langchain_pareto.backends.kv_pool import SlotPool
-from langchain_pareto.backends.llama_cells import HomeLanes
-from langchain_pareto.backends.prefixes import PrefixIndex
-from langchain_pareto.backends.sequences import Sequence
-from langchain_pareto.errors import CapacityError
+from langchain_pareto.backends.base import ModelSpec, Sampling, Stop
+from langchain_pareto.backends.llama_cells import CellRunner
+from langchain_pareto.backends.sequences import Chunk, Sequence
+from langchain_pareto.errors import CapacityError, EngineFailedError
 
 WAIT = 60  # seconds
+SPEC = ModelSpec("fake", "F32", "cpu", 1, 1, 1, 1, 1, (None,), 1, 1, 1, 1000)
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
 
 
-class Cells:
-    """llama.cpp's cache in Python: which token each lane has at each position."""
+class FakeModel:
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class FakeContext:
+    """llama.cpp's cache in Python: a cell holds the text up to its token, and each lane has cells by position."""
+
+    vocabulary = 1
 
     def __init__(self, lanes: int) -> None:
-        self.lanes = [dict[int, int]() for _ in range(lanes)]  # position to cell
+        self.lanes = lanes
+        self.cells = [dict[int, tuple[int, ...]]() for _ in range(lanes)]
+        self.fails = False
+
+    def decode(self, tokens, positions, lanes, wanted):
+        """Writes cells instead of computing; where told, half of them before it fails."""
+        for i, (token, position, lane) in enumerate(zip(tokens, positions, lanes, strict=True)):
+            if self.fails and i >= len(tokens) // 2:
+                raise EngineFailedError("half-way")
+            assert int(position) == len(self.cells[lane]), "a position is missing"
+            before = self.cells[lane].get(int(position) - 1, ())
+            self.cells[lane][int(position)] = Text((*before, int(token)))
+        return np.zeros((int(wanted.sum()), 1), np.float32)
 
     def copy(self, source: int, to: int, start: int, stop: int) -> None:
         """As llama_memory_seq_cp."""
         for position in range(start, stop):
-            if position in self.lanes[source]:
-                assert position not in self.lanes[to], "two cells at one position"
-                self.lanes[to][position] = self.lanes[source][position]
+            assert position not in self.cells[to], "two cells at one position"
+            self.cells[to][position] = self.cells[source][position]
 
-    def remove(self, lane: int, start: int = -1, stop: int = -1) -> bool:
+    def remove(self, lane: int, start: int = -1, stop: int = -1) -> None:
         """As llama_memory_seq_rm."""
-        for position in list(self.lanes[lane]):
+        for position in list(self.cells[lane]):
             if (start < 0 or position >= start) and (stop < 0 or position < stop):
-                del self.lanes[lane][position]
-        return True
+                del self.cells[lane][position]
+
+    def close(self) -> None:
+        """Nothing to free."""
 
     @property
-    def used(self) -> set[int]:
-        """Cells that some lane has."""
-        return {cell for lane in self.lanes for cell in lane.values()}
+    def used(self) -> int:
+        """How many cells some lane has."""
+        return len({id(cell) for lane in self.cells for cell in lane.values()})
 
 
-class Book:
-    """A runner without a model: what LlamaRunner does besides decoding."""
+class Text(tuple):
+    """A cell; two of equal text are two cells."""
 
-    def __init__(self, slots: int, lanes: int) -> None:
-        self.cells = Cells(lanes)
-        self.pool = SlotPool(slots + 1)
-        self.prefixes = PrefixIndex(self.pool)
-        self.lanes = HomeLanes(self.cells, self.pool, lanes)
-
-    def fork(self, sequence: Sequence) -> Sequence:
-        child = sequence.fork()
-        self.pool.retain(child.slots)
-        return child
-
-    def truncate(self, sequence: Sequence, length: int) -> None:
-        self.lanes.shorten(sequence, length - 1)
-        self.pool.release(sequence.truncate(length))
-
-    def share(self, sequence: Sequence) -> None:
-        self.prefixes.insert(sequence.tokens[: sequence.cached], sequence.slots)
-
-    def drop(self, sequence: Sequence) -> None:
-        self.lanes.leave(sequence)
-        self.pool.release(sequence.take_back(sequence.cached))
-
-    def reuse(self, sequence: Sequence) -> None:
-        found = self.prefixes.match(sequence.tokens[:-1])[sequence.cached :]
-        self.pool.retain(found)
-        sequence.put(found)
-        self.lanes.adopt(sequence, len(found))
-
-    def compute(self, sequence: Sequence, *, fails: bool = False) -> None:
-        n = sequence.pending
-        lane = self.lanes.lane(sequence)
-        slots = self.pool.allocate(n)
-        for position, slot in enumerate(slots.tolist(), sequence.cached):
-            assert position not in self.cells.lanes[lane]
-            self.cells.lanes[lane][position] = slot
-        if fails:
-            self.lanes.revert(sequence, n)
-            self.pool.release(slots)
-        else:
-            sequence.put(slots)
-            self.lanes.computed(sequence, n)
-
-    def check(self, sequences: list[Sequence]) -> None:
-        """The cells in use are the slots in use, and every lane has just its sequence's cells, each at its place."""
-        for sequence in sequences:
-            if self.lanes.has(sequence):
-                lane = self.cells.lanes[self.lanes.lane(sequence)]
-                assert lane == dict(enumerate(sequence.slots.tolist()))
-        assert len(self.cells.used) == self.pool.capacity - self.pool.free
+    __slots__ = ()
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_cells_follow_slots(seed):
+class CellMachine(RuleBasedStateMachine):
     """Whatever happens in whatever order, llama.cpp keeps just what the pool counts, and every sequence finds its cells."""
-    rng = random.Random(seed)
-    book = Book(slots=400, lanes=6 + seed)
-    sequences = [Sequence.root([rng.randrange(3) for _ in range(5)])]
-    for _ in range(600):
-        event, chosen = rng.random(), rng.choice(sequences)
-        if event < 0.15 and len(sequences) < 12:
-            sequences.append(book.fork(chosen))
-        elif event < 0.2 and len(sequences) < 12:
-            sequences.append(Sequence.root([*chosen.tokens[: rng.randint(1, 9)], rng.randrange(3)]))
-            book.reuse(sequences[-1])
-        elif event < 0.3:
-            book.truncate(chosen, rng.randint(1, len(chosen.tokens)))
-        elif event < 0.35:
-            book.reuse(chosen)
-        elif event < 0.4:
-            book.share(chosen)
-        elif event < 0.45:
-            book.drop(chosen)
-        elif event < 0.5:
-            book.prefixes.evict(rng.randint(1, 20))
-        elif event < 0.6 and len(sequences) > 1:
-            if rng.random() < 0.7:
-                book.share(chosen)
-            book.drop(chosen)
-            sequences.remove(chosen)
-        elif len(chosen.tokens) < 60:
-            if not book.lanes.has(chosen) and not book.lanes.free:
-                with pytest.raises(CapacityError, match="in use"):
-                    book.lanes.lane(chosen)
-            elif book.pool.can_allocate(chosen.pending):
-                book.compute(chosen, fails=rng.random() < 0.1)
-                chosen.tokens += [rng.randrange(3) for _ in range(rng.randint(1, 3))]
-        book.check(sequences)
-    for sequence in sequences:
-        book.drop(sequence)
-    book.prefixes.clear()
-    book.check([])
-    assert (book.lanes.free, book.pool.free) == (book.lanes.count, book.pool.capacity)
+
+    @initialize(lanes=st.integers(2, 8), tokens=TOKENS)
+    def begin(self, lanes: int, tokens: list[int]) -> None:
+        self.context = FakeContext(lanes)
+        self.runner = CellRunner(FakeModel(), self.context, SPEC, slots=120)
+        self.sequences = [self.runner.open(tokens)]
+
+    def some(self, i: int) -> Sequence:
+        return self.sequences[i % len(self.sequences)]
+
+    @rule(i=st.integers(0, 99))
+    def fork(self, i: int) -> None:
+        if len(self.sequences) < 12:
+            self.sequences.append(self.runner.fork(self.some(i)))
+
+    @rule(i=st.integers(0, 99), length=st.integers(1, 20), more=TOKENS)
+    def open_alike(self, i: int, length: int, more: list[int]) -> None:
+        if len(self.sequences) < 12:
+            sequence = self.runner.open(self.some(i).tokens[:length] + more)
+            self.runner.reuse(sequence)
+            self.sequences.append(sequence)
+
+    @rule(i=st.integers(0, 99), share=st.floats(0, 1))
+    def truncate(self, i: int, share: float) -> None:
+        sequence = self.some(i)
+        self.runner.truncate(sequence, 1 + int(share * (len(sequence.tokens) - 1)))
+
+    @rule(i=st.integers(0, 99))
+    def reuse(self, i: int) -> None:
+        self.runner.reuse(self.some(i))
+
+    @rule(i=st.integers(0, 99))
+    def share(self, i: int) -> None:
+        self.runner.share(self.some(i))
+
+    @rule(i=st.integers(0, 99))
+    def drop(self, i: int) -> None:
+        self.runner.drop(self.some(i))
+
+    @rule(n=st.integers(1, 20))
+    def evict(self, n: int) -> None:
+        self.runner.prefixes.evict(n)
+
+    @precondition(lambda self: len(self.sequences) > 1)
+    @rule(i=st.integers(0, 99))
+    def free(self, i: int) -> None:
+        sequence = self.some(i)
+        self.runner.free(sequence)
+        self.sequences.remove(sequence)
+
+    @rule(chosen=st.sets(st.integers(0, 11), min_size=1), fails=st.booleans(), more=TOKENS)
+    def step(self, chosen: set[int], fails: bool, more: list[int]) -> None:
+        sequences = [s for i, s in enumerate(self.sequences) if i in chosen and s.pending]
+        assume(sequences)
+        chunks = [Chunk(s, s.pending, 1) for s in sequences]
+        before = [s.cached for s in sequences]
+        unplaced = sum(not self.runner.placed(s) for s in sequences)
+        fits = self.runner.can_step(sum(c.n for c in chunks), unplaced)
+        self.context.fails = fails
+        if fails or not fits:
+            with pytest.raises(EngineFailedError if fits else CapacityError):
+                self.runner.step(chunks)
+            assert [s.cached for s in sequences] == before
+        else:
+            self.runner.step(chunks)
+            for sequence in sequences:
+                assert sequence.pending == 0
+                if len(sequence.tokens) < 40:
+                    self.runner.append(sequence, more)
+
+    @invariant()
+    def cells_are_slots(self) -> None:
+        if not hasattr(self, "runner"):
+            return
+        for sequence in self.sequences:
+            if self.runner.placed(sequence):
+                cells = self.context.cells[self.runner.lanes.lane(sequence)]
+                texts = [tuple(sequence.tokens[: n + 1]) for n in range(sequence.cached)]
+                assert [cells[i] for i in sorted(cells)] == texts
+        assert self.context.used == self.runner.pool.capacity - self.runner.pool.free
+
+    def teardown(self) -> None:
+        if not hasattr(self, "runner"):
+            return
+        for sequence in self.sequences:
+            self.runner.free(sequence)
+        self.runner.prefixes.clear()
+        assert self.context.used == 0
+        assert self.runner.lanes.free == self.context.lanes
+        assert self.runner.pool.free == self.runner.pool.capacity
+
+
+TestCells = CellMachine.TestCase
+TestCells.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 
 
 # --- with llama.cpp itself
 
 
-@pytest.mark.parametrize("make_runner", ["llama"], indirect=True)
+@pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
 def test_more_branches_than_lanes_wait_for_their_turn(make_backend):
-    """Three hundred branches of one prompt finish with the texts that they have in small groups; afterwards nothing is held."""
+    """Three hundred branches of one prompt finish with the texts that they have in small groups; nothing is computed twice, and afterwards nothing is held."""
     backend = make_backend(slots=6000)
     prompt = [i % 256 for i in range(40)]
 
-    def texts(size):
+    def drawn(size):
         root = backend.open(prompt)
         branches = root.fork(300)
         out = []
@@ -160,11 +188,11 @@ def test_more_branches_than_lanes_wait_for_their_turn(make_backend):
         return out
 
     replayed = backend.engine.meter.replayed_tokens
-    assert texts(300) == texts(20)
+    assert drawn(300) == drawn(20)
     assert backend.engine.meter.replayed_tokens == replayed
 
 
-@pytest.mark.parametrize("make_runner", ["llama"], indirect=True)
+@pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
 def test_many_idle_branches_give_way(make_backend):
     """Branches that wait with tails of their own, more than llama.cpp can tell apart, are computed again when they go on."""
     backend = make_backend(slots=8000)
@@ -175,5 +203,6 @@ def test_many_idle_branches_give_way(make_backend):
             assert len(task.future.result(WAIT).tokens) == 3
     fresh = [backend.open([i % 256, i // 256, 7], seed=i) for i in range(0, 400, 57)]
     tasks = [backend.extend(b, Sampling(), Stop(6, eos=False)) for b in fresh]
+    assert backend.engine.meter.replayed_tokens > 0
     for branch, task in zip(branches[::57], tasks, strict=True):
         assert list(branch.tokens)[3:] == task.future.result(WAIT).tokens

@@ -3,12 +3,11 @@
 import pytest
 
 from langchain_pareto.backends.base import Sampling, Stop
-from langchain_pareto.backends.engine import Engine
-from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.sequences import Chunk
+from langchain_pareto.errors import EngineFailedError
 
 pytestmark = [
-    pytest.mark.parametrize("make_runner", ["llama"], indirect=True),
+    pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True),
     pytest.mark.parametrize("architecture", ["mamba2", "lfm2"]),
 ]
 
@@ -76,13 +75,8 @@ def test_a_truncation_replays_from_the_newest_snapshot(
 
 
 def test_more_branches_than_states_wait_or_begin_again(make_backend, architecture):
-    """Forty branches on a context for eight sequences draw what they draw on a large one."""
-    plenty = make_backend(architecture)
-    few = make_backend(architecture)
-    lanes = few.runner.lanes
-    for lane in range(lanes.count - 1, 7, -1):
-        lanes._free.remove(lane)
-    lanes.count = 8
+    """Forty branches on a context for eight sequences draw what they draw on a large one, where nothing is computed twice."""
+    plenty, few = make_backend(architecture), make_backend(architecture, lanes=8)
     drawn = []
     for backend in (plenty, few):
         root = backend.open(PROMPT)
@@ -92,22 +86,25 @@ def test_more_branches_than_states_wait_or_begin_again(make_backend, architectur
             branch.free()
         assert backend.engine.call(lambda b=backend: b.runner.pool.live).result(WAIT) == 0
     assert drawn[0] == drawn[1]
+    assert plenty.engine.meter.replayed_tokens == 0 < few.engine.meter.replayed_tokens
 
 
-def test_a_failed_step_is_computed_again(make_runner, tokenizer, architecture, monkeypatch):
+def test_a_failed_step_is_computed_again(make_backend, architecture, monkeypatch):
     """After a step that failed half-way nobody trusts the states that it touched."""
-    runner = make_runner(architecture)
-    backend = LocalBackend("tiny", runner, tokenizer, Engine("test"))
-    wanted = extend(backend, [backend.open(PROMPT)])
+    backend = make_backend(architecture)
+    [wanted] = extend(backend, [backend.open(PROMPT)])
     branch = backend.open(PROMPT)
     extend(backend, [branch], 2)
-    decode = runner.context.decode
-    with monkeypatch.context() as patch:
-        patch.setattr(runner.context, "decode", lambda *step: len(decode(*step)) / 0)
-        with pytest.raises(Exception, match="division by zero"):
-            extend(backend, [branch], 1)
-    rest = extend(backend, [branch], 4)
-    assert list(branch.tokens[len(PROMPT) :]) == wanted[0]
-    assert len(rest[0]) == 4
-    backend.close()
-    backend.engine.close()
+    decode = backend.runner.context.decode
+
+    def half_way(*step):
+        decode(*step)
+        raise EngineFailedError("half-way")
+
+    monkeypatch.setattr(backend.runner.context, "decode", half_way)
+    task = backend.extend(branch, Sampling(), Stop(1, eos=False))
+    with pytest.raises(EngineFailedError, match="half-way"):
+        task.future.result(WAIT)
+    monkeypatch.setattr(backend.runner.context, "decode", decode)
+    extend(backend, [branch], 4)
+    assert list(branch.tokens[len(PROMPT) :]) == wanted
