@@ -387,6 +387,10 @@ class Runner(Protocol):
         """Gives scratch memory back."""
         ...
 
+    def interrupt(self) -> None:
+        """Makes a step in progress fail soon, if the device can; from any thread, before closing."""
+        ...
+
     def close(self) -> None:
         """Gives the model back."""
         ...

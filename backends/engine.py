@@ -33,7 +33,8 @@ from langchain_pareto.errors import (
     EngineFailedError,
 )
 
-_DRAINING = 2.0  # seconds that close() waits for the step in progress
+_DRAINING = 2.0  # seconds that close() waits for the step in progress to end by itself
+_INTERRUPTED = 60.0  # seconds that it waits then for the step to give up
 
 
 class Engine:
@@ -51,7 +52,9 @@ class Engine:
         self._lock = threading.RLock()  # a collected branch may post while its thread posts
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._closed = False
+        self._stepping = list[Runner]()  # in the step in progress
+        self._left = list[Runner]()  # to be closed when the thread ends
+        self._closed = self._ended = False
         self._pid = os.getpid()
         _engines.add(self)
 
@@ -107,8 +110,36 @@ class Engine:
             if closed or thread is None:
                 return
             self._mailbox.put(None)
-        if thread is not threading.current_thread():
-            thread.join(_DRAINING)
+        self._wait_for(thread)
+
+    def dispose(self, runner: Runner) -> None:
+        """Ends every program of `runner` and closes it, when no step is in progress any more."""
+        if threading.current_thread() is self._thread:
+            self.retire(runner)
+            return
+        try:
+            self.call(lambda: self.retire(runner)).result()
+        except (
+            BackendError
+        ):  # the engine is gone, or about to go: its thread may still be in a step of the runner
+            with self._lock:
+                thread, ended = self._thread, self._ended or self._thread is None
+                if not ended:
+                    self._left.append(runner)
+            if ended:
+                runner.close()
+            elif thread is not None:
+                self._wait_for(thread)
+
+    def _wait_for(self, thread: threading.Thread) -> None:
+        """Until the thread has ended; a step that takes long is told to give up."""
+        if thread is threading.current_thread():
+            return
+        thread.join(_DRAINING)
+        if thread.is_alive():
+            for runner in list(self._stepping):
+                runner.interrupt()
+            thread.join(_INTERRUPTED)
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -165,6 +196,10 @@ class Engine:
         for running in list(self._live):
             self._fail(running, reason)
         self._reject(reason)
+        with self._lock:
+            self._ended = True
+        for runner in self._left:
+            runner.close()
 
     def _drain(self) -> bool:
         """Takes the mail, waiting for some when there is nothing else to do; False when the engine closes."""
@@ -197,10 +232,12 @@ class Engine:
                 self._interrupt(running, finish)
         # 2. one step per runner, launched before any is waited for
         runners = dict.fromkeys(running.runner for running in self._live)
+        self._stepping = list(runners)
         started = [step for runner in runners if (step := self._launch(runner)) is not None]
         # 3. draw, copy, meter, resume
         for step in started:
             self._finish_step(step)
+        self._stepping = []
 
     # --- scheduling
 

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 
 from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.templates import NO_KWARGS, render_plain, render_template
-from langchain_pareto.errors import SettingError
+from langchain_pareto.errors import CapabilityError, SettingError
 
+_NO_VOCABULARY = 0  # of enum llama_vocab_type
 _UNUSED, _CONTROL = 2, 8  # of enum llama_token_attr
 _PIECE_BYTES = 64  # of a token, at first
+# llama.cpp splits some vocabularies' texts by a recursive std::regex, which takes up to 350 bytes of stack a byte of text.
+_LONG = 1_000  # bytes of a text that any thread has stack for
+_STACK = 1_024  # bytes for each byte of a longer one
+_stack_size = threading.Lock()  # it is one setting for all threads that are made
 
 
 class GGUFTokenizer:
@@ -28,7 +35,12 @@ class GGUFTokenizer:
         """Reads the vocabulary; raises ModelLoadError."""
         self._model = LlamaModel(path, vocab_only=True)
         self._api, self._vocab = self._model.api, self._model.vocab
-        metadata = self._model.metadata()
+        if self._api.llama_vocab_type(self._vocab) == _NO_VOCABULARY:
+            msg = f"{path.name} has no vocabulary"
+            raise CapabilityError(
+                msg, hint="Use a GGUF file that was converted with its tokenizer."
+            )
+        self.metadata = metadata = self._model.metadata()
         self._template = metadata.get("tokenizer.chat_template")
         self.has_template = self._template is not None
         api, vocab = self._api, self._vocab
@@ -65,14 +77,7 @@ class GGUFTokenizer:
             data = text.encode()
         except UnicodeEncodeError as error:
             raise SettingError(f"the text is not Unicode: {error}") from error
-        room = len(data) + 8
-        while True:
-            buffer = (ctypes.c_int32 * room)()
-            # none added at the ends, special tokens recognised
-            n = self._api.llama_tokenize(self._vocab, data, len(data), buffer, room, False, True)
-            if n >= 0:
-                return list(buffer[:n])
-            room = -n
+        return self._encode(data) if len(data) <= _LONG else self._encode_deep(data)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Tokens of a raw prompt: with the one BOS token that the model wants, if it wants one."""
@@ -88,7 +93,7 @@ class GGUFTokenizer:
 
     def piece(self, token: int) -> bytes:
         """The bytes that `token` adds to a text that has begun; none for special and unknown tokens."""
-        if token >= self.vocabulary or token in self.special_tokens:
+        if not 0 <= token < self.vocabulary or token in self.special_tokens:
             return b""
         known = self._pieces[token]
         if known is None:
@@ -122,6 +127,38 @@ class GGUFTokenizer:
             eos_token=eos,
             add_generation_prompt=add_generation_prompt,
         )
+
+    def _encode(self, data: bytes) -> list[int]:
+        room = len(data) + 8
+        while True:
+            buffer = (ctypes.c_int32 * room)()
+            # none added at the ends, special tokens recognised
+            n = self._api.llama_tokenize(self._vocab, data, len(data), buffer, room, False, True)
+            if n >= 0:
+                return list(buffer[:n])
+            room = -n
+
+    def _encode_deep(self, data: bytes) -> list[int]:
+        """The same, on a thread whose stack is as deep as the text is long."""
+        future: Future[list[int]] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self._encode(data))
+            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                future.set_exception(error)
+
+        with _stack_size:
+            before = threading.stack_size((_STACK * len(data) // 4096 + 256) * 4096)
+            try:
+                thread = threading.Thread(target=run, name="pareto-encode", daemon=True)
+                thread.start()
+            except RuntimeError as error:
+                msg = f"a text of {len(data):,} bytes is too long to be tokenized"
+                raise SettingError(msg) from error
+            finally:
+                threading.stack_size(before)
+        return future.result()
 
     def _read_piece(self, token: int) -> bytes:
         room = _PIECE_BYTES

@@ -49,6 +49,11 @@ class SlotPool:
         """Slots that only the prefix index keeps, and would give back."""
         return self.capacity - self._top - self.live
 
+    @property
+    def live_slots(self) -> Slots:
+        """The slots that sequences hold."""
+        return np.flatnonzero(self._references).astype(np.int32)
+
     def can_allocate(self, n: int) -> bool:
         """Whether `n` slots are free now."""
         return n <= self._top

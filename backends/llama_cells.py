@@ -33,9 +33,13 @@ class CellLanes(Lanes):
         self._position = np.zeros(pool.size, np.int32)
 
     def make_free(self, lanes: int) -> bool:
-        """Whether there are so many free lanes, evicting the ends of cached branches."""
-        while self.free < lanes and self._pool.cached:
-            self._prefixes.evict(1)
+        """Whether there are so many free lanes, evicting the ends of cached branches if that frees enough."""
+        if self.free < lanes and self._pool.cached:
+            needed = np.unique(self._home[self._pool.live_slots])
+            kept = np.isin(list(self._parked), needed, assume_unique=True)
+            if lanes <= self.free + len(self._parked) - int(kept.sum()):
+                while self.free < lanes:
+                    self._prefixes.evict(1)
         return lanes <= self.free
 
     def lane(self, sequence: Sequence) -> int:

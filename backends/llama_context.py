@@ -8,6 +8,7 @@ checked before it is called. One thread at a time.
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -32,6 +33,7 @@ _CELLS = 256  # llama.cpp aborts on fewer, and rounds to multiples
 
 KvType = Literal["f32", "f16", "q8_0", "q4_0"]
 KV_BYTES: dict[KvType, float] = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}
+_READ_FLAG = getattr(ctypes.CDLL(None), "atoi", None) if os.name == "posix" else None
 _KV_NUMBERS: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
 
 
@@ -53,26 +55,45 @@ class LlamaContext:
         """Allocates everything; raises CapacityError when there is no room."""
         assert 1 <= settings.lanes <= MOST_LANES
         self.api, self.model, self.lanes = model.api, model, settings.lanes
+        # In layers with a window llama.cpp takes a cell that has left its lane's window for another token, if one lane alone has
+        # it, though a truncation or another branch may need it again. So every cell gets a second lane, which nothing reads.
+        self._doubled = int(self.api.llama_model_n_swa(model.handle)) > 0
+        if self._doubled:
+            self.lanes = min(settings.lanes, MOST_LANES // 2)
+        # the second mark must be there before the next cells are looked for
+        self._at_once = _UBATCH if self._doubled else _BATCH
         self.vocabulary = int(self.api.llama_vocab_n_tokens(model.vocab))
         params = self.api.llama_context_default_params()
         params.n_ctx = -(-settings.cells // _CELLS) * _CELLS
         params.n_batch, params.n_ubatch = _BATCH, _UBATCH
-        params.n_seq_max = settings.lanes
+        params.n_seq_max = self.lanes * (1 + self._doubled)
         params.kv_unified = True  # a fork is a mark on cells, not a copy
-        params.swa_full = True  # what left the window may come back by a truncation
+        params.swa_full = True  # a cell for every token, whether or not it has left the window
         params.n_threads = params.n_threads_batch = settings.threads
         params.type_k = params.type_v = _KV_NUMBERS[settings.kv]
         params.flash_attn_type = -1 if settings.flash is None else int(settings.flash)
         params.no_perf = True
+        # ggml asks before each node of a graph, without the GIL: libc's atoi reads what abort() writes
+        self._aborted = ctypes.create_string_buffer(b"0")
+        if _READ_FLAG is not None:
+            params.abort_callback = ctypes.cast(_READ_FLAG, type(params.abort_callback))
+            params.abort_callback_data = ctypes.cast(self._aborted, ctypes.c_void_p)
         complaint()
         self._context = self.api.llama_init_from_model(model.handle, params)
         if not self._context:
             msg = f"a context of {settings.cells:,} tokens for {model.path.name} does not fit: {complaint()}"
-            hint = "Give it less (memory=...), or a smaller KV type."
+            hint = "Give it less (memory=...), or another KV type: that of blocks (q8_0, q4_0) needs heads of a multiple of 32."
             raise CapacityError(msg, needed=settings.cells, free=0, kind="slots", hint=hint)
-        self._set_adapters()
         self._memory = self.api.llama_get_memory(self._context)
         self._batch = _Batch(self.api, _BATCH)
+        try:
+            if not self._memory:
+                msg = f"{model.path.name} keeps no cache, so it does not continue texts"
+                raise CapabilityError(msg, hint="Use a language model.")  # noqa: TRY301 - what is below is for all errors
+            self._set_adapters()
+        except BaseException:
+            self.close()
+            raise
 
     def decode(
         self,
@@ -89,15 +110,18 @@ class LlamaContext:
         assert tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < self.vocabulary)
         assert lanes.size == 0 or (lanes.min() >= 0 and lanes.max() < self.lanes)
         self._check_open()
+        complaint()  # what was said before has nothing to do with this step
         logits = np.empty((int(wanted.sum()), self.vocabulary), np.float32)
         row = 0
-        for start in range(0, len(tokens), _BATCH):
-            part = slice(start, start + _BATCH)
+        for start in range(0, len(tokens), self._at_once):
+            part = slice(start, start + self._at_once)
             code = self._batch.decode(
                 self._context, tokens[part], positions[part], lanes[part], wanted[part]
             )
             if code:
                 raise _failure(code, len(tokens))
+            if self._doubled:
+                self._mark_again(positions[part], lanes[part])
             if n := int(wanted[part].sum()):
                 shape = (n, self.vocabulary)
                 view = np.ctypeslib.as_array(self.api.llama_get_logits(self._context), shape)
@@ -110,20 +134,26 @@ class LlamaContext:
         assert 0 <= source < self.lanes
         assert 0 <= to < self.lanes
         self._check_open()
-        self.api.llama_memory_seq_cp(self._memory, source, to, start, stop)
+        for lane in self._both(to):
+            self.api.llama_memory_seq_cp(self._memory, source, lane, start, stop)
 
     def remove(self, lane: int, start: int = -1, stop: int = -1) -> None:
         """Takes cells from a lane: all of them, or those at positions start to stop."""
         assert 0 <= lane < self.lanes
         self._check_open()
-        removed = self.api.llama_memory_seq_rm(self._memory, lane, start, stop)
-        assert removed, "a memory that has no parts was to be cut"
+        for marked in self._both(lane):
+            removed = self.api.llama_memory_seq_rm(self._memory, marked, start, stop)
+            assert removed, "a memory that has no parts was to be cut"
 
     def state_bytes(self, lane: int) -> int:
         """Bytes of a lane's state, without the cells of attention."""
         self._check_open()
         partial_only = 1
         return int(self.api.llama_state_seq_get_size_ext(self._context, lane, partial_only))
+
+    def abort(self) -> None:
+        """Makes the decode in progress fail, and every later one; from any thread."""
+        self._aborted.value = b"1"
 
     def synchronize(self) -> None:
         """Waits for the device."""
@@ -135,6 +165,18 @@ class LlamaContext:
         if self._context:
             self.api.llama_free(self._context)
             self._context = None
+
+    def _both(self, lane: int) -> list[int]:
+        """The lane and, where cells have two, the second one."""
+        return [lane, self.lanes + lane] if self._doubled else [lane]
+
+    def _mark_again(self, positions: npt.NDArray[np.int32], lanes: npt.NDArray[np.int32]) -> None:
+        """Puts the cells of a decode on their second lanes."""
+        edges = np.flatnonzero((np.diff(lanes) != 0) | (np.diff(positions) != 1)) + 1
+        for run in np.split(np.arange(len(lanes)), edges):
+            lane, start = int(lanes[run[0]]), int(positions[run[0]])
+            stop = int(positions[run[-1]]) + 1
+            self.api.llama_memory_seq_cp(self._memory, lane, self.lanes + lane, start, stop)
 
     def _check_open(self) -> None:
         if not self._context:  # what is freed must never reach C

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import threading
 from types import ModuleType
 
 from langchain_pareto.errors import CapabilityError
@@ -15,7 +16,7 @@ from langchain_pareto.errors import CapabilityError
 _WARNING = 3  # of enum ggml_log_level; errors are above, and lines go on at 5
 _KEPT = 20  # pieces of the log
 
-_log: list[str] = []  # the last of what llama.cpp warned of, for the message of an error
+_log = threading.local()  # what llama.cpp last warned this thread of, for the message of an error
 _callbacks: list[object] = []  # kept alive: C has their address
 
 
@@ -29,6 +30,10 @@ def library() -> ModuleType:
             "pip install 'langchain-pareto[llama-cpp]'; the README says how to build it for a GPU."
         )
         raise CapabilityError(msg, hint=hint) from error
+    except (OSError, RuntimeError) as error:  # its own libraries, or those of a GPU
+        msg = f"llama-cpp-python is installed, but cannot be loaded: {error}"
+        hint = "Build it again for this machine; the README says how."
+        raise CapabilityError(msg, hint=hint) from error
     _silence(llama_cpp)
     return llama_cpp
 
@@ -39,8 +44,8 @@ def _silence(api: ModuleType) -> None:
 
     def hear(level: int, text: bytes, _: object) -> None:
         if level >= _WARNING:
-            _log.append(text.decode("utf-8", "replace"))
-            del _log[:-_KEPT]
+            _lines().append(text.decode("utf-8", "replace"))
+            del _lines()[:-_KEPT]
 
     _callbacks.append(api.llama_log_callback(hear))
     api.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
@@ -48,7 +53,14 @@ def _silence(api: ModuleType) -> None:
 
 
 def complaint() -> str:
-    """What llama.cpp last warned of, in one line, and forgets it."""
-    text = " ".join("".join(_log).split())
-    _log.clear()
+    """What llama.cpp last warned this thread of, in one line, and forgets it."""
+    text = " ".join("".join(_lines()).split()).lstrip(". ")
+    _lines().clear()
     return text or "it does not say why"
+
+
+def _lines() -> list[str]:
+    if not hasattr(_log, "lines"):
+        _log.lines = []
+    lines: list[str] = _log.lines
+    return lines

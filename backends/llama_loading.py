@@ -25,7 +25,7 @@ from langchain_pareto.backends.llama_context import MOST_LANES, ContextSettings,
 from langchain_pareto.backends.llama_devices import Gpu, find_gpu, free_on, usable_threads
 from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.llama_settings import LlamaSettings
-from langchain_pareto.backends.llama_spec import spec_of
+from langchain_pareto.backends.llama_spec import check_metadata, spec_of
 from langchain_pareto.backends.llama_states import StateRunner
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano.gguf import nano_gguf
@@ -56,42 +56,52 @@ def load_gguf(
     Raises ModelLoadError, CapabilityError, CapacityError and SettingError.
     """
     bundled = model is None or model == "nano"
-    path = nano_gguf() if bundled else _find(Path(str(model)).expanduser())
+    parts = _find(nano_gguf() if bundled else str(model))
     options = LlamaSettings.read(model_kwargs or {})
+    adapters = {str(_find(path)[0].resolve()): scale for path, scale in options.lora.items()}
+    options = options.model_copy(update={"lora": adapters})
+    tokenizer = GGUFTokenizer(parts[0])
+    check_metadata(parts[0], tokenizer.metadata)
     source = _Source(
         name="nano" if bundled else str(model),
-        path=path,
+        parts=tuple(parts),
         gpu=find_gpu(device, options.n_gpu_layers),
         options=options,
         memory=memory,
     )
-    tokenizer = GGUFTokenizer(path)
     return share(source, lambda _: tokenizer, max_context=max_context, check=self_check)
 
 
-def _find(path: Path) -> Path:
-    """The file itself, all of whose parts are there."""
-    if not path.is_file():
-        raise ModelLoadError(f"there is no file {path}", hint="Check the path.")
-    with path.open("rb") as file:
-        start = file.read(4)
+def _find(path: str | Path) -> list[Path]:
+    """The file, or all parts of it in order."""
+    try:
+        path = Path(path).expanduser()
+        if path.is_dir():
+            raise ModelLoadError(f"{path} is a folder", hint="Name the GGUF file in it.")
+        if not path.is_file():
+            raise ModelLoadError(f"there is no file {path}", hint="Check the path.")
+        with path.open("rb") as file:
+            start = file.read(4)
+    except (OSError, RuntimeError) as error:  # not to be read, or of a user whom nobody knows
+        raise ModelLoadError(f"{path} cannot be read: {error}", hint="Check the path.") from error
     if start != b"GGUF":
         hint = "Copy or download it again."
         if start == b"vers":
             hint = "It is a pointer of git-lfs: run `git lfs pull` in its folder."
         raise ModelLoadError(f"{path} is no GGUF file", hint=hint)
-    if part := _PART.fullmatch(path.name):
-        stem, _, count = part.groups()
-        lacks = [
-            name
-            for i in range(1, int(count) + 1)
-            if not (path.parent / (name := f"{stem}-{i:05}-of-{count}.gguf")).is_file()
-        ]
-        if lacks:
-            msg = f"{path.parent} lacks {lacks[0]}, a part of {path.name}"
+    part = _PART.fullmatch(path.name)
+    if part is None:
+        return [path]
+    stem, number, count = part.groups()
+    if not 1 <= int(number) <= int(count):
+        msg = f"{path.name} is no part of a split file: its numbers contradict each other"
+        raise ModelLoadError(msg, hint="Give the parts the names that they were made with.")
+    parts = [path.with_name(f"{stem}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1)]
+    for one in parts:
+        if not one.is_file():
+            msg = f"{path.parent} lacks {one.name}, a part of {path.name}"
             raise ModelLoadError(msg, hint="Download all parts into one folder.")
-        return path.with_name(f"{stem}-00001-of-{count}.gguf")
-    return path
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ class _Source:
     settings: ClassVar[object] = None  # all of them are in the key
 
     name: str
-    path: Path
+    parts: tuple[Path, ...]
     gpu: Gpu | None
     options: LlamaSettings
     memory: float | str | None
@@ -114,18 +124,18 @@ class _Source:
     @property
     def key(self) -> object:
         """What users who share it agree on."""
-        return (str(self.path.resolve()), self.device, repr(self.options), repr(self.memory))
+        return (str(self.parts[0].resolve()), self.device, repr(self.options), repr(self.memory))
 
     def build(self, *, check: bool) -> Shared:  # noqa: ARG002 - whoever shares it runs the check
         """Reads the weights and makes the context."""
         if self.gpu is None:
-            model = LlamaModel(self.path)
+            model = LlamaModel(self.parts[0])
         else:
             layers = self.options.n_gpu_layers
-            model = LlamaModel(self.path, gpu_layers=layers, gpu=self.gpu.index)
+            model = LlamaModel(self.parts[0], gpu_layers=layers, gpu=self.gpu.index)
         try:
             for path, scale in self.options.lora.items():
-                model.add_adapter(_find(Path(path).expanduser()), scale)
+                model.add_adapter(Path(path), scale)
             runner = self._runner(model)
         except BaseException:
             model.close()
@@ -150,13 +160,19 @@ class _Source:
     def _runner(self, model: LlamaModel) -> CellRunner | StateRunner:
         """The runner over a context of the size that the memory allows."""
         if not model.generates:
-            msg = f"{self.path.name} is no decoder-only language model"
+            msg = f"{self.parts[0].name} is no causal language model"
             raise CapabilityError(msg, hint="Use another model.")
-        spec = spec_of(model, self.options.kv_type, self.device)
+        spec = spec_of(model, self.options.kv_type, self.device, self.parts)
         settings = self._sized(model, spec)
         context = LlamaContext(model, settings)
         make = StateRunner if model.has_state else CellRunner
-        return make(model, context, spec, slots=settings.cells, max_roots=self.options.max_roots)
+        try:
+            return make(
+                model, context, spec, slots=settings.cells, max_roots=self.options.max_roots
+            )
+        except BaseException:
+            context.close()
+            raise
 
     def _sized(self, model: LlamaModel, spec: ModelSpec) -> ContextSettings:
         """Cells and lanes for the memory: of a model with states, half of it is for those."""
@@ -190,15 +206,20 @@ def _state_bytes(model: LlamaModel, threads: int) -> int:
 def _sampling(metadata: Mapping[str, str]) -> Sampling:
     """What the file recommends."""
 
-    def number(key: str, default: float) -> float:
-        return float(metadata.get(f"general.sampling.{key}", default))
+    def number(key: str, default: float, least: float, most: float) -> float:
+        """What the file says, if it can be meant."""
+        try:
+            value = float(metadata.get(f"general.sampling.{key}", default))
+        except ValueError:
+            return default
+        return value if least <= value <= most else default
 
     return Sampling(
-        temperature=number("temp", 1.0),
-        top_k=int(number("top_k", 0)),
-        top_p=number("top_p", 1.0),
-        min_p=number("min_p", 0.0),
-        repetition_penalty=number("penalty_repeat", 1.0),
+        temperature=number("temp", 1.0, 0, 100),
+        top_k=int(number("top_k", 0, 0, 1 << 30)),
+        top_p=number("top_p", 1.0, 1e-6, 1),
+        min_p=number("min_p", 0.0, 0, 1),
+        repetition_penalty=number("penalty_repeat", 1.0, 0.01, 100),
     )
 
 
@@ -208,6 +229,8 @@ def check_steps(runner: CellRunner | StateRunner) -> None:
     Raises NumericalError when logits are not finite, and CapabilityError when they are not the same.
     """
     tokens = [(17 * i + 3) % runner.spec.vocabulary for i in range(1, 9)]
+    if not runner.can_step(2 * len(tokens), 2):
+        return  # others use it, and would notice
     one, two = runner.open(tokens), runner.open(tokens[:4])
     try:
         whole = runner.step([Chunk(one, 8, 1)]).rows
@@ -215,14 +238,18 @@ def check_steps(runner: CellRunner | StateRunner) -> None:
         runner.append(two, tokens[4:])
         pieces = runner.step([Chunk(two, 4, 1)]).rows
     finally:
-        runner.free(one)
-        runner.free(two)
-        runner.prefixes.clear()
+        for sequence in (one, two):
+            runner.drop(sequence)  # nothing of it stays cached
+            runner.free(sequence)
     if not bool(whole.isfinite().all() and pieces.isfinite().all()):
         msg = f"{runner.spec.name} gives NaN or infinite logits on {runner.spec.device}"
         hint = "The file is damaged, or this build of llama.cpp cannot compute it."
         raise NumericalError(msg, hint=hint)
-    off = float((whole - pieces).abs().max() / whole.std().clamp_min(1e-6))
+    spread = float(whole.std())
+    if spread == 0:
+        msg = f"{runner.spec.name} gives every token the same probability"
+        raise CapabilityError(msg, hint="Use another model: this one does not continue texts.")
+    off = float((whole - pieces).abs().max()) / spread
     if off > _MOST_OFF:
         msg = f"{runner.spec.name} computes a prompt in two steps otherwise than in one: logits differ by {off:.2g} of their spread"
         raise CapabilityError(msg, hint="Use another model, and please report this one.")

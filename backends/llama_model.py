@@ -42,9 +42,16 @@ class LlamaModel:
 
     @property
     def generates(self) -> bool:
-        """Whether it is a decoder alone."""
-        api, handle = self.api, self.handle
-        return bool(api.llama_model_has_decoder(handle) and not api.llama_model_has_encoder(handle))
+        """Whether it continues a text, token by token: no encoder, no diffusion, no embedding model."""
+        api, handle, metadata = self.api, self.handle, self.metadata()
+        architecture = metadata.get("general.architecture")
+        return bool(
+            api.llama_model_has_decoder(handle)
+            and not api.llama_model_has_encoder(handle)
+            and not api.llama_model_is_diffusion(handle)
+            and metadata.get(f"{architecture}.attention.causal") != "false"
+            and metadata.get(f"{architecture}.pooling_type", "0") == "0"
+        )
 
     @property
     def has_state(self) -> bool:
@@ -54,6 +61,7 @@ class LlamaModel:
 
     def metadata(self) -> dict[str, str]:
         """Every key of the file's metadata that has a plain value, as text."""
+        assert self.handle, "the model was closed"
         api, pairs = self.api, {}
         for i in range(api.llama_model_meta_count(self.handle)):
             key = self._text(api.llama_model_meta_key_by_index, i)

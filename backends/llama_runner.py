@@ -23,6 +23,11 @@ from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
 from langchain_pareto.backends.slot_runner import SlotRunner
 
+# A query looks at every cell in use, also at those that are only cached: so many stay, that reading them is a small part of reading
+# the weights.
+_CACHED_SHARE = 4  # times less than the weights
+_FEWEST_CACHED = 8192  # cells
+
 L = TypeVar("L", bound=Lanes)
 
 
@@ -41,6 +46,8 @@ class LlamaRunner(SlotRunner, Generic[L]):
         """Takes `model` and `context` over until `close`; the context has at least `slots` cells."""
         super().__init__(slots)
         self.max_roots = max_roots
+        cheap = spec.weight_bytes // (_CACHED_SHARE * max(1, spec.kv_bytes_per_token))
+        self._most_cached = max(_FEWEST_CACHED, cheap)
         self.model, self.context, self.spec = model, context, spec
         self.lanes = self._make_lanes()
 
@@ -54,6 +61,13 @@ class LlamaRunner(SlotRunner, Generic[L]):
     def can_step(self, tokens: int, new: int = 0) -> bool:
         """Whether there is room for so many more tokens, and lanes for so many sequences that have none yet."""
         return super().can_step(tokens) and self.lanes.make_free(new)
+
+    def free(self, sequence: Sequence) -> None:
+        """Gives the slots back; what was computed stays cached, as far as that slows nobody down."""
+        super().free(sequence)
+        extra = self.pool.cached - self._most_cached
+        if extra > 0 and not self.closed:
+            self.evict(extra + self._most_cached // 8)  # some to spare: not at every call
 
     def _freed(self, slots: Slots) -> None:
         self.lanes.vacate(slots)
@@ -95,6 +109,10 @@ class LlamaRunner(SlotRunner, Generic[L]):
 
     def trim(self) -> None:
         """llama.cpp's buffers have one size from the start."""
+
+    def interrupt(self) -> None:
+        """Makes the step in progress fail, and every later one; from any thread."""
+        self.context.abort()
 
     def close(self) -> None:
         """Frees the cache and the weights."""

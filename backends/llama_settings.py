@@ -45,6 +45,9 @@ class LlamaSettings(BaseModel):
             if problem["type"] == "extra_forbidden":
                 known = ", ".join(sorted(cls.model_fields))
                 msg = f"model_kwargs of a GGUF model has no {name!r}: it has {known}"
+                if name == "n_ctx":
+                    hint = "memory= says how much the cache may hold, max_context= how long a sequence may be."
+                    raise SettingError(msg, hint=hint) from None
             elif name:
                 said = problem["msg"][:1].lower() + problem["msg"][1:]
                 msg = f"{name} of model_kwargs: {said}, got {problem['input']!r}"

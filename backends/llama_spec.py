@@ -7,8 +7,10 @@ for in the header of the file.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,9 @@ from types import ModuleType
 from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.backends.llama_context import KV_BYTES, KvType
 from langchain_pareto.backends.llama_model import LlamaModel
+from langchain_pareto.errors import ModelLoadError
 
+_MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 _HEADER = 1 << 28  # bytes in which the names of all tensors stand
 # The layout of an array: key, type 9, type of its elements, count, elements (ggml's docs/gguf.md).
 _ARRAY = 9  # of enum gguf_metadata_value_type
@@ -34,8 +38,10 @@ class _Header:
     untied: bool  # whether the output has weights of its own
 
 
-def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
-    """The spec of a loaded model whose cache is of type `kv`."""
+def spec_of(
+    model: LlamaModel, kv: KvType, device: str, parts: Sequence[Path] | None = None
+) -> ModelSpec:
+    """The spec of a loaded model whose cache is of type `kv`; `parts` are its files if it has several."""
     api, handle = model.api, model.handle
     metadata = model.metadata()
     architecture = metadata["general.architecture"]
@@ -49,7 +55,7 @@ def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
 
     key_width = number("attention.key_length", hidden // max(1, heads))
     value_width = number("attention.value_length", key_width)
-    header = _read_header(model.path, architecture)
+    header = _read_header(parts or [model.path], architecture)
     kv_heads = header.kv_heads or [number("attention.head_count_kv", heads)] * layers
     attending = [n for n in kv_heads if n] if heads else []
     period = number("attention.sliding_window_pattern", _PATTERNS.get(architecture, 0))
@@ -77,13 +83,48 @@ def spec_of(model: LlamaModel, kv: KvType, device: str) -> ModelSpec:
     )
 
 
-def _read_header(path: Path, architecture: str) -> _Header:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+def check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Raises ModelLoadError for values of a damaged file on which llama.cpp would end the process."""
+    architecture = metadata.get("general.architecture", "")
+
+    def number(key: str) -> float | None:
+        try:
+            return float(metadata[f"{architecture}.{key}"])
+        except (KeyError, ValueError):  # not there, or one for each layer
+            return None
+
+    hidden = number("embedding_length") or math.inf
+    width = number("attention.key_length") or hidden / (number("attention.head_count") or 1)
+    fine: dict[str, Callable[[float], bool]] = {
+        "block_count": lambda n: 1 <= n <= _MOST_LAYERS,
+        "attention.layer_norm_rms_epsilon": lambda x: 0 <= x < 1,
+        "attention.layer_norm_epsilon": lambda x: 0 <= x < 1,
+        "rope.dimension_count": lambda n: n % 2 == 0 and n <= width,
+    }
+    for key, is_fine in fine.items():
+        value = number(key)
+        if value is not None and not is_fine(value):
+            msg = f"{path.name} cannot be right: its {key} is {value:g}"
+            raise ModelLoadError(msg, hint="Copy or download it again.")
+
+
+def _read_header(parts: Sequence[Path], architecture: str) -> _Header:
+    """The first part has the metadata; any may have the output's weights."""
+    untied = [_find_tensor(path, "output.weight") for path in parts]
+    with (
+        parts[0].open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
         return _Header(
             kv_heads=_numbers(data, f"{architecture}.attention.head_count_kv"),
             windowed=_numbers(data, f"{architecture}.attention.sliding_window_pattern"),
-            untied=data.find(_string("output.weight"), 0, _HEADER) >= 0,
+            untied=any(untied),
         )
+
+
+def _find_tensor(path: Path, name: str) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(_string(name), 0, _HEADER) >= 0
 
 
 def _period(period: int, layers: int) -> list[int]:

@@ -2,9 +2,9 @@
 llama.cpp models with a recurrent state: their branches fork by copy-on-write, and go back only to a state that was kept.
 
 Knows lanes and snapshots; knows no model. A state has no parts: a lane holds that of one length, cannot be cut, and is of no use to
-who has fewer tokens. So what a fork, a truncation and the prefix index offer is a *snapshot*, a lane that nobody writes to; whatever
-comes after it is computed again. Only llama.cpp's whole-lane operations are used: its own partial rollback (n_rs_seq) covers the last
-batch alone, once, and reaches siblings that share the state.
+who has fewer tokens. So what a fork, a truncation and a later request with the same beginning are offered is a *snapshot*, a lane that
+nobody writes to; whatever comes after it is computed again. Only llama.cpp's whole-lane operations are used: its own partial rollback
+(n_rs_seq) covers the last batch alone, once, and reaches siblings that share the state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from langchain_pareto.backends.llama_runner import LlamaRunner
 from langchain_pareto.backends.sequences import Sequence
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Snapshot:
     """A state that nobody writes to, and the tokens that led to it."""
 
@@ -30,11 +30,12 @@ class Snapshot:
 
 
 class StateLanes(Lanes):
-    """The lanes of one context whose memory cannot be cut: of sequences, and of snapshots."""
+    """The lanes of one context whose memory cannot be cut: of sequences, and of snapshots, which are all that stays cached."""
 
     def __init__(self, memory: Memory, pool: SlotPool, count: int) -> None:
         super().__init__(memory, pool, count)
         self._snapshots = list[Snapshot]()
+        self._awaited = dict[Sequence, Snapshot]()  # what sequences without a lane will begin from
         self._clock = 0
 
     def lane(self, sequence: Sequence) -> int:
@@ -55,18 +56,33 @@ class StateLanes(Lanes):
 
     def leave(self, sequence: Sequence) -> None:
         """Takes the sequence's lane from it."""
+        self._awaited.pop(sequence, None)
         lane = self._lane_of.pop(sequence, None)
         if lane is not None:
             self._give_back(lane)
 
+    def vacate(self, slots: Slots) -> None:
+        """Nothing to do: a snapshot keeps its slots as long as it is there."""
+
     def make_free(self, lanes: int, keep: Snapshot | None = None) -> bool:
-        """Whether there are so many free lanes, after snapshots have gone if that helps, the least used first."""
+        """Whether there are so many free lanes, after snapshots have gone if that helps, the least used first.
+
+        One that sequences are to begin from goes only where nobody has a lane that might become free.
+        """
         while len(self._free) < lanes:
-            others = [s for s in self._snapshots if s is not keep]
+            awaited = [*self._awaited.values(), keep] if self._lane_of else [keep]
+            others = [s for s in self._snapshots if s not in awaited]
             if not others:
                 return False
             self._forget(min(others, key=lambda s: s.last_used))
         return True
+
+    def evict(self, n: int) -> int:
+        """Forgets snapshots, the least used first, until so many slots are free that were not; returns how many are."""
+        before = self._pool.free
+        while self._snapshots and self._pool.free - before < n:
+            self._forget(min(self._snapshots, key=lambda s: s.last_used))
+        return self._pool.free - before
 
     def find(self, tokens: list[int], beyond: int) -> Snapshot | None:
         """The snapshot of the longest beginning of `tokens` that is longer than `beyond`; it counts as used now."""
@@ -85,27 +101,32 @@ class StateLanes(Lanes):
         if not self.make_free(1, keep=snapshot):
             return False
         self._memory.copy(snapshot.lane, self._take(sequence), -1, -1)
+        self._awaited.pop(sequence, None)
         return True
 
     def keep(self, sequence: Sequence) -> None:
-        """A snapshot of the sequence as far as it is computed, if there is a lane to spare."""
+        """Makes a snapshot of the sequence as far as it is computed, if there is a lane to spare."""
         tokens = sequence.tokens[: sequence.cached]
-        known = self.find(tokens, len(tokens) - 1)
-        if known is None and self.make_free(1):
+        if self.find(tokens, len(tokens) - 1) is None and self.make_free(1):
             lane = self._free.pop()
             self._memory.copy(self._lane_of[sequence], lane, -1, -1)
+            self._pool.index(sequence.slots)
+            self._clock += 1
             self._snapshots.append(Snapshot(lane, tokens, sequence.slots.copy(), self._clock))
 
-    def vacate(self, slots: Slots) -> None:
-        """Nobody holds these slots any more: snapshots that need them go. A beginning is never freed before what follows it."""
-        gone = set(slots.tolist())
-        for snapshot in list(self._snapshots):
-            if int(snapshot.slots[-1]) in gone:
-                self._forget(snapshot)
+    def wait(self, sequence: Sequence, snapshot: Snapshot) -> None:
+        """The sequence, which has no state yet, is to begin from `snapshot`."""
+        self._awaited[sequence] = snapshot
 
     def _forget(self, snapshot: Snapshot) -> None:
         self._snapshots.remove(snapshot)
+        for sequence in [s for s, awaited in self._awaited.items() if awaited is snapshot]:
+            del self._awaited[sequence]
         self._give_back(snapshot.lane)
+        others = [s.slots for s in self._snapshots]
+        self._pool.unindex(
+            np.setdiff1d(snapshot.slots, np.concatenate([np.empty(0, np.int32), *others]))
+        )
 
 
 class StateRunner(LlamaRunner[StateLanes]):
@@ -118,7 +139,8 @@ class StateRunner(LlamaRunner[StateLanes]):
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A child that continues from a snapshot of here; it gets its state with its first step."""
-        self.share(sequence)
+        if sequence.cached:
+            self.lanes.keep(sequence)
         child = sequence.fork()
         child.take_back(child.cached)
         return child
@@ -143,17 +165,17 @@ class StateRunner(LlamaRunner[StateLanes]):
             self.drop(sequence)
         if not self.lanes.restore(sequence, found):
             self.pool.release(found.slots)
+            self.lanes.wait(sequence, found)
             return 0
         sequence.put(found.slots)
         sequence.version += 1
         return len(found.tokens) - before
 
+    def evict(self, n: int) -> int:
+        """Forgets snapshots until so many slots became free."""
+        return self.lanes.evict(n)
+
     def share(self, sequence: Sequence) -> None:
         """Keeps a snapshot of what is computed."""
-        if not sequence.cached:
-            return
-        tokens = sequence.tokens[: sequence.cached]
-        self.prefixes.insert(tokens, sequence.slots)
-        # Where the index has other slots for these tokens, it would not keep this state's cells.
-        if np.array_equal(self.prefixes.match(tokens), sequence.slots):
+        if sequence.cached:
             self.lanes.keep(sequence)

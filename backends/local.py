@@ -277,10 +277,7 @@ class LocalBackend:
         if self._closed:
             return
         self._closed = True
-        try:
-            self.engine.call(lambda: self.engine.retire(self.runner)).result(timeout=60)
-        except (EngineClosedError, EngineFailedError):
-            self.runner.close()  # nobody else is at it any more
+        self.engine.dispose(self.runner)
 
     def __enter__(self) -> Self:
         return self

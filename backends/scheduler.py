@@ -10,7 +10,7 @@ it computes them again later).
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ import torch
 from langchain_pareto.backends.base import Logits, Runner
 from langchain_pareto.backends.programs import Work
 from langchain_pareto.backends.running import Running
-from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
+from langchain_pareto.backends.sequences import Chunk, Segment, Sequence as TokenSequence
 from langchain_pareto.errors import CapacityError
 
 PREFILL_CHUNK = 512  # tokens a step while somebody else decodes or has a deadline
@@ -116,12 +116,13 @@ class Scheduler:
         """Decode works first, then prefill chunks, oldest program first, as far as there are slots."""
         decode, prefill = list[tuple[Running, int]](), list[tuple[Running, int]]()
         urgent = False
+        trees = _Trees(runner.max_roots)
         for running in self._live:
             if running.runner is not runner:
                 continue
             urgent = urgent or running.deadline is not None
             for i, work in enumerate(running.works):
-                if running.results[i] is None:
+                if running.results[i] is None and trees.admit(work.sequence):
                     few = work.sequence.pending <= max(1, work.rows)
                     (decode if few else prefill).append((running, i))
         step = Step(runner)
@@ -151,6 +152,8 @@ class Scheduler:
         headroom = _HEADROOM * len(step.chunks)
         if not self._make_room(step, running, i, sequence.pending + headroom):
             return 0
+        if not found:  # for want of a place, maybe
+            running.usage.cached_tokens += step.runner.reuse(sequence, work.rows)
         n = _part(work, room, step.runner)
         step.add(running, i, n)
         return n
@@ -158,41 +161,46 @@ class Scheduler:
     def _make_room(self, step: Step, running: Running, i: int, tokens: int) -> bool:
         """Slots for `tokens` more, and a place: evict what is cached, drop idle sequences, then preempt programs newer than this one."""
         runner, needed = step.runner, step.tokens + tokens
-        new = step.unplaced + (not runner.placed(running.works[i].sequence))
-        if runner.can_step(needed, new):
+        unplaced = step.unplaced + (not runner.placed(running.works[i].sequence))
+        if runner.can_step(needed, unplaced):
             return True
-        only_places = runner.can_step(needed)  # then whoever has none gives way for nothing
-
-        def helps(sequence: TokenSequence) -> bool:
-            return sequence.cached > 0 and (not only_places or runner.placed(sequence))
-
-        busy = {id(w.sequence) for r in self._live for w in r.works}
-        for key, (owner, sequence) in list(self._sequences.items()):
-            if owner is runner and key not in busy and helps(sequence):
+        for sequence in self._gives_way(step, running):
+            if not runner.recurrent:  # there a snapshot would take the place
                 runner.share(sequence)  # it may still be reused, if it is not evicted
-                runner.drop(sequence)
-                if runner.can_step(needed, new):
-                    return True
+            runner.drop(sequence)
+            if runner.can_step(needed, unplaced):
+                return True
+        return False
+
+    def _gives_way(self, step: Step, running: Running) -> Iterator[TokenSequence]:
+        """What is computed and may be computed again: of idle sequences, those with a place first, then of the newest programs."""
+        runner = step.runner
+        idle = self._idle(runner)
+        yield from (s for s in idle if s.cached and runner.placed(s))
+        yield from (s for s in idle if s.cached)
         for other in reversed(self._live):
             if other.order <= running.order:
-                return False
+                return
             if other.runner is runner and not step.holds(other):
-                for work in other.works:
-                    if helps(work.sequence):
-                        runner.drop(work.sequence)
-                if runner.can_step(needed, new):
-                    return True
-        return False
+                yield from (work.sequence for work in other.works if work.sequence.cached)
+
+    def _idle(self, runner: Runner) -> list[TokenSequence]:
+        """Open sequences that no program works on."""
+        busy = {id(w.sequence) for r in self._live for w in r.works}
+        return [
+            sequence
+            for key, (owner, sequence) in self._sequences.items()
+            if owner is runner and key not in busy
+        ]
 
     def _force(self, step: Step, running: Running, i: int) -> Step | Refusal:
         """The oldest program's work when nothing fitted: everybody else gives way, or it can never fit."""
         work, runner = running.works[i], step.runner
         sequence = work.sequence
-        for other in reversed(self._live):
-            if other.runner is runner:
-                for held in other.works:
-                    if held.sequence is not sequence and held.sequence.cached:
-                        runner.drop(held.sequence)
+        others = [held.sequence for r in self._live if r.runner is runner for held in r.works]
+        for other in (*self._idle(runner), *reversed(others)):
+            if other is not sequence and other.cached:
+                runner.drop(other)
         runner.reuse(sequence, work.rows)
         n = _part(work, PREFILL_CHUNK, runner)
         if runner.can_step(n, not runner.placed(sequence)):
@@ -204,6 +212,33 @@ class Scheduler:
         return Refusal(
             running, CapacityError(msg, needed=total, free=pool.free, kind="slots", hint=hint)
         )
+
+
+class _Trees:
+    """The trees of one step, where only so many unrelated ones share it; the others wait."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._roots = set[Segment]()
+        self._admitted = list[list[int]]()  # tokens of one sequence of each unrelated tree
+
+    def admit(self, sequence: TokenSequence) -> bool:
+        """Whether the sequence's tree takes part: there is room, or at least half of its tokens are those of one that does."""
+        root = sequence.path[0]
+        if self._most is None or root in self._roots:
+            return True
+        tokens = sequence.tokens
+        if not any(_related(tokens, other) for other in self._admitted):
+            if len(self._admitted) >= self._most:
+                return False
+            self._admitted.append(tokens)
+        self._roots.add(root)
+        return True
+
+
+def _related(one: list[int], other: list[int]) -> bool:
+    half = (min(len(one), len(other)) + 1) // 2
+    return one[:half] == other[:half]
 
 
 def _part(work: Work, room: int, runner: Runner) -> int:

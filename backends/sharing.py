@@ -18,8 +18,6 @@ from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import BackendError, SettingError
 
-_CLOSING = 60.0  # seconds that the engine may take to come to the end of its step
-
 Undo = Callable[[], None]
 
 
@@ -50,11 +48,10 @@ class Shared:
     def close(self) -> None:
         """Gives the model back."""
         try:
-            self.engine.call(lambda: self.engine.retire(self.runner)).result(timeout=_CLOSING)
-        except BackendError:  # the engine is gone, and nobody else touches the runner
-            self.runner.close()
-        for undo in reversed(self.undo):
-            undo()
+            self.engine.dispose(self.runner)
+        finally:
+            for undo in reversed(self.undo):
+                undo()
 
 
 class Source(Protocol):

@@ -88,6 +88,14 @@ class SlotRunner(ABC):
         self._leaving(sequence)
         self.pool.release(sequence.take_back(sequence.cached))
 
+    def evict(self, n: int) -> int:
+        """Gives at least `n` slots back if that many are cached and unused, those least recently used first; returns how many."""
+        return self.prefixes.evict(n)
+
+    def forget(self) -> int:
+        """Gives back every slot that is only cached; returns how many."""
+        return self.evict(self.pool.cached)
+
     def placed(self, sequence: Sequence) -> bool:  # noqa: ARG002 - the protocol's name
         """Whether the device knows the sequence; where it need not, always."""
         return True
@@ -97,12 +105,15 @@ class SlotRunner(ABC):
         short = tokens - self.pool.free
         if short > 0 and self.pool.cached:
             # some to spare: the index is searched once in many steps
-            self.prefixes.evict(max(short, self.pool.capacity // 64))
+            self.evict(max(short, self.pool.capacity // 64))
         return tokens <= self.pool.free
 
     @abstractmethod
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """One forward over all chunks; changes nothing when it raises."""
+
+    def interrupt(self) -> None:
+        """A step in progress goes on to its end."""
 
     @contextmanager
     def _slots_for(self, chunks: Sequence_[Chunk]) -> Iterator[None]:

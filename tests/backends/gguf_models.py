@@ -34,6 +34,25 @@ def write(model: PreTrainedModel, path: Path, *, template: str | None = None) ->
     writer.close()
 
 
+def write_bytes(path: Path, *, model: str = "gpt2", pre: str = "gpt-2") -> None:
+    """A vocabulary of bytes alone, for a tokenizer that splits texts as `pre` does."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_vocab_size(258)
+    writer.add_block_count(1)
+    writer.add_embedding_length(32)
+    writer.add_context_length(64)
+    writer.add_head_count(4)
+    writer.add_feed_forward_length(8)
+    writer.add_layer_norm_rms_eps(1e-6)
+    _add_tokenizer(writer, 258, None, model=model, pre=pre)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_sentencepiece(path: Path) -> None:
     """A vocabulary alone, as SentencePiece makes it: a BOS token, bytes, and words that begin with a space."""
     from gguf import GGUFWriter, TokenType
@@ -59,15 +78,17 @@ def write_sentencepiece(path: Path) -> None:
     writer.close()
 
 
-def _add_tokenizer(writer: Any, size: int, template: str | None) -> None:
+def _add_tokenizer(
+    writer: Any, size: int, template: str | None, *, model: str = "gpt2", pre: str = "gpt-2"
+) -> None:
     from gguf import TokenType
 
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<eos>", "<user>"]
     types = [TokenType.NORMAL] * 256 + [TokenType.CONTROL] * 2
     tokens += [f"<unused{i}>" for i in range(len(tokens), size)]
     types += [TokenType.UNUSED] * (size - len(types))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(["<none> <none>"])  # the key must be there; this pair never comes

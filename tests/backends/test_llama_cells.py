@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from langchain_pareto.backends import llama_runner
 from langchain_pareto.backends.base import ModelSpec, Sampling, Stop
 from langchain_pareto.backends.llama_cells import CellRunner
 from langchain_pareto.backends.sequences import Chunk, Sequence
@@ -206,3 +207,74 @@ def test_many_idle_branches_give_way(make_backend):
     assert backend.engine.meter.replayed_tokens > 0
     for branch, task in zip(branches[::57], tasks, strict=True):
         assert list(branch.tokens)[3:] == task.future.result(WAIT).tokens
+
+
+@pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
+def test_cells_beyond_the_window_are_kept(make_runner, reference, assert_close):
+    """What has left the window comes back by a truncation: no other token was put in its cells."""
+    runner = make_runner("gemma3", slots=256)
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 256, n).tolist() for n in (100, 10, 100, 30)]
+    one, two, three = (runner.open(text) for text in texts[:3])
+    for sequence in (one, two, three):
+        runner.step([Chunk(sequence, sequence.pending, 1)])
+    runner.free(two)
+    runner.forget()
+    four = runner.open(texts[3])
+    runner.step([Chunk(four, 30, 1)])
+    runner.truncate(three, 15)
+    rows = runner.step([Chunk(three, three.pending, 1)]).rows
+    assert_close(rows, reference("gemma3", texts[2][:15]))
+
+
+@pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba2"])
+def test_idle_children_of_freed_roots_give_way(make_backend, architecture):
+    """More trees than lanes, each with a child that waits: a new one is computed all the same, and the old ones go on."""
+    backend = make_backend(architecture, slots=8000, lanes=32)
+    kept = []
+    for i in range(80):
+        root = backend.open([i % 256, (i * 7) % 256, 3, 4, 5, 6, 7, 8], seed=i)
+        task = backend.extend(root, Sampling(temperature=0.0), Stop(2, eos=False))
+        assert len(task.future.result(WAIT).tokens) == 2
+        kept += root.fork(1)
+        root.free()
+    task = backend.extend(kept[0], Sampling(temperature=0.0), Stop(2, eos=False))
+    assert len(task.future.result(WAIT).tokens) == 2
+
+
+@pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
+def test_what_stays_cached_is_limited(make_backend, monkeypatch):
+    """Every query looks at every cell, so what nobody holds goes when it is much beside the weights, the oldest first."""
+    monkeypatch.setattr(llama_runner, "_FEWEST_CACHED", 100)
+    backend = make_backend()
+    few = backend.runner._most_cached
+    assert 100 <= few < 1000
+    for i in range(40):
+        branch = backend.open([(i * j) % 256 for j in range(60)])
+        backend.prefill(branch).future.result(WAIT)
+        branch.free()
+        assert backend.engine.call(lambda: backend.runner.pool.cached).result(WAIT) <= few
+    again = backend.open([(39 * j) % 256 for j in range(60)])
+    task = backend.prefill(again)
+    task.future.result(WAIT)
+    assert task.usage.cached_tokens == 58  # a prefill computes one token at least
+
+
+@pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
+def test_only_so_many_unrelated_trees_share_a_step(make_backend, gate):
+    """With max_roots=2, two of five prompts are worked on at a time; branches of one prompt, and prompts half of which are the same, count once."""
+    backend = make_backend()
+    backend.runner.max_roots = 2
+    steps = gate(backend).steps
+
+    def most(prompts):
+        del steps[:]
+        branches = [b for p in prompts for b in backend.open(p).fork(3)]
+        tasks = [backend.extend(b, Sampling(), Stop(4, eos=False)) for b in branches]
+        drawn = [task.future.result(WAIT).tokens for task in tasks]
+        assert [len(d) for d in drawn] == [4] * len(branches)
+        return max(len(step) for step in steps)
+
+    assert most([[i] * 10 for i in range(5)]) == 6
+    assert most([[7] * 10 + [i] for i in range(5)]) == 15

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -142,6 +143,54 @@ def test_a_folder_is_no_gguf(tmp_path):
     assert str(tmp_path / "model.gguf") in caught.value.hint
 
 
+# --- closing
+
+
+@pytest.mark.parametrize("how", ["engine", "exit"])
+def test_closing_during_a_long_step(nano_file, how):
+    """Nothing is freed while it is computed with: the step is told to give up, and the process ends as it should."""
+    script = """
+import atexit, sys, time
+from langchain_pareto.backends import engine
+from langchain_pareto.backends.loading import load
+engine._DRAINING = 0.05
+backend = load(sys.argv[1], device="cpu", memory="512 MB", model_kwargs={"n_threads": 1})
+branches = [backend.open([(i * 7 + k) % 200 + 5 for i in range(1000)]) for k in range(30)]
+tasks = [backend.score(b, [[5] * 900]) for b in branches]
+while not backend.engine._stepping:
+    time.sleep(0.001)
+time.sleep(0.1)
+if sys.argv[2] == "engine":
+    backend.engine.close()
+    backend.close()
+else:
+    atexit.register(backend.close)
+print("done")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(nano_file), how],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT,
+    )
+    assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr[-2000:]
+
+
+def test_a_second_user_does_not_disturb_the_first(path):
+    """A model that is checked for its second user keeps what the first one has cached, also when the pool is full of it."""
+    with load(path, device="cpu", memory="1 MB", self_check=False) as first:
+        pool = first.runner.pool
+        for i in range(pool.capacity // 500):
+            branch = first.open([(i * j) % 256 for j in range(500)])
+            first.prefill(branch).future.result(WAIT)
+            branch.free()
+        cached = first.engine.call(lambda: pool.cached).result(WAIT)
+        assert pool.free < 500 < cached
+        with load(path, device="cpu", memory="1 MB"):
+            assert first.engine.call(lambda: pool.cached).result(WAIT) > cached - 200
+
+
 # --- the check
 
 
@@ -190,7 +239,7 @@ def test_a_truncated_file_is_refused(path, tmp_path, share):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_file_is_refused_or_runs(path, tmp_path, seed):
-    """Random bytes in the header never end the process."""
+    """Random bytes in the header are found, or do no harm."""
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(seed)
     for at in rng.integers(4, 3000, 8):
@@ -209,6 +258,49 @@ def test_a_damaged_file_is_refused_or_runs(path, tmp_path, seed):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("block_count", 0),
+        ("block_count", 1000),
+        ("attention.layer_norm_rms_epsilon", -1.0),
+        ("attention.layer_norm_rms_epsilon", float("inf")),
+        ("rope.dimension_count", 3),
+        ("rope.dimension_count", 1000),
+    ],
+)
+def test_a_header_that_cannot_be_right_is_refused(path, tmp_path, key, value):
+    """Numbers on which llama.cpp would end the process are found before it sees them."""
+    changed = tmp_path / "changed.gguf"
+    shutil.copyfile(path, changed)
+    reader = gguf.GGUFReader(changed, "r+")
+    reader.fields[f"llama.{key}"].parts[-1][0] = value
+    reader.data.flush()
+    with pytest.raises(ModelLoadError, match=rf"its {re.escape(key)} is"):
+        load(changed, device="cpu")
+
+
+def test_a_model_that_continues_no_text_is_refused(path, tmp_path):
+    """Embedding models and rerankers load in llama.cpp and give logits, which mean nothing."""
+    model = tmp_path / "embedding.gguf"
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(model, "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF") and name != "general.architecture":
+            kind = field.types[0]
+            sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), kind, sub_type=sub)
+    writer.add_bool("llama.attention.causal", False)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CapabilityError, match="no causal language model"):
+        load(model, device="cpu")
+
+
 def test_missing_files_are_named(path, tmp_path):
     """A path that does not exist, a pointer of git-lfs, something else, and a part of a split file."""
     with pytest.raises(ModelLoadError, match=r"there is no file .*gone\.gguf"):
@@ -225,6 +317,16 @@ def test_missing_files_are_named(path, tmp_path):
     shutil.copyfile(path, part)
     with pytest.raises(ModelLoadError, match=r"lacks model-00001-of-00003\.gguf"):
         load(part)
+    shutil.copyfile(path, tmp_path / "model-00000-of-00000.gguf")
+    with pytest.raises(ModelLoadError, match="is no part of a split file"):
+        load(tmp_path / "model-00000-of-00000.gguf")
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(ModelLoadError, match="is a folder"):
+        load(tmp_path / "folder.gguf")
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        load("~nobodyhasthisname/model.gguf")
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        load(f"{'long' * 100}.gguf")
 
 
 def test_without_llama_cpp_the_error_says_what_to_install(path, monkeypatch):

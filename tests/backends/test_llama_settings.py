@@ -1,6 +1,7 @@
 """What `model_kwargs` of a GGUF model do, and which are refused."""
 
 import re
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from langchain_pareto.backends.llama_context import KV_BYTES
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.sequences import Chunk
-from langchain_pareto.errors import SettingError
+from langchain_pareto.errors import ModelLoadError, SettingError
 
 WAIT = 60  # seconds
 EXACT = {"kv_type": "f32", "flash_attn": False}
@@ -54,21 +55,25 @@ def test_the_bytes_of_a_token_are_those_of_its_type(nano_file, kv_type):
         assert context.api.llama_n_threads(context._context) == 3
 
 
-def test_an_adapter_changes_what_its_weights_say(path, tmp_path):
-    """A LoRA adapter of scale s computes with W + s B A: to first order the logits move with s, and not at all at 0."""
+def write_adapter(path, scale=1.0):
+    """A random LoRA adapter of rank 4 for one matrix of the tiny model."""
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=s).astype(np.float32) for s in ((4, 32), (32, 4)))
-    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "llama")
+    writer = gguf.GGUFWriter(path, "llama")
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 4.0)
-    writer.add_tensor("blk.1.attn_output.weight.lora_a", a)
+    writer.add_tensor("blk.1.attn_output.weight.lora_a", scale * a)
     writer.add_tensor("blk.1.attn_output.weight.lora_b", b)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
+
+def test_an_adapter_changes_what_its_weights_say(path, tmp_path):
+    """A LoRA adapter of scale s computes with W + s B A: to first order the logits move with s, and not at all at 0."""
+    write_adapter(tmp_path / "adapter.gguf")
     adapter = str(tmp_path / "adapter.gguf")
     plain = logits(path, EXACT)
     torch.testing.assert_close(logits(path, EXACT | {"lora": {adapter: 0.0}}), plain)
@@ -77,9 +82,26 @@ def test_an_adapter_changes_what_its_weights_say(path, tmp_path):
     torch.testing.assert_close(whole - plain, 2 * (half - plain), rtol=0.05, atol=5e-4)
 
 
+def test_an_adapter_is_the_file_that_was_named(path, tmp_path, monkeypatch):
+    """A relative path means what it meant when the model was loaded, not what it means to the next user of the same weights."""
+    with pytest.raises(ModelLoadError, match="there is no file"):
+        load(path, device="cpu", model_kwargs={"lora": {"nowhere.gguf": 1.0}})
+    found = []
+    for folder, scale in (("one", 1.0), ("two", 3.0)):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        write_adapter(Path("adapter.gguf"), scale)
+        kwargs = EXACT | {"lora": {"adapter.gguf": 0.01}}
+        found.append(load(path, device="cpu", memory="4 MB", model_kwargs=kwargs))
+    assert found[0].runner is not found[1].runner
+    for backend in found:
+        backend.close()
+
+
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
+        ({"n_ctx": 2048}, "has no 'n_ctx'"),
         ({"device_map": "auto"}, "has no 'device_map': it has flash_attn, kv_type"),
         ({"kv_type": "f64"}, "kv_type of model_kwargs: input should be 'f32', 'f16'"),
         ({"kv_type": ["f16"]}, "kv_type of model_kwargs: input should be"),

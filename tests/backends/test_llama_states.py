@@ -54,6 +54,41 @@ def test_a_chat_goes_on_from_its_last_turn(make_backend, architecture):
     assert backend.engine.meter.forward_tokens - before == 4
 
 
+def test_a_prompt_is_shared_again_after_it_was_forgotten(make_backend, architecture):
+    """Other requests took the lane of a prompt's snapshot: the next search computes it once, and those after it not at all."""
+    backend = make_backend(architecture, lanes=16)
+
+    def search(seed):
+        before = backend.engine.meter.forward_tokens + backend.engine.meter.replayed_tokens
+        root = backend.open(PROMPT, seed=seed)
+        backend.prefill(root).future.result(WAIT)
+        branches = root.fork(8)
+        extend(backend, branches, 4)
+        for branch in (root, *branches):
+            branch.free()
+        after = backend.engine.meter.forward_tokens + backend.engine.meter.replayed_tokens
+        return after - before
+
+    once, again = len(PROMPT) - 1 + 8 * 4, 1 + 8 * 4  # a prefill computes one token at least
+    assert [search(0), search(1)] == [once, again]
+    others = [backend.open([i] * 20) for i in range(20)]
+    extend(backend, others)
+    for branch in others:
+        branch.free()
+    assert [search(2), search(3)] == [once, again]
+
+
+def test_waiting_branches_keep_what_they_begin_from(make_backend, architecture):
+    """Of forty branches on eight lanes those that wait for a lane do not compute their prompt anew."""
+    backend = make_backend(architecture, lanes=8)
+    root = backend.open(PROMPT)
+    backend.prefill(root).future.result(WAIT)
+    branches = root.fork(40)
+    root.free()
+    extend(backend, branches, 4)
+    assert backend.engine.meter.replayed_tokens == 0
+
+
 def test_a_truncation_replays_from_the_newest_snapshot(
     make_runner, architecture, reference, assert_close
 ):
