@@ -104,7 +104,8 @@ def pool_slots(memory: float | str | None, bytes_per_token: int, device: torch.d
     The default is 85 % of what is free on a CUDA device; on the CPU a quarter of it, and 4 GiB at most. Raises
     CapacityError below 64 slots.
     """
-    return slots_in(pool_bytes(memory, device), bytes_per_token, str(device))
+    room = pool_bytes(memory, free_bytes(device), gpu=device.type == "cuda")
+    return slots_in(room, bytes_per_token, str(device))
 
 
 def slots_in(room: int, bytes_per_token: int, device: str) -> int:
@@ -112,24 +113,22 @@ def slots_in(room: int, bytes_per_token: int, device: str) -> int:
     slots = min(MOST_SLOTS, room // bytes_per_token)
     if slots < FEWEST_SLOTS:
         needed = FEWEST_SLOTS * bytes_per_token
-        msg = f"a pool of {FEWEST_SLOTS} token slots needs {needed:,} bytes on {device}, and {room:,} are there for it"
+        there = max(0, room)
+        msg = f"a pool of {FEWEST_SLOTS} token slots needs {needed:,} bytes on {device}, and {there:,} are there for it"
         hint = "Give it more (memory=...), free some, or use a smaller model."
         raise CapacityError(msg, needed=needed, free=room, kind="bytes", hint=hint)
     return slots
 
 
-def pool_bytes(memory: float | str | None, device: torch.device, free: int | None = None) -> int:
-    """Bytes that `memory` stands for; `free` says what is free where torch does not know the device. Raises SettingError."""
+def pool_bytes(memory: float | str | None, free: int, *, gpu: bool) -> int:
+    """Bytes that `memory` stands for on a device with `free` bytes; raises SettingError."""
     if memory is None:
-        free = free_bytes(device) if free is None else free
-        if device.type == "cuda":
-            return int(free * _CUDA_SHARE)
-        return min(_CPU_MOST, int(free * _CPU_SHARE))
+        return int(free * _CUDA_SHARE) if gpu else min(_CPU_MOST, int(free * _CPU_SHARE))
     amount = _read_size(memory) if isinstance(memory, str) else memory
     if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
         return amount
     if isinstance(amount, float) and 0 < amount <= 1:
-        return int((free_bytes(device) if free is None else free) * amount)
+        return int(free * amount)
     msg = f"memory must be bytes (an int), a fraction of what is free (a float up to 1), or a text like '4 GB'; got {memory!r}"
     raise SettingError(msg)
 
@@ -137,7 +136,7 @@ def pool_bytes(memory: float | str | None, device: torch.device, free: int | Non
 def check_memory(memory: float | str | None) -> None:
     """Raises SettingError for what `pool_slots` would refuse, before anything is loaded."""
     if memory is not None:
-        pool_bytes(memory, torch.device("cpu"))
+        pool_bytes(memory, 0, gpu=False)
 
 
 def _read_size(text: str) -> float | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from langchain_pareto.backends.base import ModelSpec, Sampling
 from langchain_pareto.backends.devices import pool_bytes, slots_in
@@ -42,13 +41,13 @@ _MOST_OFF = 0.5  # of the logits' spread: coarse caches move them by up to a ten
 
 
 def load_gguf(
-    model: str | Path | None = None,
+    model: str | Path | None,
     *,
-    device: str | None = None,
-    model_kwargs: Mapping[str, object] | None = None,
-    memory: float | str | None = None,
-    max_context: int | None = None,
-    self_check: bool = True,
+    device: str | None,
+    model_kwargs: Mapping[str, object],
+    memory: float | str | None,
+    max_context: int | None,
+    self_check: bool,
 ) -> LocalBackend:
     """A backend for a GGUF file, or for the bundled model; split files are named by their first part.
 
@@ -57,7 +56,7 @@ def load_gguf(
     """
     bundled = model is None or model == "nano"
     parts = _find(nano_gguf() if bundled else str(model))
-    options = LlamaSettings.read(model_kwargs or {})
+    options = LlamaSettings.read(model_kwargs)
     adapters = {str(_find(path)[0].resolve()): scale for path, scale in options.lora.items()}
     options = options.model_copy(update={"lora": adapters})
     tokenizer = GGUFTokenizer(parts[0])
@@ -176,8 +175,7 @@ class _Source:
 
     def _sized(self, model: LlamaModel, spec: ModelSpec) -> ContextSettings:
         """Cells and lanes for the memory: of a model with states, half of it is for those."""
-        kind = torch.device("cpu" if self.gpu is None else "cuda")  # torch may not know the GPU
-        room = pool_bytes(self.memory, kind, free_on(self.gpu))
+        room = pool_bytes(self.memory, free_on(self.gpu), gpu=self.gpu is not None)
         threads = self.options.n_threads or usable_threads()
         lanes = MOST_LANES
         if model.has_state:

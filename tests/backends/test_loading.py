@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from langchain_pareto.backends import (
     architectures,
     devices,
-    loading,
     nano,
     pretrained,
     self_check,
     sharing,
     torch_attention,
+    torch_loading,
 )
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.loading import load
@@ -145,8 +145,8 @@ def test_other_settings_do_not_share(folder):
 def test_threads_load_once(folder, monkeypatch):
     """Threads that load one model at the same time get one model."""
     reads = []
-    read = loading.read_model
-    monkeypatch.setattr(loading, "read_model", lambda *a: reads.append(1) or read(*a))
+    read = torch_loading.read_model
+    monkeypatch.setattr(torch_loading, "read_model", lambda *a: reads.append(1) or read(*a))
     barrier = threading.Barrier(4)
 
     def one(_):
