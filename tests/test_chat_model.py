@@ -25,12 +25,14 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from langchain_pareto import Budget, BudgetError, BudgetExceeded, ChatPareto, Vote, run_budget
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.characters import CharacterTokenizer
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.nano import policy_path, tokenizer_path
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import ContextLengthError, ParetoError, SettingError
 from langchain_pareto.strategies.answers import AnswerFormat
@@ -517,16 +519,29 @@ def test_usage_counts_think_text_as_reasoning():
         Vote(n=8, adaptive=False),
     ],
 )
-def test_the_second_turn_reads_the_first_from_the_cache(strategy):
+def test_the_second_turn_reads_the_first_from_the_cache(strategy, tmp_path):
     """Everything but the new turn is cache_read, however many samples share it."""
-    first = [HumanMessage(f"Use 8 8 1 to make 63. ({strategy})")]
-    llm = chat(strategy=strategy)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path())
+    # the bundled template shows the model the last question alone
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    first = [HumanMessage("Use 8 8 1 to make 63.")]
+    llm = chat(
+        backend="torch",
+        model=str(policy_path()),
+        tokenizer=str(tmp_path),
+        memory="64 MB",
+        strategy=strategy,
+    )
     answer = llm.invoke(first)
     turns = [*first, answer, HumanMessage("Use 1 2 3 to make 6.")]
     second = llm.invoke(turns).usage_metadata
     known = llm.get_num_tokens_from_messages(first)
     assert known <= second["input_token_details"]["cache_read"] + 1
     assert second["input_token_details"]["cache_read"] < second["input_tokens"]
+    llm.close()
 
 
 def test_usage_callbacks_add_up():

@@ -140,10 +140,10 @@ def test_a_question_that_fails_does_not_stop_the_others(tmp_path: Path, as_json:
     if as_json:
         found = [json.loads(line) for line in done.stdout.splitlines()]
         assert ["error" in row for row in found] == [False, True, False]
-        assert "9001 tokens" in found[1]["error"]
+        assert "9002 tokens" in found[1]["error"]
     else:
         assert done.stdout.count("on the device") == 2
-        assert "9001 tokens" in done.stdout
+        assert "9002 tokens" in done.stdout
 
 
 def test_an_error_at_a_limit_is_exit_code_1() -> None:
@@ -160,7 +160,7 @@ def test_an_error_at_a_limit_is_exit_code_1() -> None:
         (["hi", "--budget", "5 parsecs"], "5 parsecs"),
         (["hi", "--budget", "0 tokens"], "above zero"),
         (["hi", "--strategy", "guess"], "known strategies: auto, best_of_n, single, vote"),
-        (["hi", "--backend", "abacus"], "known backends: torch"),
+        (["hi", "--backend", "abacus"], "known backends: auto, torch"),
         (["hi", "--model", "/no/such/model"], "/no/such/model"),
         (["hi", "--device", "abacus"], "cpu"),
         (["hi", "--dtype", "int3"], "float32"),
