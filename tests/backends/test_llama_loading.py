@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -27,6 +26,8 @@ from langchain_pareto.errors import (
     ParetoError,
     SettingError,
 )
+
+gguf = pytest.importorskip("gguf", reason="gguf is not installed")
 
 WAIT = 60  # seconds
 GREEDY = Sampling(temperature=0.0)

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,8 @@ from langchain_pareto.backends.llama_context import KV_BYTES
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.errors import ModelLoadError, SettingError
+
+gguf = pytest.importorskip("gguf", reason="gguf is not installed")
 
 WAIT = 60  # seconds
 EXACT = {"kv_type": "f32", "flash_attn": False}
