@@ -122,7 +122,9 @@ class Scheduler:
                 continue
             urgent = urgent or running.deadline is not None
             for i, work in enumerate(running.works):
-                if running.results[i] is None and trees.admit(work.sequence):
+                # whoever has a deadline does not wait for other trees
+                admitted = trees.admit(work.sequence) or running.deadline is not None
+                if running.results[i] is None and admitted:
                     few = work.sequence.pending <= max(1, work.rows)
                     (decode if few else prefill).append((running, i))
         step = Step(runner)

@@ -1,5 +1,7 @@
 """Sequences of llama.cpp under the slot pool: few lanes for many sequences, and no cell that nobody needs."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import assume, settings, strategies as st
@@ -263,18 +265,20 @@ def test_what_stays_cached_is_limited(make_backend, monkeypatch):
 
 @pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
 def test_only_so_many_unrelated_trees_share_a_step(make_backend, gate):
-    """With max_roots=2, two of five prompts are worked on at a time; branches of one prompt, and prompts half of which are the same, count once."""
+    """With max_roots=2, two of five prompts are worked on at a time; branches of one prompt, and prompts half of which are the same, count once, and a deadline does not wait."""
     backend = make_backend()
     backend.runner.max_roots = 2
     steps = gate(backend).steps
 
-    def most(prompts):
+    def most(prompts, deadline=None):
         del steps[:]
         branches = [b for p in prompts for b in backend.open(p).fork(3)]
-        tasks = [backend.extend(b, Sampling(), Stop(4, eos=False)) for b in branches]
+        stop = Stop(4, eos=False)
+        tasks = [backend.extend(b, Sampling(), stop, deadline=deadline) for b in branches]
         drawn = [task.future.result(WAIT).tokens for task in tasks]
         assert [len(d) for d in drawn] == [4] * len(branches)
         return max(len(step) for step in steps)
 
     assert most([[i] * 10 for i in range(5)]) == 6
     assert most([[7] * 10 + [i] for i in range(5)]) == 15
+    assert most([[i] * 10 for i in range(5)], deadline=time.monotonic() + WAIT) == 15
