@@ -13,12 +13,12 @@ _HERE = Path(__file__).parent
 
 
 def policy_path() -> Path:
-    """The folder of the policy: 2.8M parameters, the model that answers."""
+    """The folder of the policy, the model that answers."""
     return _HERE / "policy"
 
 
 def draft_path() -> Path:
-    """The folder of the draft: 0.2M parameters, the model that guesses ahead of the policy."""
+    """The folder of the draft, the model that guesses ahead of the policy."""
     return _HERE / "draft"
 
 
