@@ -25,7 +25,7 @@ from nano.tasks import Problem, Task, draw, is_right
 SEED = 2026
 EACH = 20  # problems of each task
 LEVELS: dict[Task, int] = {"word_problem": 6, "countdown": 4}  # hard enough for samples to differ
-BUDGETS = ("120 tokens", "400 tokens", "1200 tokens")  # for each question
+BUDGETS = ("100 tokens", "300 tokens", "800 tokens")  # for each question
 STRATEGIES = {
     "single, greedy": {"strategy": "single", "temperature": 0.0},
     "vote": {"strategy": "vote"},
@@ -33,8 +33,8 @@ STRATEGIES = {
     "auto": {"strategy": "auto"},
 }
 READING = """\
-How to read it: a sample has 60 to 130 tokens, so 120 pay for one and cut long ones off, 400 pay for three to six, \
-1200 for ten or more. One greedy sample costs least and leaves the rest of a budget unspent. A vote helps where right answers \
+How to read it: a sample has 60 to 130 tokens, so 100 pay for one and cut long ones off, 300 for two to five, 800 for \
+six or more. One greedy sample costs least and leaves the rest of a budget unspent. A vote helps where right answers \
 agree more often than wrong ones do; best_of_n here goes by mean log-probability, a weak judge. Checking is the best \
 use of samples where answers can be checked, but the rows below the rule use the very checker that judges: a bound, \
 no achievement.
