@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -13,10 +14,10 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano import draft_path, prm_path, tokenizer_path
-from nano import growing, judgements, reward, samples
+from nano import growing, judgements, measures, reward, samples
 from nano.problem import written_lines
 from nano.samples import ProblemRef, Samples
-from nano.tasks import draw
+from nano.tasks import TASKS, Task, draw
 from nano.tokenizer import BAD, GOOD, SPECIAL
 
 HOT = Sampling(temperature=1.0)
@@ -157,13 +158,19 @@ def test_a_score_for_every_line(prm: LlamaForCausalLM, drawn: list[Samples]) -> 
         assert all(0 <= p <= 1 for p in together)
 
 
-def test_the_reward_model_tells_right_from_wrong(prm: LlamaForCausalLM) -> None:
-    """It prefers the true solutions of held-out problems to the same with one number changed."""
+@pytest.mark.parametrize("task", TASKS)
+def test_the_reward_model_ranks_right_samples_above_wrong_ones(
+    prm: LlamaForCausalLM, draft: LocalBackend, task: Task
+) -> None:
+    """Of two samples of the draft on held-out problems, one right and one wrong, it mostly prefers the right one."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_path())
-    problems = [draw("word_problem", i, split="test", difficulty=2) for i in range(20)]
-    right = [(p.question, p.solution, True) for p in problems]
-    wrong = [
-        (p.question, p.solution.rsplit(" ", 1)[0] + f" {int(p.answer) + 7}", True) for p in problems
-    ]
-    good, bad = (reward.step_scores(prm, tokenizer, solutions) for solutions in (right, wrong))
-    assert sum(g[-1] > b[-1] for g, b in zip(good, bad, strict=True)) >= 18
+    problems = [ProblemRef(task, 3, "test", i) for i in range(50)]
+    scores, right = list[float](), list[bool]()
+    for one in samples.sample(draft, problems, 4, HOT):
+        written = zip(one.texts, one.ended, strict=True)
+        steps = reward.step_scores(
+            prm, tokenizer, [(one.problem.question, text, end) for text, end in written]
+        )
+        scores += [given[-1] if given else 0.0 for given in steps]
+        right += [judgements.verdicts(one, k)[-1:] == [True] for k in range(4)]
+    assert measures.auc(np.array(scores), np.array(right)) > 0.75
