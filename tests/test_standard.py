@@ -4,7 +4,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_pareto import ChatPareto
-from langchain_pareto.backends.nano import draft_path, tokenizer_path
+from langchain_pareto.backends.nano import draft_path, policy_path, tokenizer_path
 
 
 class TestChatParetoUnit(ChatModelUnitTests):
@@ -24,8 +24,8 @@ class TestChatParetoIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict:
-        return {"model": str(draft_path()), "tokenizer": tokenizer_path(), "max_tokens": 24}
+        return {"model": str(policy_path()), "tokenizer": tokenizer_path(), "max_tokens": 24}
 
     @property
     def model_override_value(self) -> str:
-        return "nano"
+        return str(draft_path())
