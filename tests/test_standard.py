@@ -4,7 +4,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_pareto import ChatPareto
-from langchain_pareto.backends.nano import draft_path, policy_path, tokenizer_path
+from langchain_pareto.backends.nano import policy_path, tokenizer_path
 
 
 class TestChatParetoUnit(ChatModelUnitTests):
@@ -28,4 +28,4 @@ class TestChatParetoIntegration(ChatModelIntegrationTests):
 
     @property
     def model_override_value(self) -> str:
-        return str(draft_path())
+        return "nano"
