@@ -1,10 +1,24 @@
 """langchain-tests' own suites for ChatPareto, none overridden: unit, and integration over the bundled models."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_pareto import ChatPareto
 from langchain_pareto.backends.nano import policy_path, tokenizer_path
+
+
+@cache
+def _copy() -> Path:
+    """The policy somewhere else: another model than "nano", as equal files at one place would be the same one."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(shutil.copytree(policy_path(), Path(folder.name) / "copy"))
 
 
 class TestChatParetoUnit(ChatModelUnitTests):
@@ -24,7 +38,7 @@ class TestChatParetoIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict:
-        return {"model": str(policy_path()), "tokenizer": tokenizer_path(), "max_tokens": 24}
+        return {"model": str(_copy()), "tokenizer": tokenizer_path(), "max_tokens": 24}
 
     @property
     def model_override_value(self) -> str:
