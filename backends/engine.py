@@ -119,9 +119,8 @@ class Engine:
             return
         try:
             self.call(lambda: self.retire(runner)).result()
-        except (
-            BackendError
-        ):  # the engine is gone, or about to go: its thread may still be in a step of the runner
+        except BackendError:
+            # The engine is gone, or about to go, and its thread may still be in a step of the runner.
             with self._lock:
                 thread, ended = self._thread, self._ended or self._thread is None
                 if not ended:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from langchain_pareto.backends.llama_model import LlamaModel
-from langchain_pareto.backends.templates import NO_KWARGS, render_plain, render_template
+from langchain_pareto.backends.templates import NO_KWARGS, render_template
 from langchain_pareto.errors import CapabilityError, SettingError
 
 _NO_VOCABULARY = 0  # of enum llama_vocab_type
@@ -40,7 +40,7 @@ class GGUFTokenizer:
             raise CapabilityError(
                 msg, hint="Use a GGUF file that was converted with its tokenizer."
             )
-        self.metadata = metadata = self._model.metadata()
+        self.metadata = metadata = self._model.metadata
         self._template = metadata.get("tokenizer.chat_template")
         self.has_template = self._template is not None
         api, vocab = self._api, self._vocab
@@ -109,10 +109,6 @@ class GGUFTokenizer:
         add_generation_prompt: bool = True,
     ) -> str:
         """The prompt of a chat by the template in the file; without one, the messages' contents, a line each."""
-        if self._template is None:
-            if tools:
-                raise SettingError("tools need a chat template, and this model has none")
-            return render_plain(messages)
         api, vocab = self._api, self._vocab
         bos, eos = (
             self._name(token).decode() if token >= 0 else ""

@@ -148,7 +148,7 @@ class _Source:
             runner=runner,
             engine=engine,
             name=self.name,
-            sampling=_sampling(model.metadata()),
+            sampling=_sampling(model.metadata),
             eos=None,
             settings=self.settings,
             check=run_check,

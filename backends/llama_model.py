@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class LlamaModel:
     @property
     def generates(self) -> bool:
         """Whether it continues a text, token by token: no encoder, no diffusion, no embedding model."""
-        api, handle, metadata = self.api, self.handle, self.metadata()
+        api, handle, metadata = self.api, self.handle, self.metadata
         architecture = metadata.get("general.architecture")
         return bool(
             api.llama_model_has_decoder(handle)
@@ -59,6 +60,7 @@ class LlamaModel:
         api, handle = self.api, self.handle
         return bool(api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle))
 
+    @cached_property
     def metadata(self) -> dict[str, str]:
         """Every key of the file's metadata that has a plain value, as text."""
         assert self.handle, "the model was closed"

@@ -43,7 +43,7 @@ def spec_of(
 ) -> ModelSpec:
     """The spec of a loaded model whose cache is of type `kv`; `parts` are its files if it has several."""
     api, handle = model.api, model.handle
-    metadata = model.metadata()
+    metadata = model.metadata
     architecture = metadata["general.architecture"]
     layers = int(api.llama_model_n_layer(handle))
     hidden = int(api.llama_model_n_embd(handle))

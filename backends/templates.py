@@ -22,7 +22,7 @@ _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
 def render_template(
-    template: str,
+    template: str | None,
     messages: Sequence[Message],
     *,
     tools: Sequence[Mapping[str, object]] | None = None,
@@ -33,10 +33,15 @@ def render_template(
 ) -> str:
     """The prompt that `template` makes of `messages`; `template_kwargs` are further names the template reads.
 
+    Without a template it is the messages' contents, a line each, and tools are refused.
     When the template refuses the messages, these are tried in turn, least change first: neighbours of one role are joined by a
     blank line; system messages move to the front of the next user message; an empty user message goes before an assistant who
     speaks first. If it refuses all of them, SettingError quotes what it said of the messages as given.
     """
+    if template is None:
+        if tools:
+            raise SettingError("tools need a chat template, and this model has none")
+        return render_plain(messages)
     from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 

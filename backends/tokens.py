@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from langchain_pareto.backends.templates import NO_KWARGS, render_plain, render_template
+from langchain_pareto.backends.templates import NO_KWARGS, render_template
 from langchain_pareto.errors import SettingError
 
 if TYPE_CHECKING:
@@ -181,12 +181,13 @@ class HFTokenizer:
         add_generation_prompt: bool = True,
     ) -> str:
         """The prompt of a chat by the model's template; without one, the messages' contents, a line each."""
-        if not self.has_template:
-            if tools:
-                raise SettingError("tools need a chat template, and this model has none")
-            return render_plain(messages)
+        template = None
+        if self.has_template:
+            template = self._hf.get_chat_template(
+                tools=[dict(tool) for tool in tools] if tools else None
+            )
         return render_template(
-            self._hf.get_chat_template(tools=[dict(tool) for tool in tools] if tools else None),
+            template,
             messages,
             tools=tools,
             template_kwargs={**self._hf.special_tokens_map, **template_kwargs},

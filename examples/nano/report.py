@@ -32,7 +32,7 @@ from nano.figure import COUNTS, draw_curves, write_table
 from nano.paths import REPORT, SAMPLES, TOKENIZER, trained_or_shipped
 from nano.pools import Pool, pool_of
 from nano.reward import step_scores
-from nano.samples import Samples, read_all, weights_of, write
+from nano.samples import ProblemRef, Samples, read_all, weights_of, write
 from nano.tasks import TASKS
 from nano.word_problems import facts_needed
 
@@ -68,7 +68,9 @@ def report(names: list[str]) -> dict[str, object]:
         pools.keep(name, drawn[name], found[name])
     return {
         "problems": {band: len(rows) for band, rows in by_band(problems)},
-        "models": {name: _model(name, pool_of(greedy[name]), found[name]) for name in names},
+        "models": {
+            name: _model(name, problems, pool_of(greedy[name]), found[name]) for name in names
+        },
         "mean sample": {
             task: larger_over_smaller({name: found[name].part(rows) for name in names})
             for task in TASKS
@@ -82,9 +84,8 @@ def report(names: list[str]) -> dict[str, object]:
     }
 
 
-def _model(name: str, greedy: Pool, pool: Pool) -> dict[str, object]:
+def _model(name: str, problems: list[ProblemRef], greedy: Pool, pool: Pool) -> dict[str, object]:
     """Everything about one policy."""
-    problems = all_problems()
     sampling = choice.chosen(name)
     levels: dict[str, list[int]] = defaultdict(list)
     for i, ref in enumerate(problems):

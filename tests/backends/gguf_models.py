@@ -28,6 +28,10 @@ def write(model: PreTrainedModel, path: Path, *, template: str | None = None) ->
     _add_tokenizer(writer, config.vocab_size, template)
     for name, weight in _TYPES[config.model_type](writer, config, state).items():
         writer.add_tensor(name, np.ascontiguousarray(weight.astype(np.float32)))
+    _finish(writer)
+
+
+def _finish(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -47,10 +51,7 @@ def write_bytes(path: Path, *, model: str = "gpt2", pre: str = "gpt-2") -> None:
     writer.add_feed_forward_length(8)
     writer.add_layer_norm_rms_eps(1e-6)
     _add_tokenizer(writer, 258, None, model=model, pre=pre)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _finish(writer)
 
 
 def write_sentencepiece(path: Path) -> None:
@@ -72,10 +73,7 @@ def write_sentencepiece(path: Path) -> None:
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _finish(writer)
 
 
 def _add_tokenizer(
