@@ -23,10 +23,10 @@ from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
 from langchain_pareto.backends.slot_runner import SlotRunner
 
-# A query looks at every cell in use, also at those that are only cached: so many stay, that reading them is a small part of reading
-# the weights.
+# A query looks at every cell in use, also at those that are only cached. The path that was freed last stays whole, for a
+# conversation goes on there; of others so many cells stay, that reading them is a small part of reading the weights.
 _CACHED_SHARE = 4  # times less than the weights
-_FEWEST_CACHED = 8192  # cells
+_FEWEST_CACHED = 256  # cells: attention takes so many at a time
 
 L = TypeVar("L", bound=Lanes)
 
@@ -48,6 +48,7 @@ class LlamaRunner(SlotRunner, Generic[L]):
         self.max_roots = max_roots
         cheap = spec.weight_bytes // (_CACHED_SHARE * max(1, spec.kv_bytes_per_token))
         self._most_cached = max(_FEWEST_CACHED, cheap)
+        self._newest = 0  # tokens of the path that was freed last
         self.model, self.context, self.spec = model, context, spec
         self.lanes = self._make_lanes()
 
@@ -64,8 +65,9 @@ class LlamaRunner(SlotRunner, Generic[L]):
 
     def free(self, sequence: Sequence) -> None:
         """Gives the slots back; what was computed stays cached, as far as that slows nobody down."""
+        self._newest = sequence.cached or self._newest
         super().free(sequence)
-        extra = self.pool.cached - self._most_cached
+        extra = self.pool.cached - self._newest - self._most_cached
         if extra > 0 and not self.closed:
             self.evict(extra + self._most_cached // 8)  # some to spare: not at every call
 

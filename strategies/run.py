@@ -65,6 +65,7 @@ async def run(
     record = Record(branches=[branch], on_thought=on_thought)
     root = Thought(question, branch=branch)
     search = Search(backend, root, account, settings, record)
+    answer: Answer | None = None
     try:
         await _admit(account)
         answer = await _answer(strategy, search, record, account)
@@ -90,7 +91,9 @@ async def run(
         try:
             await _end_draws(record)
         finally:
-            for one in record.branches:
+            chosen = answer.thought.branch if answer is not None else None
+            # what was chosen last: the next turn goes on there, and what is freed last stays cached longest
+            for one in sorted(record.branches, key=lambda branch: branch is chosen):
                 one.free()
             with record.lock:
                 account.release(memory=record.held)

@@ -62,11 +62,11 @@ class Run:
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
         self.muon = Muon(matrices, MUON_RATE)
         self.adam = torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        # one graph per length, forward and backward, and some to spare
+        # One graph per length, forward and backward, and some to spare; of one layer, which all layers share: to compile the whole
+        # model takes many times as long, and what comes of it is no faster.
         torch._dynamo.config.recompile_limit = 4 * len(LENGTHS)  # noqa: SLF001
-        self.forward = torch.compile(
-            lambda ids: model(input_ids=ids, use_cache=False).logits, dynamic=False
-        )
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
         self.at = Position()
         if self.checkpoint.exists():
             self._load()
@@ -79,7 +79,7 @@ class Run:
     def loss(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of what is learned."""
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.forward(ids.to(self.device))
+            logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits
         return cross_entropy(
             logits.float().flatten(0, 1), targets.to(self.device).flatten(), ignore_index=IGNORED
         )

@@ -247,20 +247,27 @@ def test_idle_children_of_freed_roots_give_way(make_backend, architecture):
 
 @pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
 def test_what_stays_cached_is_limited(make_backend, monkeypatch):
-    """Every query looks at every cell, so what nobody holds goes when it is much beside the weights, the oldest first."""
+    """Every query looks at every cell, so what nobody holds goes when it is much beside the weights, the oldest first; the path that was freed last stays, however long."""
     monkeypatch.setattr(llama_runner, "_FEWEST_CACHED", 100)
     backend = make_backend()
     few = backend.runner._most_cached
     assert 100 <= few < 1000
-    for i in range(40):
-        branch = backend.open([(i * j) % 256 for j in range(60)])
-        backend.prefill(branch).future.result(WAIT)
+
+    def prefill_and_free(i, length):
+        branch = backend.open([(i * j) % 256 for j in range(length)])
+        task = backend.prefill(branch)
+        task.future.result(WAIT)
         branch.free()
-        assert backend.engine.call(lambda: backend.runner.pool.cached).result(WAIT) <= few
-    again = backend.open([(39 * j) % 256 for j in range(60)])
-    task = backend.prefill(again)
-    task.future.result(WAIT)
-    assert task.usage.cached_tokens == 58  # a prefill computes one token at least
+        cached = backend.engine.call(lambda: backend.runner.pool.cached).result(WAIT)
+        assert cached <= few + length
+        return task.usage.cached_tokens
+
+    for i in range(40):
+        prefill_and_free(i, 60)
+    assert prefill_and_free(39, 60) == 58  # a prefill computes one token at least
+    long = 2 * few
+    prefill_and_free(41, long)
+    assert prefill_and_free(41, long) == long - 2
 
 
 @pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
