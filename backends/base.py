@@ -93,9 +93,10 @@ class Usage:
 
     prompt_tokens: int = 0  # tokens forwarded that nobody sampled in this request
     cached_tokens: int = 0  # tokens of the prefix that were found in the cache
-    new_tokens: int = 0  # tokens sampled into a branch
-    drafted: int = 0
-    accepted: int = 0
+    new_tokens: int = 0  # tokens sampled into a branch; an accepted guess counts once
+    drafted: int = 0  # guesses that were verified
+    accepted: int = 0  # of these, those that stayed
+    rounds: int = 0  # steps that verified guesses
     forwards: int = 0  # steps that this request took part in
     forward_tokens: int = 0
     replayed_tokens: int = (

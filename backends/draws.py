@@ -25,20 +25,21 @@ class Row:
 
 @dataclass(slots=True)
 class HostDraws:
-    """What a step drew, one entry a row; the last three in nats, and empty unless asked for."""
+    """What a step drew, one entry a row; the last four in nats, and empty unless asked for."""
 
     tokens: list[int]
     finite: list[bool]
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     top_logprobs: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Draws:
     """What a step drew, on the device: float64 columns in the order of HostDraws' fields."""
 
-    packed: Tensor  # (rows, 2 or 5)
+    packed: Tensor  # (rows, 2 or 6)
 
     @property
     def tokens(self) -> Tensor:

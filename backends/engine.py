@@ -24,8 +24,9 @@ from langchain_pareto.backends.base import Extension, Finish, Runner, Usage
 from langchain_pareto.backends.programs import Draw, Interrupted, Result
 from langchain_pareto.backends.results import Results
 from langchain_pareto.backends.running import Running
-from langchain_pareto.backends.scheduler import PREFILL_ALONE, Refusal, Scheduler, Step
+from langchain_pareto.backends.scheduler import PREFILL_ALONE, Refusal, Scheduler, Step, goes_on
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
+from langchain_pareto.backends.step_times import StepTimes
 from langchain_pareto.errors import (
     BackendError,
     CapacityError,
@@ -48,6 +49,7 @@ class Engine:
         self._live = list[Running]()
         self._scheduler = Scheduler(self._live)
         self._results = Results()
+        self._times = dict[Runner, StepTimes]()
         self._order = itertools.count()
         self._lock = threading.RLock()  # a collected branch may post while its thread posts
         self._thread: threading.Thread | None = None
@@ -74,6 +76,7 @@ class Engine:
         def admit() -> None:
             running.order = next(self._order)
             running.admitted = time.monotonic()
+            running.meter = self.meter
             self._live.append(running)
             self._advance(running, None)
 
@@ -162,6 +165,14 @@ class Engine:
 
     # --- the engine's thread
 
+    def sharing(self, runner: Runner) -> int:
+        """Programs that draw with `runner`."""
+        return sum(running.runner is runner for running in self._live)
+
+    def times(self, runner: Runner) -> StepTimes:
+        """What decode steps of `runner` have taken so far."""
+        return self._times.setdefault(runner, StepTimes())
+
     def track(self, runner: Runner, sequence: TokenSequence) -> TokenSequence:
         """Notes an open sequence, so that its slots can be taken when they are needed more elsewhere."""
         return self._scheduler.track(runner, sequence)
@@ -174,10 +185,11 @@ class Engine:
         """Ends every program of `runner` with EngineClosedError, and closes it."""
         reason = EngineClosedError(f"the backend of {runner.spec.name} was closed")
         for running in list(self._live):
-            if running.runner is runner:
+            if runner in (running.runner, running.drafter):
                 self._fail(running, reason)
         self._scheduler.forget(runner)
         self._results.forget(runner)
+        self._times.pop(runner, None)
         runner.close()
 
     def _run(self) -> None:
@@ -230,7 +242,8 @@ class Engine:
             if (finish := running.overdue(now)) is not None:
                 self._interrupt(running, finish)
         # 2. one step per runner, launched before any is waited for
-        runners = dict.fromkeys(running.runner for running in self._live)
+        wanted = (work.runner for running in self._live for work in running.works)
+        runners = dict.fromkeys(runner for runner in wanted if runner is not None)
         self._stepping = list(runners)
         started = [step for runner in runners if (step := self._launch(runner)) is not None]
         # 3. draw, copy, meter, resume
@@ -279,17 +292,19 @@ class Engine:
         seconds = time.perf_counter() - step.started
         self.steps += 1
         self._charge(step, seconds)
+        if step.goes_on:
+            self.times(step.runner).note(step.tokens, seconds)
         touched = dict[int, Running]()
         for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
             result = results.get(k)
-            if chunk.n > chunk.rows:
+            if not goes_on(chunk.sequence.cached - chunk.n, chunk.n, chunk.rows):
                 step.runner.share(chunk.sequence)
             if isinstance(result, Exception):
                 self._fail(running, result)
             elif result is not None:
-                if isinstance(running.works[i].want, Draw):
-                    running.usage.new_tokens += len(result)
-                    self.meter.new_tokens += len(result)
+                want = running.works[i].want
+                if isinstance(want, Draw) and want.counted:
+                    running.count(new_tokens=len(result))
                 running.results[i] = result
                 touched[id(running)] = running
         for running in touched.values():
@@ -306,7 +321,10 @@ class Engine:
             sequence, stop = chunk.sequence, chunk.sequence.cached
             charged = sequence.charge(stop - chunk.n, stop, chunk.rows)
             start = stop - charged
-            prompt = max(0, min(stop, running.known[id(sequence)]) - start)
+            own = (
+                step.runner is running.runner
+            )  # a draft reads the prompt once more: that is no prompt
+            prompt = max(0, min(stop, running.known[sequence]) - start) if own else 0
             flops = cost.forward_flops(spec, start, stop, chunk.rows)
             for usage in (running.usage, self.meter):
                 usage.forwards += id(running) not in counted
@@ -374,7 +392,8 @@ class Engine:
         self.meter.cached_tokens += running.usage.cached_tokens
         for work in running.works:
             if not work.sequence.freed and work.sequence.pending == 0:  # it ended before the draw
-                running.runner.truncate(work.sequence, len(work.sequence.tokens))
+                assert work.runner is not None
+                work.runner.truncate(work.sequence, len(work.sequence.tokens))
         running.ended = True
         running.on_end()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Self
+from typing import Protocol, Self, TypeAlias
 
 from langchain_pareto.backends import cost, programs
 from langchain_pareto.backends.base import (
@@ -39,6 +39,27 @@ from langchain_pareto.errors import (
     SettingError,
 )
 
+_Make: TypeAlias = Callable[[Running], programs.Program]
+
+
+class Decoding(Protocol):
+    """How tokens are drawn into a branch, where not one a step."""
+
+    @property
+    def drafter(self) -> Runner | None:
+        """The runner of the model that guesses, if there is one."""
+        ...
+
+    def program(
+        self,
+        running: Running,
+        branch: LocalBranch,
+        draw: programs.Draw,
+        out: programs.Continuation,
+    ) -> programs.Program:
+        """What draws, on the engine's thread."""
+        ...
+
 
 class LocalBranch:
     """A handle on a growing token sequence of one LocalBackend."""
@@ -48,15 +69,24 @@ class LocalBranch:
         "_backend",
         "_busy",
         "_children",
+        "_followers",
         "_freed",
         "_key",
         "_lock",
         "_prompt",
         "_sequence",
         "_tokens",
+        "_tree",
     )
 
-    def __init__(self, backend: LocalBackend, tokens: list[int], key: int, prompt: int) -> None:
+    def __init__(
+        self,
+        backend: LocalBackend,
+        tokens: list[int],
+        key: int,
+        prompt: int,
+        tree: dict[object, object],
+    ) -> None:
         self._backend = backend
         self._tokens = tokens
         self._key = key
@@ -65,7 +95,10 @@ class LocalBranch:
         self._busy = False
         self._freed = False
         self._lock = threading.Lock()
-        self._sequence: TokenSequence | None = None  # the engine's thread alone looks at it
+        # the engine's thread alone looks at these
+        self._sequence: TokenSequence | None = None
+        self._followers = dict[Runner, TokenSequence]()  # on other models
+        self._tree = tree  # what all branches of a root share
 
     @property
     def backend(self) -> LocalBackend:
@@ -89,7 +122,8 @@ class LocalBranch:
             first, self._children = self._children, self._children + n
             keys = [child_key(self._key, first + i) for i in range(n)]
             children = [
-                LocalBranch(self._backend, self._tokens.copy(), k, self._prompt) for k in keys
+                LocalBranch(self._backend, self._tokens.copy(), k, self._prompt, self._tree)
+                for k in keys
             ]
             self._backend.post(partial(self._backend.fork_sequences, self, children))
         return list(children)
@@ -133,6 +167,33 @@ class LocalBranch:
             "a branch is opened before anything else reaches the engine"
         )
         return self._sequence
+
+    def follow(self, other: LocalBackend) -> TokenSequence:
+        """The branch's own sequence on another model of this engine, made on first use; its tokens may be of before."""
+        found = self._followers.get(other.runner)
+        if found is None:
+            opened = other.runner.open(self.sequence.tokens)
+            found = self._followers[other.runner] = other.engine.track(other.runner, opened)
+        return found
+
+    def fork_followers(self, child: LocalBranch) -> None:
+        """The child's sequences on other models begin as this branch's."""
+        for runner, sequence in self._followers.items():
+            forked = self._backend.engine.track(runner, runner.fork(sequence))
+            child._followers[runner] = forked
+
+    def free_followers(self) -> None:
+        """Gives the sequences on other models back."""
+        for runner, sequence in self._followers.items():
+            self._backend.engine.untrack(sequence)
+            runner.free(sequence)
+        self._followers.clear()
+
+    def shared(self, name: object, make: Callable[[], object]) -> object:
+        """What all branches of this root share under a name, made on first use."""
+        if name not in self._tree:
+            self._tree[name] = make()
+        return self._tree[name]
 
     def check(self, action: str) -> None:
         """Raises SequenceError when the branch is freed or busy."""
@@ -210,7 +271,7 @@ class LocalBackend:
             msg = "the prompt is empty: a model needs at least one token to continue"
             raise SettingError(msg, hint="Ask something, or give a system message.")
         tokens = self.checked(tokens, 0)
-        branch = LocalBranch(self, tokens, root_key(seed, tokens), len(tokens))
+        branch = LocalBranch(self, tokens, root_key(seed, tokens), len(tokens), {})
         copy = tokens.copy()
         self.post(lambda: branch.bind(self.engine.track(self.runner, self.runner.open(copy))))
         return branch
@@ -225,8 +286,12 @@ class LocalBackend:
         deadline: float | None = None,
         constraint: Constraint | None = None,
         on_text: Callable[[str], None] | None = None,
+        decoding: Decoding | None = None,
     ) -> Running:
-        """Draws into `branch` until `stop`, its context or its pool is full; the task's future gives an Extension."""
+        """Draws into `branch` until `stop`, its context or its pool is full; the task's future gives an Extension.
+
+        `decoding` draws in another way than token by token.
+        """
         branch = self._own(branch)
         if stop.max_tokens < 1:
             msg = f"max_tokens must be at least 1, got {stop.max_tokens}"
@@ -237,12 +302,14 @@ class LocalBackend:
         stop = replace(stop, max_tokens=min(stop.max_tokens, room))
         draw = programs.Draw(branch.key, sampling, branch._prompt, stats, constraint)  # noqa: SLF001 - same module
 
-        def extend() -> programs.Program:
-            return programs.extend(
-                self.runner, branch.sequence, draw, stop, self.tokenizer, on_text
-            )
+        def extend(running: Running) -> programs.Program:
+            out = programs.Continuation(branch.sequence, draw, stop, self.tokenizer, on_text)
+            if decoding is not None:
+                return decoding.program(running, branch, draw, out)
+            return programs.extend(self.runner, branch.sequence, draw, out)
 
-        return self._start(branch, extend, deadline)
+        drafter = None if decoding is None else decoding.drafter
+        return self._start(branch, extend, deadline, drafter)
 
     def score(
         self,
@@ -258,14 +325,17 @@ class LocalBackend:
             msg = "a continuation to score must not be empty"
             raise SettingError(msg)
         return self._start_beside(
-            branch, "score", lambda: programs.score(self.runner, branch.sequence, checked), deadline
+            branch,
+            "score",
+            lambda _: programs.score(self.runner, branch.sequence, checked),
+            deadline,
         )
 
     def prefill(self, branch: Branch, *, deadline: float | None = None) -> Running:
         """Computes all but the last token, for the children to share; the future gives whether it got there."""
         branch = self._own(branch)
         return self._start_beside(
-            branch, "prefill", lambda: programs.prefill(self.runner, branch.sequence), deadline
+            branch, "prefill", lambda _: programs.prefill(self.runner, branch.sequence), deadline
         )
 
     def estimate(self, request: Request) -> tuple[int, int]:
@@ -301,6 +371,7 @@ class LocalBackend:
         """The engine's side of a fork."""
         for child in children:
             child.bind(self.engine.track(self.runner, self.runner.fork(parent.sequence)))
+            parent.fork_followers(child)
 
     def discard(self, branch: LocalBranch) -> None:
         """The engine's side of freeing; silent when the engine is gone, and everything with it."""
@@ -308,6 +379,7 @@ class LocalBackend:
         def free() -> None:
             sequence = branch._sequence  # noqa: SLF001 - same module
             if sequence is not None:
+                branch.free_followers()
                 self.engine.untrack(sequence)
                 self.runner.free(sequence)
 
@@ -342,11 +414,11 @@ class LocalBackend:
         return branch
 
     def _start(
-        self, branch: LocalBranch, make: Callable[[], programs.Program], deadline: float | None
+        self, branch: LocalBranch, make: _Make, deadline: float | None, drafter: Runner | None
     ) -> Running:
         """Starts a program that continues `branch`, which is busy until it ends."""
         branch.begin("extend")
-        running = Running(_lazy(make), self.runner, deadline)
+        running = _lazy(make, self.runner, deadline, drafter)
         running.on_end = branch.end
         try:
             return self._submit(running)
@@ -358,18 +430,25 @@ class LocalBackend:
         self,
         branch: LocalBranch,
         action: str,
-        make: Callable[[], programs.Program],
+        make: _Make,
         deadline: float | None,
     ) -> Running:
         """Starts a program that forks `branch` at once, and leaves it free for others."""
         branch.check(action)
-        return self._submit(Running(_lazy(make), self.runner, deadline))
+        return self._submit(_lazy(make, self.runner, deadline))
 
     def _submit(self, running: Running) -> Running:
         self._check_open()
         return self.engine.submit(running)
 
 
-def _lazy(make: Callable[[], programs.Program]) -> programs.Program:
+def _lazy(
+    make: _Make, runner: Runner, deadline: float | None, drafter: Runner | None = None
+) -> Running:
     """A program made on the engine's thread, where the branch's sequence is known."""
-    return (yield from make())
+
+    def program() -> programs.Program:
+        return (yield from make(running))
+
+    running = Running(program(), runner, deadline, drafter=drafter)
+    return running

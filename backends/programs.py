@@ -7,9 +7,10 @@ step, draws for all of them at once, and resumes each with its own rows. A progr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_pareto.backends.base import Constraint, Extension, Finish, Sampling, Stop
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
@@ -18,6 +19,8 @@ from langchain_pareto.backends.tokens import Detokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from langchain_pareto.backends.base import Runner
+
+Turn = Literal["now", "together", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Draw:
     prompt_length: int
     stats: bool = False
     constraint: Constraint | None = None
+    judged: bool = False  # also the raw log-probability of the token that the sequence holds there
+    counted: bool = True  # as new tokens; guesses and what is drawn to verify them are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +45,32 @@ class Named:
 
 @dataclass(slots=True)
 class Work:
-    """Compute all pending tokens of `sequence`; `want` says what to give back for the last `rows` of them."""
+    """Compute all pending tokens of `sequence`; `want` says what to give back for the last `rows` of them.
+
+    `runner` is that of the sequence, by default the program's own. `turn`: in the next step, in the first step in which no other
+    program of this runner is still guessing ("together"), or one such work a step, first come first served ("alone").
+    """
 
     sequence: TokenSequence
     want: Draw | Named
     rows: int = 1
+    runner: Runner | None = None
+    turn: Turn = "now"
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One drawn token; the figures are of the raw model in nats, NaN unless `stats` was asked for."""
+    """One drawn token; the figures are of the raw model in nats, NaN unless asked for.
+
+    `peak` is of the most probable token, `judged` of the one that the sequence holds at this place.
+    """
 
     token: int
     logprob: float
     entropy: float
     top_logprob: float
+    peak: float = math.nan
+    judged: float = math.nan
 
 
 Result = list[Drawn] | list[float]
@@ -117,46 +133,71 @@ class _Text:
                 self._on_text(text)
 
 
+class Continuation:
+    """One branch as tokens are drawn into it, up to its stop."""
+
+    def __init__(
+        self,
+        sequence: TokenSequence,
+        draw: Draw,
+        stop: Stop,
+        tokenizer: Tokenizer,
+        on_text: Callable[[str], None] | None = None,
+    ) -> None:
+        self._draw, self._stop, self._eos = draw, stop, tokenizer.end_tokens
+        self._text = _Text(tokenizer, sequence.tokens[-8:], stop, on_text)
+        self.ends = (tokenizer.end_tokens if stop.eos else frozenset()) | stop.tokens
+        self.finish: Finish | None = None
+        self._matched: str | None = None
+        self._drawn = list[Drawn]()
+
+    @property
+    def left(self) -> int:
+        """How many more tokens may be drawn."""
+        return 0 if self.finish is not None else self._stop.max_tokens - len(self._drawn)
+
+    def take(self, one: Drawn) -> None:
+        """Adds one token, which may be the last; one that ends the text adds none to it."""
+        self._drawn.append(one)
+        if self._draw.constraint is not None:
+            self._draw.constraint.advance(one.token)
+        if one.token in self.ends:
+            self.finish = "eos" if one.token in self._eos else "stop"
+            return
+        self._matched = self._text.push(one.token)
+        if self._matched is not None:
+            self.finish = "stop"
+        elif len(self._drawn) == self._stop.max_tokens:
+            self.finish = "length"
+
+    def extension(self) -> Extension:
+        """What was drawn."""
+        assert self.finish is not None
+        drawn = self._drawn
+        out = Extension([d.token for d in drawn], self._text.finish(), self.finish, self._matched)
+        if self._draw.stats:
+            out.logprobs = [d.logprob for d in drawn]
+            out.entropies = [d.entropy for d in drawn]
+            out.top_logprobs = [d.top_logprob for d in drawn]
+        return out
+
+
 def extend(
-    runner: Runner,
-    sequence: TokenSequence,
-    draw: Draw,
-    stop: Stop,
-    tokenizer: Tokenizer,
-    on_text: Callable[[str], None] | None = None,
+    runner: Runner, sequence: TokenSequence, draw: Draw, out: Continuation
 ) -> Generator[list[Work], list[list[Drawn]], Extension]:
-    """Draws token after token into `sequence` until `stop`; interrupted, it gives what it has.
+    """Draws token after token into `sequence` until `out` says stop; interrupted, it gives what it has.
 
     The token in which a stop completes stays in the sequence; an end-of-text token too, and adds no text.
     """
-    text = _Text(tokenizer, sequence.tokens[-8:], stop, on_text)
-    ends = (tokenizer.end_tokens if stop.eos else frozenset()) | stop.tokens
-    drawn = list[Drawn]()
-    finish: Finish = "length"
-    matched: str | None = None
     work = [Work(sequence, draw)]
     try:
-        while len(drawn) < stop.max_tokens:
+        while out.left:
             [[one]] = yield work
-            drawn.append(one)
             runner.append(sequence, [one.token])
-            if draw.constraint is not None:
-                draw.constraint.advance(one.token)
-            if one.token in ends:
-                finish = "eos" if one.token in tokenizer.end_tokens else "stop"
-                break
-            matched = text.push(one.token)
-            if matched is not None:
-                finish = "stop"
-                break
+            out.take(one)
     except Interrupted as interrupted:
-        finish = interrupted.finish
-    out = Extension([one.token for one in drawn], text.finish(), finish, matched)
-    if draw.stats:
-        out.logprobs = [one.logprob for one in drawn]
-        out.entropies = [one.entropy for one in drawn]
-        out.top_logprobs = [one.top_logprob for one in drawn]
-    return out
+        out.finish = interrupted.finish
+    return out.extension()
 
 
 def score(

@@ -42,9 +42,8 @@ class Results:
             if isinstance(want, Named):
                 named[k] = want.tokens
                 continue
-            first = len(chunk.sequence.tokens) - chunk.rows + 1
             try:
-                draws[k] = [_row(want, chunk.sequence, first + r) for r in range(chunk.rows)]
+                draws[k] = _rows(want, chunk.sequence, chunk.rows)
             except Exception as error:  # noqa: BLE001 - a constraint belongs to its program alone
                 out[k] = error
         if not draws and not named:
@@ -67,15 +66,30 @@ class Results:
         stats = any(isinstance(want, Draw) and want.stats for want in wants)
         rows = [row for part in draws.values() for row in part]
         host = sampler.draw(step.rows(draws), rows, stats=stats).to_host()
-        nan = [float("nan")] * (0 if stats else len(rows))
-        columns = (host.logprobs or nan, host.entropies or nan, host.top_logprobs or nan)
-        drawn, finite = map(Drawn, host.tokens, *columns), iter(host.finite)
+        nan = [math.nan] * len(rows)
+        judged = self._judged(step, draws) or nan
+        told = (host.logprobs, host.entropies, host.top_logprobs, host.peaks)
+        columns = [column or nan for column in told]
+        drawn, finite = map(Drawn, host.tokens, *columns, judged), iter(host.finite)
         out = dict[int, Result | Exception]()
         for k, part in draws.items():
             ok = all(list(itertools.islice(finite, len(part))))
             result = list(itertools.islice(drawn, len(part)))
             out[k] = result if ok else _not_finite(step.runner)
         return out
+
+    def _judged(self, step: Step, draws: dict[int, list[Row]]) -> list[float]:
+        """Log-probabilities of the tokens that the sequences hold where something is drawn; empty where nobody asks."""
+        wants = (running.works[i].want for running, i in (step.items[k] for k in draws))
+        if not any(isinstance(want, Draw) and want.judged for want in wants):
+            return []
+        ids = list[int]()
+        for k, part in draws.items():
+            tokens = step.chunks[k].sequence.tokens
+            ids += [tokens[r.position] if r.position < len(tokens) else 0 for r in part]
+        with torch.inference_mode():
+            logits = step.rows(draws)
+            return named_logprobs(logits, torch.tensor(ids, device=logits.device)).tolist()
 
     def _look_up(
         self, step: Step, named: dict[int, tuple[int, ...]]
@@ -95,17 +109,26 @@ class Results:
         return out
 
 
-def _row(want: Draw, sequence: TokenSequence, position: int) -> Row:
-    """The draw of the token at `position`."""
-    constraint = want.constraint
-    return Row(
-        key=want.key,
-        position=position,
-        sampling=want.sampling,
-        history=sequence.tokens[:position] if want.sampling.penalised else (),
-        prompt_length=want.prompt_length,
-        allowed=None if constraint is None else constraint.allowed(),
-    )
+def _rows(want: Draw, sequence: TokenSequence, rows: int) -> list[Row]:
+    """The draws that follow the last `rows` tokens of a sequence; all but the first of these are guesses."""
+    tokens, constraint = sequence.tokens, want.constraint
+    first = len(tokens) - rows + 1
+    out, advanced = list[Row](), 0
+    try:
+        for position in range(first, first + rows):
+            allowed = None if constraint is None else constraint.allowed()
+            history = tokens[:position] if want.sampling.penalised else ()
+            out.append(Row(want.key, position, want.sampling, history, want.prompt_length, allowed))
+            if constraint is not None and position < len(tokens):
+                if allowed is not None and tokens[position] not in allowed:
+                    constraint = None  # a wrong guess: nobody looks at what comes after it
+                else:
+                    constraint.advance(tokens[position])
+                    advanced += 1
+    finally:
+        if want.constraint is not None and advanced:
+            want.constraint.rollback(advanced)
+    return out
 
 
 def _not_finite(runner: Runner) -> NumericalError:

@@ -6,30 +6,59 @@ Knows a program and its works; knows no other program. Made by whoever asks, fro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from langchain_pareto.backends.base import Finish, Runner, Usage
-from langchain_pareto.backends.programs import Program, Result, Work
+from langchain_pareto.backends.programs import Draw, Program, Result, Work
+from langchain_pareto.backends.sequences import Sequence as TokenSequence
 
 
 class Running:
     """A program in flight, and the Task that its caller sees."""
 
-    def __init__(self, program: Program, runner: Runner, deadline: float | None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        runner: Runner,
+        deadline: float | None,
+        *,
+        drafter: Runner | None = None,
+    ) -> None:
+        """`drafter` is the runner of a model that guesses ahead for this program, if there is one."""
         self.program = program
         self.runner = runner
+        self.drafter = drafter
         self.deadline = deadline
         self.future: Future[object] = Future()
         self.usage = Usage()
+        self.meter = Usage()  # the engine's, from admission on
         self.order = -1  # of admission; older programs go first
+        self.ready = 0.0  # when it last wanted work
+        self.waited = 0  # steps since then that went without it
         self.admitted = 0.0
         self.on_end: Callable[[], None] = lambda: None  # called before anybody learns that it ended
         self.works: list[Work] = []
         self.results: list[Result | None] = []
-        self.known = dict[int, int]()  # per sequence id: tokens that were there before this program
+        self.known = dict[TokenSequence, int]()  # tokens that were there before this program
+        self.held = dict[TokenSequence, Runner]()  # everything that it has worked on
         self.ended = False
         self._cancelled = False
+
+    @property
+    def drafting(self) -> bool:
+        """Whether it waits for guesses of another model."""
+        return any(
+            work.runner is not self.runner and result is None
+            for work, result in zip(self.works, self.results, strict=True)
+        )
+
+    def count(self, **counts: int) -> None:
+        """Adds to what only the program can count: fields of Usage."""
+        more = Usage(**counts)
+        self.usage.add(more)
+        self.meter.add(more)
 
     def cancel(self) -> None:
         """Ends the program within one step; its future resolves to what it has so far."""
@@ -45,8 +74,12 @@ class Running:
         """Takes the next work that the program yielded."""
         self.works = works
         self.results = [None] * len(works)
+        self.ready, self.waited = time.monotonic(), 0
         for work in works:
+            work.runner = work.runner or self.runner
             assert work.sequence.pending >= work.rows, (
                 "a row is wanted whose token is computed already"
             )
-            self.known.setdefault(id(work.sequence), len(work.sequence.tokens))
+            guesses = work.rows - 1 if isinstance(work.want, Draw) else 0
+            self.known.setdefault(work.sequence, len(work.sequence.tokens) - guesses)
+            self.held[work.sequence] = work.runner

@@ -273,7 +273,7 @@ class Sampler:
     def _statistics(
         self, logits: Tensor, peaks: Tensor, top: Tensor, tokens: Tensor
     ) -> list[Tensor]:
-        """Raw log-probability, entropy and mean of the top, in nats: each (rows, 1)."""
+        """Raw log-probability, entropy, mean of the top and the largest, in nats: each (rows, 1)."""
         mass, weighted = self._mass(logits, top, torch.ones_like(top), weighted=True)
         log_mass = mass.log()
         drawn = logits.gather(1, tokens).double() - top - log_mass
@@ -282,7 +282,8 @@ class Sampler:
             logits, peaks.topk(min(_TOP, peaks.shape[1]), sorted=False).indices
         )
         best = values.topk(min(_TOP, logits.shape[1]), sorted=False).values
-        return [drawn, entropy, best.double().mean(-1, keepdim=True) - top - log_mass]
+        mean = best.double().mean(-1, keepdim=True) - top - log_mass
+        return [drawn, entropy, mean, -log_mass]
 
     def _mass(
         self, x: Tensor, top: Tensor, inverse_temperature: Tensor, *, weighted: bool = False

@@ -25,6 +25,8 @@ PREFILL_CHUNK = 512  # tokens a step while somebody else decodes or has a deadli
 PREFILL_ALONE = 2048  # tokens a step otherwise
 _HEADROOM = 32  # slots for each decoding sequence that stay free when a prefill is let in
 _SHARED_START = 16  # tokens: a prefill that starts like another one's waits for it
+_FEW = 8  # pending tokens of a sequence that goes on: no prefill yet
+_PATIENCE = 16  # steps that go without a work which waits for others to guess
 
 
 class Step:
@@ -36,6 +38,7 @@ class Step:
         self.chunks = list[Chunk]()
         self.tokens = 0
         self.unplaced = 0  # sequences that have no place on the device yet
+        self.goes_on = True  # whether it reads no prompt
         self.started = time.perf_counter()
         self.logits: Logits | None = None
         self._leaders = list[TokenSequence]()
@@ -45,6 +48,7 @@ class Step:
         work = running.works[i]
         whole = n == work.sequence.pending
         self.items.append((running, i))
+        self.goes_on = self.goes_on and goes_on(work.sequence.cached, n, work.rows)
         self.chunks.append(Chunk(work.sequence, n, work.rows if whole else 0))
         self.tokens += n
         self.unplaced += not self.runner.placed(work.sequence)
@@ -117,15 +121,16 @@ class Scheduler:
         decode, prefill = list[tuple[Running, int]](), list[tuple[Running, int]]()
         urgent = False
         trees = _Trees(runner.max_roots)
+        turns = _Turns(self._live, runner)
         for running in self._live:
-            if running.runner is not runner:
-                continue
-            urgent = urgent or running.deadline is not None
             for i, work in enumerate(running.works):
+                if work.runner is not runner or running.results[i] is not None:
+                    continue
+                urgent = urgent or running.deadline is not None
                 # whoever has a deadline does not wait for other trees
                 admitted = trees.admit(work.sequence) or running.deadline is not None
-                if running.results[i] is None and admitted:
-                    few = work.sequence.pending <= max(1, work.rows)
+                if admitted and turns.admit(running, work):
+                    few = goes_on(work.sequence.cached, work.sequence.pending, work.rows)
                     (decode if few else prefill).append((running, i))
         step = Step(runner)
         for running, i in decode:
@@ -183,23 +188,23 @@ class Scheduler:
         for other in reversed(self._live):
             if other.order <= running.order:
                 return
-            if other.runner is runner and not step.holds(other):
-                yield from (work.sequence for work in other.works if work.sequence.cached)
+            if not step.holds(other):
+                yield from (s for s, owner in other.held.items() if owner is runner and s.cached)
 
     def _idle(self, runner: Runner) -> list[TokenSequence]:
         """Open sequences that no program works on."""
-        busy = {id(w.sequence) for r in self._live for w in r.works}
+        busy = {sequence for running in self._live for sequence in running.held}
         return [
             sequence
-            for key, (owner, sequence) in self._sequences.items()
-            if owner is runner and key not in busy
+            for owner, sequence in self._sequences.values()
+            if owner is runner and sequence not in busy
         ]
 
     def _force(self, step: Step, running: Running, i: int) -> Step | Refusal:
         """The oldest program's work when nothing fitted: everybody else gives way, or it can never fit."""
         work, runner = running.works[i], step.runner
         sequence = work.sequence
-        others = [held.sequence for r in self._live if r.runner is runner for held in r.works]
+        others = [s for r in self._live for s, owner in r.held.items() if owner is runner]
         for other in (*self._idle(runner), *reversed(others)):
             if other is not sequence and other.cached:
                 runner.drop(other)
@@ -214,6 +219,33 @@ class Scheduler:
         return Refusal(
             running, CapacityError(msg, needed=total, free=pool.free, kind="slots", hint=hint)
         )
+
+
+class _Turns:
+    """Who verifies guesses in one step of `runner`."""
+
+    def __init__(self, live: list[Running], runner: Runner) -> None:
+        self._drafting = [r for r in live if r.runner is runner and r.drafting]
+        alone = [
+            running
+            for running in live
+            if any(work.turn == "alone" and work.runner is runner for work in running.works)
+        ]
+        self._next = min(alone, key=lambda running: (running.ready, running.order), default=None)
+
+    def admit(self, running: Running, work: Work) -> bool:
+        """Whether the work takes part."""
+        if work.turn == "alone":
+            return running is self._next
+        if work.turn == "together" and self._drafting and running.waited < _PATIENCE:
+            running.waited += 1
+            return False
+        return True
+
+
+def goes_on(cached: int, tokens: int, rows: int) -> bool:
+    """Whether computing so many tokens after `cached` ones continues a sequence, rather than reads a prompt."""
+    return tokens <= max(1, rows) or (tokens <= _FEW and cached > 0)
 
 
 class _Trees:

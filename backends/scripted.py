@@ -198,7 +198,8 @@ class ScriptedBackend:
             raise self._too_long(len(branch.tokens) + 1)
         stop = replace(stop, max_tokens=min(stop.max_tokens, room))
         sequence, draw = branch.sequence, programs.Draw(branch.key, sampling, 0, stats)
-        program = programs.extend(_RUNNER, sequence, draw, stop, self.tokenizer, on_text)
+        out = programs.Continuation(sequence, draw, stop, self.tokenizer, on_text)
+        program = programs.extend(_RUNNER, sequence, draw, out)
         return self._start(branch, program, deadline, asked=(sampling, stop))
 
     def prefill(self, branch: Branch, *, deadline: float | None = None) -> ScriptedTask:

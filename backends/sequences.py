@@ -102,6 +102,11 @@ class Sequence:
         self.version += 1
         return self.take_back(max(0, self.cached - (length - 1)))
 
+    def amend(self, token: int) -> None:
+        """Replaces the last token, which is pending."""
+        assert self.pending >= 1, "what is computed cannot be replaced"
+        self.tokens[-1] = token
+
     def segments(self, end: int) -> list[tuple[Segment, int, int]]:
         """The path up to position `end`, as (segment, start, stop) with start < stop."""
         out, start = [], 0

@@ -11,6 +11,7 @@ Everything that langchain-pareto raises on purpose.
     + ContextLengthError (ValueError)      longer than the model's context
     + CapabilityError (NotImplementedError)  this model or engine cannot do it
     + SequenceError (ValueError)           a freed, foreign or busy branch, or a bad length
+    + VocabularyMismatchError (ValueError) draft and target read tokens differently
     + ModelLoadError (OSError)             weights or tokenizer missing, truncated or unreadable
     + NumericalError (ArithmeticError)     NaN or infinite logits
     + EngineClosedError                    the engine was closed, belongs to another process, or the process ends
@@ -85,6 +86,10 @@ class CapabilityError(BackendError, NotImplementedError):
 
 class SequenceError(BackendError, ValueError):
     """A freed, foreign or busy branch, or a length outside it."""
+
+
+class VocabularyMismatchError(BackendError, ValueError):
+    """A draft and its target have different vocabularies."""
 
 
 class ModelLoadError(BackendError, OSError):

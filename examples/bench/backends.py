@@ -103,7 +103,7 @@ def load_all(folder: Path) -> dict[str, LocalBackend]:
 
 def unrelated_rows(backend: LocalBackend) -> None:
     """How many trees at once."""
-    for count in (8, 16):
+    for count in (4, 8):
         prompts = [prompt(512, 100 + i) for i in range(count)]
         work = {str(r): partial(unrelated, backend, prompts, r) for r in (*ROOTS, 1 << 20)}
         seconds = alternate(work, rounds=2)

@@ -182,6 +182,7 @@ def test_a_second_user_does_not_disturb_the_first(path):
     """A model that is checked for its second user keeps what the first one has cached, also when the pool is full of it."""
     with load(path, device="cpu", memory="1 MB", self_check=False) as first:
         pool = first.runner.pool
+        first.runner._most_cached = pool.capacity
         for i in range(pool.capacity // 500):
             branch = first.open([(i * j) % 256 for j in range(500)])
             first.prefill(branch).future.result(WAIT)

@@ -1,0 +1,247 @@
+"""
+A backend that decodes in another way than token by token: the same branches, prices and answers, other programs.
+
+Knows which guesser and which length a decoder's settings mean; `speculation.py` knows how guesses are verified. What a strategy does is
+the same with every decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Self
+from weakref import WeakKeyDictionary
+
+from langchain_pareto.backends import cost, speculation
+from langchain_pareto.backends.base import (
+    Branch,
+    Capabilities,
+    Constraint,
+    ModelSpec,
+    Request,
+    Runner,
+    Sampling,
+    Stop,
+    Task,
+)
+from langchain_pareto.backends.decoders import (
+    BigLittle,
+    Decoder,
+    Lookup,
+    Plain,
+    Rounds,
+    Speculative,
+)
+from langchain_pareto.backends.draft_length import Acceptance, DraftLength, FixedLength
+from langchain_pareto.backends.drafts import Guesser, LookupGuesser, ModelGuesser, WrittenBefore
+from langchain_pareto.backends.local import LocalBackend, LocalBranch
+from langchain_pareto.backends.programs import Continuation, Draw, Program, Turn
+from langchain_pareto.backends.running import Running
+from langchain_pareto.backends.tokens import Tokenizer
+from langchain_pareto.errors import CapabilityError, SettingError, VocabularyMismatchError
+
+
+class DecodingBackend:
+    """`target` under a decoder; `draft` is the backend of the small model, if the decoder has one. Closes neither."""
+
+    def __init__(
+        self, target: LocalBackend, decoder: Decoder, draft: LocalBackend | None = None
+    ) -> None:
+        """Raises SettingError without the draft that the decoder needs, CapabilityError and VocabularyMismatchError for one that does not fit."""
+        if decoder.drafts:
+            if draft is None:
+                msg = f'the decoder "{decoder.kind}" needs a draft model'  # type: ignore[attr-defined]
+                raise SettingError(msg, hint="Name one with draft=, or take another decoder.")
+            _check_pair(target, draft)
+        self.target, self.decoder = target, decoder
+        self.draft = draft if decoder.drafts else None
+
+    @property
+    def name(self) -> str:
+        """The target's."""
+        return self.target.name
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The target's shape; a token takes memory in both caches."""
+        spec = self.target.spec
+        if self.draft is None:
+            return spec
+        both = spec.kv_bytes_per_token + self.draft.spec.kv_bytes_per_token
+        return replace(spec, kv_bytes_per_token=both)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The target's."""
+        return self.target.capabilities
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The target's."""
+        return self.target.tokenizer
+
+    @property
+    def sampling(self) -> Sampling:
+        """The target's."""
+        return self.target.sampling
+
+    def open(self, prompt: str | Sequence[int], *, seed: int = 0) -> Branch:
+        """A new root."""
+        return self.target.open(prompt, seed=seed)
+
+    def extend(
+        self,
+        branch: Branch,
+        sampling: Sampling,
+        stop: Stop,
+        *,
+        stats: bool = False,
+        deadline: float | None = None,
+        constraint: Constraint | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Running:
+        """Draws into `branch` until `stop`, as the decoder says."""
+        return self.target.extend(
+            branch,
+            sampling,
+            stop,
+            stats=stats,
+            deadline=deadline,
+            constraint=constraint,
+            on_text=on_text,
+            decoding=None if isinstance(self.decoder, Plain) else self,
+        )
+
+    def prefill(self, branch: Branch, *, deadline: float | None = None) -> Task:
+        """Computes all but the last token, on the target."""
+        return self.target.prefill(branch, deadline=deadline)
+
+    def score(
+        self,
+        branch: Branch,
+        continuations: Sequence[Sequence[int]],
+        *,
+        deadline: float | None = None,
+    ) -> Task:
+        """Raw log-probabilities of each continuation's tokens, by the target."""
+        return self.target.score(branch, continuations, deadline=deadline)
+
+    def estimate(self, request: Request) -> tuple[int, int]:
+        """Worst-case FLOPs, every guess wrong, and the bytes of both caches."""
+        most = self.decoder.most
+        drawn = request.max_tokens * (1 + most)  # each round gives one token at least
+        worst = replace(request, max_tokens=drawn)
+        flops = cost.worst_flops(self.target.spec, worst)
+        memory = cost.kv_bytes(
+            self.target.spec, replace(request, max_tokens=request.max_tokens + most)
+        )
+        if self.draft is None:
+            return flops, memory
+        # the draft reads the whole prompt, and catches up with at most two tokens a round
+        known = request.context + request.prefill
+        drafted = Request(0, known, request.n, drawn + 2 * request.max_tokens)
+        flops += cost.worst_flops(self.draft.spec, drafted)
+        kept = Request(0, known, request.n, request.max_tokens + most)
+        return flops, memory + cost.kv_bytes(self.draft.spec, kept)
+
+    def close(self) -> None:
+        """Nothing: whoever opened the models closes them."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- on the engine's thread
+
+    @property
+    def drafter(self) -> Runner | None:
+        """The runner of the small model."""
+        return None if self.draft is None else self.draft.runner
+
+    def program(
+        self, running: Running, branch: LocalBranch, draw: Draw, out: Continuation
+    ) -> Program:
+        """What draws into the branch."""
+        runner, decoder = self.target.runner, self.decoder
+        target = speculation.Target(
+            runner,
+            branch.sequence,
+            running.count,
+            lambda: self.target.engine.sharing(runner),
+        )
+        if isinstance(decoder, BigLittle):
+            policy = speculation.Thresholds(
+                decoder.fallback,
+                decoder.rollback,
+                decoder.longest,
+                decoder.verify_tail or decoder.rollback == 0,
+            )
+            little = self._model(branch, draw, decoder.fallback)
+            return speculation.big_little(target, draw, out, little, policy, "together")
+        turn: Turn = "together"
+        if isinstance(decoder, Rounds) and decoder.schedule == "first_come":
+            turn = "alone"
+        guesser: Guesser
+        if isinstance(decoder, Lookup):
+            shared = branch.shared(
+                "written", lambda: WrittenBefore(decoder.ngram, decoder.shortest)
+            )
+            assert isinstance(shared, WrittenBefore)
+            guesser, turn = LookupGuesser(shared, branch.sequence), "now"
+        else:
+            confidence = decoder.confidence if isinstance(decoder, Speculative) else 0.0
+            guesser = self._model(branch, draw, confidence)
+        return speculation.speculate(target, draw, out, guesser, self._length(branch), turn)
+
+    def _model(self, branch: LocalBranch, draw: Draw, confidence: float) -> ModelGuesser:
+        assert self.draft is not None
+        sequence = branch.follow(self.draft)
+        vocabulary = self.target.spec.vocabulary
+        return ModelGuesser(self.draft.runner, sequence, draw, vocabulary, confidence)
+
+    def _length(self, branch: LocalBranch) -> speculation.Length:
+        """The length of guesses of the branch's tree."""
+        decoder = self.decoder
+        fixed = getattr(decoder, "draft_tokens", None)
+        if fixed is not None:
+            return FixedLength(fixed)
+        engine, runner = self.target.engine, self.target.runner
+        source = self.drafter if self.drafter is not None else Lookup
+        pair = _acceptance.setdefault(runner, {}).setdefault(source, Acceptance())
+
+        def make() -> DraftLength:
+            times = None if self.drafter is None else engine.times(self.drafter)
+            return DraftLength(decoder.most, engine.times(runner), times, pair)
+
+        length = branch.shared(("length", source, decoder), make)
+        assert isinstance(length, DraftLength)
+        return length
+
+
+# how well each pair of runners agrees, from one call to the next; of the engine's thread
+_acceptance = WeakKeyDictionary[Runner, dict[object, Acceptance]]()
+
+
+def _check_pair(target: LocalBackend, draft: LocalBackend) -> None:
+    if target.engine is not draft.engine:
+        msg = f"the draft {draft.name} is on {draft.engine.name} and the target {target.name} on {target.engine.name}: one engine must run both"
+        raise CapabilityError(msg, hint="Load both on the same device.")
+    if draft.capabilities.context_length < 2:
+        msg = f"the draft {draft.name} has no room for a sequence"
+        raise CapabilityError(msg, hint="Give it more memory.")
+    ours, theirs = target.tokenizer, draft.tokenizer
+    if ours.fingerprint == theirs.fingerprint:
+        return
+    common = min(ours.vocabulary, theirs.vocabulary)
+    other = next((t for t in range(common) if ours.piece(t) != theirs.piece(t)), None)
+    names = f"the draft {draft.name} and the target {target.name}"
+    hint = 'Take a draft of the same family, or the decoder "lookup", which needs none.'
+    if other is not None:
+        msg = f"{names} have different vocabularies: token {other} is {theirs.piece(other)!r} in the draft and {ours.piece(other)!r} in the target"
+        raise VocabularyMismatchError(msg, hint=hint)
+    if ours.end_tokens.isdisjoint(theirs.end_tokens) and ours.end_tokens:
+        msg = f"{names} end a text with different tokens: {sorted(theirs.end_tokens)} and {sorted(ours.end_tokens)}"
+        raise VocabularyMismatchError(msg, hint=hint)

@@ -1,0 +1,138 @@
+"""
+Where guesses come from: a smaller model that follows the branch, or what was written before.
+
+Knows sequences and tokens; knows nothing of who verifies a guess. Each guesser is a generator, so that the steps of all branches'
+small models are one step of the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import replace
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from langchain_pareto.backends.base import Runner
+from langchain_pareto.backends.programs import Draw, Drawn, Work
+from langchain_pareto.backends.sequences import Segment, Sequence as TokenSequence
+
+Guessing = Generator[list[Work], list[list[Drawn]], list[Drawn]]
+
+
+class Guesser(Protocol):
+    """Guesses how a sequence goes on."""
+
+    def guess(self, tokens: Sequence[int], most: int, ends: Collection[int]) -> Guessing:
+        """Up to `most` tokens that may come after `tokens`; none comes after one of `ends`."""
+        ...
+
+
+def rewrite(runner: Runner, sequence: TokenSequence, length: int, tokens: Sequence[int]) -> None:
+    """Makes the sequence its first `length` tokens and then `tokens`, and keeps what is computed as far as that agrees."""
+    old, at = sequence.tokens, 0
+    while at < len(tokens) and length + at < len(old) and old[length + at] == tokens[at]:
+        at += 1
+    kept, rest = length + at, list(tokens[at:])
+    if kept < len(old):
+        # a truncation leaves the last token pending: where another one takes its place, nothing right is computed twice
+        runner.truncate(sequence, kept + bool(rest))
+        if rest:
+            sequence.amend(rest.pop(0))
+    if rest:
+        runner.append(sequence, rest)
+
+
+class ModelGuesser:
+    """A small model with a sequence of its own, which follows that of the branch."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        sequence: TokenSequence,
+        draw: Draw,
+        vocabulary: int,
+        confidence: float,
+    ) -> None:
+        """`draw` is that of the branch: with the same keys the small model mostly draws the same.
+
+        It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`.
+        """
+        self._runner, self._sequence, self._vocabulary = runner, sequence, vocabulary
+        self._draw = replace(draw, counted=False, judged=False, stats=confidence > 0)
+        self._least = math.log(confidence) if confidence > 0 else -math.inf
+        self._agreed = 0  # tokens at the start that are known to be the branch's
+
+    def guess(self, tokens: Sequence[int], most: int, ends: Collection[int]) -> Guessing:
+        """As the protocol says."""
+        self.follow(tokens)
+        drawn, constraint = list[Drawn](), self._draw.constraint
+        advanced = 0
+        try:
+            while len(drawn) < most and not (drawn and drawn[-1].token in ends):
+                [[one]] = yield [Work(self._sequence, self._draw, runner=self._runner)]
+                if one.token >= self._vocabulary or one.peak < self._least:
+                    break
+                self._runner.append(self._sequence, [one.token])
+                drawn.append(one)
+                if constraint is not None:
+                    constraint.advance(one.token)
+                    advanced += 1
+        finally:
+            if constraint is not None and advanced:
+                constraint.rollback(advanced)
+        return drawn
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Makes the small model's sequence that of the branch."""
+        own, at = self._sequence.tokens, self._agreed
+        while at < min(len(own), len(tokens)) and own[at] == tokens[at]:
+            at += 1
+        rewrite(self._runner, self._sequence, at or 1, tokens[at or 1 :])
+        self._agreed = len(tokens)
+
+
+class WrittenBefore:
+    """Sequences of a few tokens, and what came after them, in all branches of one tree (STAND, arXiv 2506.04708)."""
+
+    def __init__(self, longest: int, shortest: int) -> None:
+        self._lengths = range(longest, shortest - 1, -1)
+        self._after = dict[tuple[int, ...], tuple[list[int], int]]()  # where it goes on
+        self._read = WeakKeyDictionary[Segment, int]()
+
+    def read(self, sequence: TokenSequence) -> None:
+        """Takes in what is new of a branch."""
+        tokens = sequence.tokens
+        for segment, start, stop in sequence.segments(len(tokens)):
+            first = max(start, self._read.get(segment, start), 1)
+            for at in range(first, stop):  # the token that comes after
+                for n in self._lengths:
+                    if n <= at:
+                        self._after[tuple(tokens[at - n : at])] = (tokens, at)
+            self._read[segment] = max(first, stop)
+
+    def goes_on(self, tokens: Sequence[int], most: int) -> list[int]:
+        """What came after the longest known end of `tokens`, the last time."""
+        for n in self._lengths:
+            found = self._after.get(tuple(tokens[-n:])) if n <= len(tokens) else None
+            if found is not None and (after := found[0][found[1] : found[1] + most]):
+                return after
+        return []
+
+
+class LookupGuesser:
+    """Guesses that what was written before is written again: prompt lookup, over the whole tree."""
+
+    def __init__(self, written: WrittenBefore, sequence: TokenSequence) -> None:
+        self._written, self._sequence = written, sequence
+
+    def guess(self, tokens: Sequence[int], most: int, ends: Collection[int]) -> Guessing:
+        """As the protocol says; runs no model."""
+        self._written.read(self._sequence)
+        guessed = list[Drawn]()
+        for token in self._written.goes_on(tokens, most):
+            guessed.append(Drawn(token, math.nan, math.nan, math.nan))
+            if token in ends:
+                break
+        return guessed
+        yield  # a generator like the others

@@ -1,0 +1,190 @@
+"""
+Draft and verify, as generator programs: guesses of a small model or of a look-up, verified by the target in one wide step.
+
+Knows sequences, guesses and stops; knows no device and no other program. The target draws at every guessed place with the branch's own
+key, and a guess stays if it is what the target draws (Daliri, Musco and Suresh, arXiv 2408.07978): the text is that of plain decoding,
+greedy or sampled, with the same seed, up to near ties of differently shaped batches. Big Little Decoder is here too, which keeps what
+the target finds likely enough, and so does change the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from langchain_pareto.backends.base import Extension, Runner
+from langchain_pareto.backends.drafts import Guesser, ModelGuesser, rewrite
+from langchain_pareto.backends.programs import (
+    Continuation,
+    Draw,
+    Drawn,
+    Interrupted,
+    Turn,
+    Work,
+)
+from langchain_pareto.backends.sequences import Sequence as TokenSequence
+
+Drawing = Generator[list[Work], list[list[Drawn]], Extension]
+
+
+class Length(Protocol):
+    """How many tokens to guess."""
+
+    def next(self, branches: int) -> int:
+        """For one branch, where so many share the steps."""
+        ...
+
+    def note(self, drafted: int, accepted: int) -> None:
+        """What became of a guess."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What verifies: the model's runner, the branch's sequence on it, and where its figures go.
+
+    `count` adds to the request's usage, `branches` tells how many programs share the runner's steps.
+    """
+
+    runner: Runner
+    sequence: TokenSequence
+    count: Callable[..., None]
+    branches: Callable[[], int]
+
+    def settle(self, verified: int, tokens: Sequence[int]) -> None:
+        """Makes the sequence its `verified` first tokens and then `tokens`."""
+        rewrite(self.runner, self.sequence, verified, tokens)
+
+
+def speculate(
+    target: Target, draw: Draw, out: Continuation, guesser: Guesser, length: Length, turn: Turn
+) -> Drawing:
+    """Draws into the sequence until `out` says stop, up to all guesses and one more token a round.
+
+    Interrupted, it gives what is verified.
+    """
+    sequence = target.sequence
+    verify = replace(draw, counted=False)
+    try:
+        while out.left:
+            # the target's own token comes on top of the guesses
+            wanted = min(length.next(target.branches()), out.left - 1)
+            guess = list[int]()
+            if wanted > 0:
+                drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
+                guess = [one.token for one in drafted]
+            rows = yield from _verified(target, verify, guess, turn)
+            right = _agreeing(guess, rows)
+            taken = _take(out, rows[: right + 1])
+            target.settle(len(sequence.tokens) - len(guess), [one.token for one in taken])
+            accepted = min(right, len(taken))
+            target.count(
+                new_tokens=len(taken), drafted=len(guess), accepted=accepted, rounds=bool(guess)
+            )
+            length.note(len(guess), right)
+    except Interrupted as interrupted:
+        out.finish = interrupted.finish
+    return out.extension()
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Big Little Decoder's policies (Kim et al. 2023, arXiv 2302.07863).
+
+    The little model hands over where its most probable token has less than `fallback`, and after `most` tokens. The big one takes
+    back from the first token on to which it gives a log-probability below `-rollback` (nats, its raw distribution), unless it draws
+    that token itself. `verify_tail`: whether it also looks at a run that ends the text.
+    """
+
+    fallback: float
+    rollback: float
+    most: int
+    verify_tail: bool
+
+
+def big_little(
+    target: Target,
+    draw: Draw,
+    out: Continuation,
+    little: ModelGuesser,
+    policy: Thresholds,
+    turn: Turn,
+) -> Drawing:
+    """The little model writes, the big one takes over and takes back; with rollback 0 the text is the big model's own."""
+    sequence = target.sequence
+    verify = replace(draw, counted=False, judged=True)
+    try:
+        while out.left:
+            wanted = min(policy.most, out.left)
+            written = yield from little.guess(sequence.tokens, wanted, out.ends)
+            run = [one.token for one in written]
+            if not policy.verify_tail and run and run[-1] in out.ends:
+                taken = _take(out, written)
+                target.settle(len(sequence.tokens), [one.token for one in taken])
+                target.count(new_tokens=len(taken))
+                break
+            rows = yield from _verified(target, verify, run, turn)
+            kept = _likely(run, rows, policy.rollback)
+            taken = _take(out, [*_as_judged(run, rows)[:kept], rows[kept]][: out.left])
+            target.settle(len(sequence.tokens) - len(run), [one.token for one in taken])
+            accepted = min(kept, len(taken))
+            target.count(
+                new_tokens=len(taken), drafted=len(run), accepted=accepted, rounds=bool(run)
+            )
+    except Interrupted as interrupted:
+        out.finish = interrupted.finish
+    return out.extension()
+
+
+def _verified(
+    target: Target, draw: Draw, guess: Sequence[int], turn: Turn
+) -> Generator[list[Work], list[list[Drawn]], list[Drawn]]:
+    """What the target draws at each guessed place and after the last one; the guess is in the sequence only meanwhile or on success."""
+    sequence = target.sequence
+    base = len(sequence.tokens)
+    if guess:
+        target.runner.append(sequence, guess)
+    try:
+        [rows] = yield [Work(sequence, draw, rows=len(guess) + 1, turn=turn if guess else "now")]
+    except BaseException:
+        if guess:
+            target.runner.truncate(sequence, base)
+        raise
+    return rows
+
+
+def _agreeing(guess: Sequence[int], rows: Sequence[Drawn]) -> int:
+    """How many guesses are what the target draws, up to the first that is not."""
+    right = 0
+    while right < len(guess) and rows[right].token == guess[right]:
+        right += 1
+    return right
+
+
+def _likely(run: Sequence[int], rows: Sequence[Drawn], rollback: float) -> int:
+    """How many of the little model's tokens stay: all before the first that is too unlikely."""
+    for at, token in enumerate(run):
+        if -rows[at].judged > rollback and rows[at].token != token:
+            return at
+    return len(run)
+
+
+def _as_judged(run: Sequence[int], rows: Sequence[Drawn]) -> list[Drawn]:
+    """The little model's tokens with the big one's figures."""
+    return [
+        replace(row, token=token, logprob=row.judged if not math.isnan(row.judged) else row.logprob)
+        for token, row in zip(run, rows, strict=False)
+    ]
+
+
+def _take(out: Continuation, rows: Sequence[Drawn]) -> list[Drawn]:
+    """Adds tokens up to the one that ends the text; returns those that were added."""
+    taken = list[Drawn]()
+    for one in rows:
+        if not out.left:
+            break
+        out.take(one)
+        taken.append(one)
+    return taken
