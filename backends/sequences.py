@@ -20,7 +20,7 @@ from langchain_pareto.errors import SequenceError
 class Segment:
     """A stretch of tokens from `start` on; `computed` is the furthest position ever computed in it, for charging once."""
 
-    __slots__ = ("computed", "start")
+    __slots__ = ("__weakref__", "computed", "start")
 
     def __init__(self, start: int) -> None:
         self.start = start

@@ -1,0 +1,106 @@
+"""How many tokens to guess, by measured steps and acceptance."""
+
+from itertools import pairwise
+
+import pytest
+
+from langchain_pareto.backends.draft_length import Acceptance, DraftLength, FixedLength
+from langchain_pareto.backends.step_times import StepTimes
+
+
+def curve(seconds, widths=range(1, 65)):
+    """Step times as a function says."""
+    times = StepTimes()
+    for width in widths:
+        for _ in range(30):
+            times.note(width, seconds(width))
+    return times
+
+
+def learned(rate, rounds=200, length=4):
+    """An acceptance that has seen so many rounds of a rate."""
+    acceptance = Acceptance()
+    for i in range(rounds):
+        accepted = 0
+        while accepted < length and (i * 7919 + accepted * 104729) % 1000 < 1000 * rate:
+            accepted += 1
+        acceptance.note(length, accepted)
+    return acceptance
+
+
+@pytest.mark.parametrize(("rate", "slope"), [(0.5, 0.0), (0.7, 0.1), (0.9, 0.02), (0.9, 0.3)])
+def test_the_length_is_the_fastest_one(rate, slope):
+    """It maximises expected tokens over time, by brute force over the measured curves."""
+    target = curve(lambda width: 1 + slope * (width - 1))
+    draft = curve(lambda _: 0.15)
+    pair = learned(rate)
+    chosen = DraftLength(8, target, draft, pair).next(1)
+
+    def speed(k):
+        a = pair.rate
+        return (1 - a ** (k + 1)) / (1 - a) / (0.15 * k + 1 + slope * k)
+
+    assert speed(chosen) >= 0.999 * max(map(speed, range(9)))
+
+
+def test_guessing_stops_where_it_does_not_pay_and_is_tried_again():
+    """A draft that is always wrong guesses in few rounds, ever fewer."""
+    target, draft, pair = curve(lambda w: 1 + 0.2 * w), curve(lambda _: 0.3), Acceptance()
+    length = DraftLength(8, target, draft, pair)
+    guessed = []
+    for i in range(2000):
+        k = length.next(1)
+        guessed += [i] * (k > 0)
+        length.note(k, 0)
+    assert 4 <= len(guessed) <= 20
+    assert max(b - a for a, b in pairwise(guessed)) > 300
+
+
+def test_nothing_is_guessed_before_a_plain_step_was_measured():
+    """Without a curve there is nothing to go by: the first round is plain, the next ones find the curve."""
+    target, draft = StepTimes(), StepTimes()
+    length = DraftLength(8, target, draft, Acceptance())
+    assert length.next(1) == 0
+    target.note(1, 1.0)
+    assert length.next(1) == 4
+
+
+def test_many_branches_make_guesses_dear():
+    """Where the step time grows with its width, wide batches guess less."""
+    target = curve(lambda width: max(1.0, width / 16), [*range(1, 9), *range(16, 200, 8)])
+    draft, pair = curve(lambda _: 0.05), learned(0.8)
+    lengths = [DraftLength(8, target, draft, pair).next(b) for b in (1, 4, 16)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] > lengths[-1]
+
+
+def test_acceptance_follows_what_happens():
+    """It is the share of looked-at guesses that were right, over about the last 200."""
+    acceptance = learned(0.9)
+    assert acceptance.rate == pytest.approx(0.9, abs=0.05)
+    for _ in range(200):
+        acceptance.note(4, 0)
+    assert acceptance.rate < 0.4
+    assert acceptance.copy().looked_at <= 4
+
+
+def test_a_fixed_length_is_fixed():
+    """Whatever happens."""
+    length = FixedLength(3)
+    length.note(3, 0)
+    assert length.next(100) == 3
+
+
+def test_step_times_are_averages_with_lines_between():
+    """Narrow widths are told apart; between measured widths it is linear, beyond them proportional; one interruption counts little."""
+    times = StepTimes()
+    assert times.seconds(1) is None
+    times.note(2, 1.0)
+    times.note(4, 2.0)
+    assert [times.seconds(n) for n in (1, 2, 3, 4, 8)] == [1.0, 1.0, 1.5, 2.0, 4.0]
+    assert times.known(2)
+    assert not times.known(3)
+    times.note(2, 1000.0)
+    assert times.seconds(2) == pytest.approx(1.2)
+    times.note(100, 9.0)
+    assert times.known(101)

@@ -1,0 +1,406 @@
+"""Draft and verify, on both runners: the same tokens as plain decoding, from guesses of any quality."""
+
+import time
+
+import pytest
+import torch
+
+from langchain_pareto.backends.base import Logits, Sampling, Stop, Usage
+from langchain_pareto.backends.decoders import BigLittle, Lookup, Plain, Rounds, Speculative
+from langchain_pareto.backends.decoding import DecodingBackend
+from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.tokens import HFTokenizer
+from langchain_pareto.errors import (
+    CapabilityError,
+    EngineClosedError,
+    SettingError,
+    VocabularyMismatchError,
+)
+
+WAIT = 120
+GREEDY = Sampling(temperature=0.0)
+HOT = Sampling(temperature=1.0)
+SAMPLINGS = {
+    "greedy": GREEDY,
+    "sampled": HOT,
+    "warped": Sampling(temperature=0.7, top_k=40, top_p=0.9),
+    "penalised": Sampling(temperature=0.8, repetition_penalty=1.3, presence_penalty=0.2),
+}
+PROMPT = [5, 9, 13, 200, 7, 7, 31, 18]
+NOISE = {"same": 0.0, "like": 6.0, "unlike": 1e4}  # added to the draft's logits: of any quality
+
+
+@pytest.fixture
+def pair(make_backend):
+    """`pair(noise, architecture=..., slots=...)`: a target, and a draft on the same engine whose logits are noisy."""
+
+    def make(noise=0.0, architecture="llama", **settings):
+        engine = Engine("test")
+        target = make_backend(architecture, engine=engine, **settings)
+        draft = make_backend("llama", engine=engine, **settings)
+        step, generator = draft.runner.step, torch.Generator().manual_seed(3)
+
+        def noisy(chunks):
+            logits = step(chunks)
+            noise_ = torch.randn(logits.rows.shape, generator=generator) * noise
+            return Logits(logits.rows + noise_, logits.union)
+
+        draft.runner.step = noisy
+        return target, draft
+
+    return make
+
+
+def drawn(backend, *, branches=1, sampling=HOT, stop=None, seed=0, prompt=PROMPT, **more):
+    """The extensions of so many branches of one prompt."""
+    root = backend.open(prompt, seed=seed)
+    children = root.fork(branches)
+    stop = stop or Stop(24, eos=False)
+    tasks = [backend.extend(child, sampling, stop, **more) for child in children]
+    found = [task.future.result(WAIT) for task in tasks]
+    for extension, child in zip(found, children, strict=True):
+        assert list(child.tokens) == prompt + extension.tokens
+        child.free()
+    root.free()
+    return found
+
+
+def ids(extensions):
+    """Their tokens."""
+    return [extension.tokens for extension in extensions]
+
+
+def held(*backends):
+    """Slots that sequences hold, once the engine is idle."""
+    return [
+        backend.engine.call(lambda pool=backend.runner.pool: pool.live).result(WAIT)
+        for backend in backends
+    ]
+
+
+@pytest.mark.parametrize("noise", list(NOISE))
+@pytest.mark.parametrize("sampling", list(SAMPLINGS))
+def test_tokens_are_those_of_plain_decoding(pair, noise, sampling):
+    """Whatever the draft guesses, in chains of 1 to 8, for 1 to 16 branches, under every schedule: same seed, same tokens."""
+    target, draft = pair(NOISE[noise])
+    warp = SAMPLINGS[sampling]
+    for branches in (1, 5, 16):
+        wanted = ids(drawn(target, branches=branches, sampling=warp, seed=branches))
+        for decoder in (
+            Speculative(draft_tokens=1),
+            Speculative(draft_tokens=8),
+            Speculative(confidence=0.3),
+            Rounds(schedule="first_come"),
+            Rounds(schedule="batched"),
+            Lookup(draft_tokens=3, shortest=1),
+            Lookup(),
+        ):
+            backend = DecodingBackend(target, decoder, draft)
+            got = ids(drawn(backend, branches=branches, sampling=warp, seed=branches))
+            assert got == wanted, decoder
+    assert held(target, draft) == [0, 0]
+
+
+@pytest.mark.parametrize("architecture", ["mamba2", "lfm2", "gemma3", "qwen3"])
+def test_any_architecture_can_be_the_target(pair, architecture):
+    """Windowed, recurrent and hybrid targets go back to what was verified."""
+    target, draft = pair(NOISE["like"], architecture)
+    wanted = ids(drawn(target, branches=4))
+    for decoder in (Speculative(draft_tokens=4), Rounds(schedule="first_come"), Lookup(shortest=1)):
+        assert ids(drawn(DecodingBackend(target, decoder, draft), branches=4)) == wanted
+    assert held(target, draft) == [0, 0]
+
+
+@pytest.mark.parametrize("architecture", ["mamba2", "lfm2"])
+def test_recurrent_models_draft(make_backend, architecture):
+    """A draft with a state goes back to a kept one, too."""
+    engine = Engine("test")
+    target, draft = (make_backend(kind, engine=engine) for kind in ("llama", architecture))
+    wanted = ids(drawn(target, branches=3))
+    decoded = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    assert ids(drawn(decoded, branches=3)) == wanted
+
+
+@pytest.mark.parametrize("noise", ["same", "like"])
+def test_a_stop_inside_a_guess_ends_the_branch_exactly_there(pair, noise):
+    """End tokens, stop strings and the limit: the same text, tokens, finish and figures as plain."""
+    target, draft = pair(NOISE[noise])
+    decoded = DecodingBackend(target, Speculative(draft_tokens=6), draft)
+    [plain] = drawn(target, stop=Stop(40, eos=False), stats=True)
+    text = plain.text
+    token = plain.tokens[17]
+    for stop in (
+        Stop(40, strings=(text[10:13],), eos=False),
+        Stop(40, strings=(text[12:14],), eos=False, keep=True),
+        Stop(40, tokens=frozenset({token}), eos=False),
+        Stop(7, eos=False),
+        Stop(1, eos=False),
+    ):
+        [wanted], [got] = (drawn(b, stop=stop, stats=True) for b in (target, decoded))
+        assert (got.tokens, got.text, got.finish, got.stop) == (
+            wanted.tokens,
+            wanted.text,
+            wanted.finish,
+            wanted.stop,
+        )
+        assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-3)
+        assert got.usage.new_tokens == len(got.tokens)
+
+
+class Even:
+    """A constraint: even tokens only, and 250 once three tokens were drawn."""
+
+    def __init__(self, count=0):
+        self.count = count
+
+    def allowed(self):
+        return list(range(250, 252, 2)) if self.count == 3 else list(range(0, 256, 2))
+
+    def advance(self, token):
+        assert token in self.allowed()
+        self.count += 1
+
+    def rollback(self, n):
+        self.count -= n
+
+    def fork(self):
+        return Even(self.count)
+
+
+def test_constraints_advance_by_accepted_tokens_only(pair):
+    """Guesses are checked against the constraint, and what is verified obeys it at every place."""
+    target, draft = pair(NOISE["like"])
+    for decoder in (Speculative(draft_tokens=5), Lookup(shortest=1, draft_tokens=4)):
+        backend = DecodingBackend(target, decoder, draft)
+        plain, guided = Even(), Even()
+        [wanted] = drawn(target, constraint=plain)
+        [got] = drawn(backend, constraint=guided)
+        assert got.tokens == wanted.tokens
+        assert (guided.count, got.tokens[3]) == (24, 250)
+
+
+def test_a_perfect_draft_is_accepted_whole(pair):
+    """With the target's own distribution every guess stays: 4 tokens a round with 3 guesses."""
+    target, draft = pair(0.0)
+    backend = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    [found] = drawn(backend, stop=Stop(32, eos=False))
+    usage = found.usage
+    assert (usage.new_tokens, usage.rounds) == (32, 8)
+    assert usage.drafted == usage.accepted == 24
+
+
+def test_usage_adds_up_to_the_meter(pair):
+    """What the requests report is what the engine counted; guesses are no new tokens, and the draft's reading is no prompt."""
+    target, draft = pair(NOISE["like"])
+    backend = DecodingBackend(target, Speculative(draft_tokens=4), draft)
+    found = drawn(backend, branches=6)
+    total = sum((f.usage for f in found), Usage())
+    meter = target.engine.call(lambda: target.engine.meter).result(WAIT)
+    for name in ("new_tokens", "drafted", "accepted", "rounds", "forward_tokens", "flops"):
+        assert getattr(total, name) == getattr(meter, name), name
+    assert total.new_tokens == 6 * 24
+    assert 0 < total.accepted < total.drafted
+    assert total.prompt_tokens == len(PROMPT) - 1 + 6  # the pending token is each branch's own
+
+
+def test_no_request_costs_more_than_its_worst_case(pair):
+    """FLOPs and bytes of target and draft stay below what was estimated beforehand, whatever is guessed."""
+    for noise in NOISE.values():
+        target, draft = pair(noise)
+        for decoder in (Speculative(draft_tokens=4), BigLittle(longest=5), Lookup()):
+            backend = DecodingBackend(target, decoder, draft)
+            [found] = drawn(backend, prompt=[3, 1, 4, 1, 5])
+            [plain] = drawn(target, prompt=[2, 7, 1, 8, 2])
+            flops, memory = backend.estimate(_request(5, 24))
+            least, kept = target.estimate(_request(5, 24))
+            assert plain.usage.flops <= least <= flops
+            assert found.usage.flops <= flops
+            assert memory >= kept
+
+
+def _request(prompt, tokens):
+    from langchain_pareto.backends.base import Request
+
+    return Request(0, prompt, 1, tokens)
+
+
+@pytest.mark.parametrize("decoder", [Speculative(draft_tokens=4), Lookup(shortest=1), BigLittle()])
+def test_what_is_interrupted_keeps_verified_tokens_only(pair, decoder):
+    """Cancelled at any moment, a branch holds a beginning of the plain text, and nothing leaks."""
+    target, draft = pair(NOISE["like"])
+    backend = DecodingBackend(target, decoder, draft)
+    [whole] = drawn(
+        DecodingBackend(target, decoder, draft) if isinstance(decoder, BigLittle) else target,
+        stop=Stop(400, eos=False),
+    )
+    for pause in (0.0, 0.01, 0.03, 0.08):
+        branch = backend.open(PROMPT)
+        task = backend.extend(branch.fork(1)[0], HOT, Stop(400, eos=False))
+        time.sleep(pause)
+        task.cancel()
+        got = task.future.result(WAIT)
+        assert got.finish in ("cancelled", "length")
+        if decoder.lossless:
+            assert got.tokens == whole.tokens[: len(got.tokens)]
+        branch.free()
+    deadline = time.monotonic() + 0.05
+    [late] = drawn(backend, stop=Stop(4000, eos=False), deadline=deadline)
+    assert late.finish == "deadline"
+
+
+def test_the_target_steps_as_often_as_the_schedule_says(pair, gate):
+    """Steps of the target for the same tokens: verified together at most as many as one by one, and those at most as many as serially."""
+
+    def steps(schedule, *, serial=False):
+        target, draft = pair(NOISE["like"])
+        gated = gate(target)
+        backend = DecodingBackend(target, Rounds(schedule=schedule), draft)
+        if serial:
+            found = [t for k in range(6) for t in ids(drawn(backend, seed=k))]
+        else:
+            roots = [backend.open(PROMPT, seed=k) for k in range(6)]
+            stop = Stop(24, eos=False)
+            tasks = [backend.extend(root.fork(1)[0], HOT, stop) for root in roots]
+            found = [task.future.result(WAIT).tokens for task in tasks]
+        return len(gated.steps), found
+
+    together, one = steps("batched")
+    in_turn, two = steps("first_come")
+    alone, three = steps("first_come", serial=True)
+    assert one == two == three
+    assert together < in_turn <= alone
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "sampled", "warped"])
+def test_big_little_with_rollback_0_is_the_target(pair, sampling):
+    """The parity mode: what the target would not have drawn is taken back, so the text is its own."""
+    warp = SAMPLINGS[sampling]
+    for noise in NOISE.values():
+        target, draft = pair(noise)
+        backend = DecodingBackend(target, BigLittle(rollback=0, fallback=0.1), draft)
+        wanted = ids(drawn(target, branches=4, sampling=warp))
+        assert ids(drawn(backend, branches=4, sampling=warp)) == wanted
+
+
+def test_big_little_thresholds_move_what_stays(pair):
+    """A stricter rollback takes more of the draft's tokens back, and a higher fallback hands over earlier, as published."""
+    target, draft = pair(NOISE["like"])
+
+    def totals(**thresholds):
+        policy = BigLittle(longest=6, verify_tail=True, **thresholds)
+        found = drawn(
+            DecodingBackend(target, policy, draft), branches=8, sampling=GREEDY, seed=1
+        ) + drawn(DecodingBackend(target, policy, draft), branches=8, seed=2)
+        return sum((f.usage for f in found), Usage())
+
+    taken_back = [
+        (usage.drafted - usage.accepted) / usage.drafted
+        for usage in (totals(rollback=r, fallback=0) for r in (0.1, 2, 6, 40))
+    ]
+    assert taken_back == sorted(taken_back, reverse=True)
+    assert taken_back[0] > taken_back[-1] == 0
+    drafted = [totals(rollback=40, fallback=f).drafted for f in (0, 0.5, 0.9, 1)]
+    assert drafted == sorted(drafted, reverse=True)
+    assert drafted[0] > drafted[-1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mamba2"])
+def test_caches_are_right_after_rollbacks(pair, architecture, assert_close):
+    """After a text with many rollbacks, the next logits are those of a fresh prefill."""
+    target, draft = pair(NOISE["like"], architecture)
+    for decoder in (
+        BigLittle(fallback=0, rollback=2, verify_tail=True),
+        Speculative(draft_tokens=5),
+    ):
+        backend = DecodingBackend(target, decoder, draft)
+        branch = backend.open(PROMPT)
+        task = backend.extend(branch, HOT, Stop(30, eos=False))
+        task.future.result(WAIT)
+        tokens = list(branch.tokens)
+        continued = target.score(branch, [[1, 2, 3]]).future.result(WAIT)
+        target.engine.call(target.runner.forget).result(WAIT)
+        branch.free()
+        target.engine.call(target.runner.forget).result(WAIT)
+        fresh = target.score(target.open(tokens), [[1, 2, 3]]).future.result(WAIT)
+        assert_close(torch.tensor(continued), torch.tensor(fresh), 1e-3)
+
+
+def test_forks_share_what_the_draft_has_read(pair):
+    """Children of a branch that has speculated begin with its draft's cache: the draft reads nothing twice."""
+    target, draft = pair(0.0)
+    backend = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    branch = backend.open(list(range(100)))
+    backend.extend(branch, HOT, Stop(10, eos=False)).future.result(WAIT)
+    before = target.engine.meter.forward_tokens
+    children = branch.fork(4)
+    for task in [backend.extend(child, HOT, Stop(4, eos=False)) for child in children]:
+        task.future.result(WAIT)
+    assert target.engine.meter.forward_tokens - before <= 4 * (4 + 5) * 2
+
+
+def test_memory_grows_with_own_tokens_only(pair):
+    """Sixteen branches hold their prompt once on each model, and their own tokens beside it."""
+    target, draft = pair(0.0)
+    backend = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    root = backend.open(list(range(200)))
+    children = root.fork(16)
+    for task in [backend.extend(c, HOT, Stop(8, eos=False)) for c in children]:
+        task.future.result(WAIT)
+    on_target, on_draft = held(target, draft)
+    assert on_target <= 200 + 16 * 9
+    assert on_draft <= 200 + 16 * 12
+
+
+def test_pools_too_small_for_all_branches_still_give_the_same_tokens(pair):
+    """When slots run out programs give way and go on later, with guesses too."""
+    target, draft = pair(NOISE["like"], slots=120)
+    wanted = ids(drawn(target, branches=8))
+    backend = DecodingBackend(target, Speculative(draft_tokens=4), draft)
+    assert ids(drawn(backend, branches=8)) == wanted
+
+
+def test_plain_and_speculative_programs_share_an_engine(pair):
+    """Neither changes the other's tokens."""
+    target, draft = pair(NOISE["like"])
+    backend = DecodingBackend(target, Rounds(schedule="first_come"), draft)
+    wanted = ids(drawn(target, branches=3, seed=5)) + ids(drawn(target, branches=3, seed=6))
+    one, two = target.open(PROMPT, seed=5).fork(3), target.open(PROMPT, seed=6).fork(3)
+    stop = Stop(24, eos=False)
+    tasks = [target.extend(b, HOT, stop) for b in one] + [backend.extend(b, HOT, stop) for b in two]
+    assert [task.future.result(WAIT).tokens for task in tasks] == wanted
+
+
+def test_a_draft_that_is_closed_ends_its_programs(pair):
+    """Closing the draft's backend fails what guesses with it, clearly, and the target goes on."""
+    target, draft = pair(0.0)
+    backend = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    task = backend.extend(backend.open(PROMPT), HOT, Stop(4000, eos=False))
+    draft.close()
+    with pytest.raises(EngineClosedError, match="closed"):
+        task.future.result(WAIT)
+    assert len(ids(drawn(target))[0]) == 24
+
+
+def test_pairs_that_do_not_fit_are_refused(make_backend, tokenizer):
+    """No draft, a draft on another engine, and one of another vocabulary each have their error, which says what to do."""
+    target, elsewhere = make_backend(), make_backend()
+    with pytest.raises(SettingError, match="needs a draft model"):
+        DecodingBackend(target, Speculative())
+    with pytest.raises(CapabilityError, match="one engine"):
+        DecodingBackend(target, Speculative(), elsewhere)
+    draft = make_backend(engine=target.engine)
+    draft.tokenizer = _Shifted(tokenizer)
+    with pytest.raises(VocabularyMismatchError, match="different vocabularies: token 0") as caught:
+        DecodingBackend(target, Speculative(), draft)
+    assert "lookup" in caught.value.hint
+    assert DecodingBackend(target, Plain()).draft is None
+
+
+class _Shifted(HFTokenizer):
+    """The same tokens under other numbers."""
+
+    def __init__(self, other):
+        self.__dict__.update(other.__dict__, fingerprint="shifted")
+
+    def piece(self, token):
+        return super().piece((token + 1) % 256)
