@@ -41,9 +41,9 @@ class Speculative(Decoder):
 
     kind: Literal["speculative"] = "speculative"
     drafts: ClassVar[bool] = True
-    draft_tokens: int | None = Field(None, ge=1, le=64)
-    longest: int = Field(8, ge=1, le=64)
-    confidence: float = Field(0.0, ge=0, lt=1)
+    draft_tokens: int | None = Field(default=None, ge=1, le=64)
+    longest: int = Field(default=8, ge=1, le=64)
+    confidence: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def most(self) -> int:
@@ -58,10 +58,10 @@ class Lookup(Decoder):
     """
 
     kind: Literal["lookup"] = "lookup"
-    draft_tokens: int | None = Field(None, ge=1, le=64)
-    longest: int = Field(10, ge=1, le=64)
-    ngram: int = Field(4, ge=1, le=16)
-    shortest: int = Field(2, ge=1, le=16)
+    draft_tokens: int | None = Field(default=None, ge=1, le=64)
+    longest: int = Field(default=10, ge=1, le=64)
+    ngram: int = Field(default=4, ge=1, le=16)
+    shortest: int = Field(default=2, ge=1, le=16)
 
     @property
     def most(self) -> int:
@@ -85,7 +85,7 @@ class Rounds(Decoder):
     kind: Literal["rounds"] = "rounds"
     drafts: ClassVar[bool] = True
     schedule: Literal["first_come", "batched"] = "batched"
-    draft_tokens: int = Field(3, ge=1, le=64)
+    draft_tokens: int = Field(default=3, ge=1, le=64)
 
     @property
     def most(self) -> int:
@@ -104,9 +104,9 @@ class BigLittle(Decoder):
     kind: Literal["big_little"] = "big_little"
     lossless: ClassVar[bool] = False
     drafts: ClassVar[bool] = True
-    fallback: float = Field(0.6, ge=0, le=1)
-    rollback: float = Field(5.0, ge=0, allow_inf_nan=False)
-    longest: int = Field(10, ge=1, le=64)
+    fallback: float = Field(default=0.6, ge=0, le=1)
+    rollback: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    longest: int = Field(default=10, ge=1, le=64)
     verify_tail: bool = False
 
     @property

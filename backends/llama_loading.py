@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from langchain_pareto.backends import nano
 from langchain_pareto.backends.base import ModelSpec, Sampling
 from langchain_pareto.backends.devices import pool_bytes, slots_in
 from langchain_pareto.backends.engine import engine_for
@@ -54,15 +55,15 @@ def load_gguf(
     `memory` is that of the cache, as in `load`; by default what is free once the weights are loaded, up to 131,072 tokens.
     Raises ModelLoadError, CapabilityError, CapacityError and SettingError.
     """
-    bundled = model is None or model == "nano"
-    parts = _find(nano_gguf() if bundled else str(model))
+    own = str(model or nano.POLICY) if nano.bundled(model) else None
+    parts = _find(str(model) if own is None else nano_gguf(own))
     options = LlamaSettings.read(model_kwargs)
     adapters = {str(_find(path)[0].resolve()): scale for path, scale in options.lora.items()}
     options = options.model_copy(update={"lora": adapters})
     tokenizer = GGUFTokenizer(parts[0])
     check_metadata(parts[0], tokenizer.metadata)
     source = _Source(
-        name="nano" if bundled else str(model),
+        name=str(model) if own is None else own,
         parts=tuple(parts),
         gpu=find_gpu(device, options.n_gpu_layers),
         options=options,

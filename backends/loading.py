@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from langchain_pareto.backends import nano
 from langchain_pareto.backends.base import BACKENDS
 from langchain_pareto.backends.devices import check_memory
 from langchain_pareto.backends.local import LocalBackend
@@ -100,7 +101,7 @@ def _is_for_llama(model: object, backend: str) -> bool:
     if gguf and backend == "torch":
         msg = f"{model} is a GGUF file, which torch does not run"
         raise SettingError(msg, hint='Leave backend out, or say "llama-cpp".')
-    if backend == "llama-cpp" and not gguf and model is not None and model != "nano":
+    if backend == "llama-cpp" and not gguf and nano.bundled(model) is None:
         msg = f"llama.cpp runs GGUF files, and {model if isinstance(model, str | Path) else type(model).__name__} is none"
         hint = "Convert it with llama.cpp's convert_hf_to_gguf.py, or leave backend out."
         raise SettingError(msg, hint=hint)

@@ -70,7 +70,7 @@ def load_pretrained(
         source: _Files | _Object = _Files.find(
             model, device, dtype, revision, model_kwargs, memory, max_context
         )
-        if tokenizer is None and model in {None, "nano"}:
+        if tokenizer is None and nano.bundled(model) is not None:
             tokenizer = nano.tokenizer_path()
     else:
         for name, value in {"device": device, "dtype": dtype, "revision": revision}.items():
@@ -126,10 +126,10 @@ class _Files:
         # what is not said, transformers would ask on the terminal
         kwargs = {"trust_remote_code": False, **kwargs}
         on = find_device(device)
-        path = nano.policy_path() if model is None or model == "nano" else model
-        folder = find_folder(path, revision)
+        ours = nano.bundled(model)
+        folder = find_folder(ours or str(model), revision)
         config = read_config(folder, bool(kwargs["trust_remote_code"]))
-        name = str(path if path is model else "nano")
+        name = str(model or nano.POLICY) if ours else str(model)
         check_config(config, name)
         check_weights(folder)
         return cls(

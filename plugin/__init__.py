@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from langchain_pareto.backends.decoders import BigLittle, Lookup, Plain, Rounds, Speculative
     from langchain_pareto.budget import Budget, Cost
     from langchain_pareto.chat_model import ChatPareto
     from langchain_pareto.errors import BudgetError, BudgetExceeded, ParetoError
@@ -22,14 +23,19 @@ __all__ = [
     "AnswerFormat",
     "Auto",
     "BestOfN",
+    "BigLittle",
     "Budget",
     "BudgetError",
     "BudgetExceeded",
     "ChatPareto",
     "Cost",
+    "Lookup",
     "MeanLogprob",
     "ParetoError",
+    "Plain",
+    "Rounds",
     "Single",
+    "Speculative",
     "StrategyRunnable",
     "Verifier",
     "Vote",
@@ -38,6 +44,7 @@ __all__ = [
 ]
 
 _homes = {
+    "backends.decoders": ("BigLittle", "Lookup", "Plain", "Rounds", "Speculative"),
     "budget": ("Budget", "Cost"),
     "chat_model": ("ChatPareto",),
     "errors": ("BudgetError", "BudgetExceeded", "ParetoError"),

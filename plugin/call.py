@@ -15,7 +15,8 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_pareto import messages as rendering
-from langchain_pareto.backends.base import Backend, Sampling
+from langchain_pareto.backends.base import Backend, Sampling, Usage
+from langchain_pareto.backends.decoders import Decoder, Plain
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import BudgetExceeded, SettingError
 from langchain_pareto.events import describe
@@ -77,6 +78,7 @@ class Call:
     scorer: Scorer = field(default_factory=MeanLogprob)
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
+    decoder: Decoder = field(default_factory=Plain)
 
     @property
     def greedy(self) -> bool:
@@ -161,6 +163,8 @@ class Reply:
             "answer": self.thought.answer,
             "share": answer.share,
             "seed": self.seed,
+            "decoder": self.call.decoder.model_dump(mode="json"),
+            **({} if out.usage.rounds == 0 else {"speculation": speculation(out.usage)}),
             "tree": tree(out),
         }
 
@@ -243,6 +247,16 @@ def spent(outcome: Outcome, rates: Rates) -> dict[str, float | int]:
     if cost.nanodollars:
         out["usd"] = cost.usd
     return out
+
+
+def speculation(usage: Usage) -> dict[str, float | int]:
+    """What guessing ahead came to; `tokens_per_round` counts the target's own token of each verification too."""
+    return {
+        "drafted": usage.drafted,
+        "accepted": usage.accepted,
+        "rounds": usage.rounds,
+        "tokens_per_round": round(1 + usage.accepted / usage.rounds, 3),
+    }
 
 
 def tree(outcome: Outcome) -> list[dict[str, object]]:

@@ -35,6 +35,8 @@ from pydantic import (
 from typing_extensions import override
 
 from langchain_pareto.backends.base import BACKENDS, Backend
+from langchain_pareto.backends.decoders import Decoder, Plain, Speculative, parse_decoder
+from langchain_pareto.backends.nano import DRAFT, bundled, policy_path
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
@@ -51,8 +53,9 @@ from langchain_pareto.streaming import chunks
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-_PER_CALL = frozenset({"budget", "strategy", "model", *Draws.model_fields})
-_TRAVEL = ("budget", "strategy")  # also through config["configurable"]
+_PER_CALL = frozenset({"budget", "strategy", "decoder", "model", *Draws.model_fields})
+_TRAVEL = ("budget", "strategy", "decoder")  # also through config["configurable"]
+DRAFT_MEMORY = 0.1  # of what is free: the target's pool comes after it
 # LangChain hands these down for its own ends
 _IGNORED = frozenset(
     {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
@@ -75,6 +78,13 @@ class ChatPareto(BaseChatModel):
     """A Strategy, its name, or its JSON."""
     budget: Budget | None = None
     """The budget of each call, e.g. "2000 tokens, 5s"."""
+    draft: Any = None
+    """A small model of the same vocabulary that guesses ahead: what `model` may be, or a Backend."""
+    decoder: Any = None
+    """How tokens are drawn: "plain", "auto" (speculative with a draft, which the bundled model has), a Decoder, its name, or its JSON.
+
+    By default "auto" with `draft=`, else "plain".
+    """
     seed: int | None = None
     """Draws are reproducible with one; without, each call takes its own."""
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -141,6 +151,11 @@ class ChatPareto(BaseChatModel):
     def _parse_strategy(cls, value: object) -> Strategy:
         return parse_strategy(value)  # type: ignore[arg-type]
 
+    @field_validator("decoder", mode="before")
+    @classmethod
+    def _parse_decoder(cls, value: object) -> object:
+        return value if value in (None, "auto") else parse_decoder(value)  # type: ignore[arg-type]
+
     @field_validator("stop", mode="before")
     @classmethod
     def _parse_stop(cls, value: object) -> list[str] | None:
@@ -175,6 +190,8 @@ class ChatPareto(BaseChatModel):
             "backend": identity(self.backend),
             "strategy": self.strategy.model_dump_json(),
             "budget": None if self.budget is None else str(self.budget),
+            "draft": identity(self.draft),
+            "decoder": repr(self.decoder),
             "stop": self.stop,
             "timeout": self.timeout,
             "answers": self.answers.model_dump(),
@@ -373,7 +390,9 @@ class ChatPareto(BaseChatModel):
         on_thought: OnThought | None = None,
     ) -> Reply:
         call = self._call(stop, kwargs)
-        backend = await self._abackend(kwargs.get("model"))
+        backend: Backend = await self._abackend(kwargs.get("model"))
+        if not isinstance(call.decoder, Plain):
+            backend = await self._decoding(backend, call.decoder)
         return await respond(call, backend, messages, on_text=on_text, on_thought=on_thought)
 
     def _call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
@@ -404,6 +423,7 @@ class ChatPareto(BaseChatModel):
                 usd_per_hour=self.usd_per_hour,
                 watts=self.watts,
             ),
+            decoder=self._decoder(asked.get("decoder", self.decoder), asked.get("model")),
         )
         self._warn_if_cold(call)
         return call
@@ -416,6 +436,47 @@ class ChatPareto(BaseChatModel):
                 f"temperature ({call.strategy.temperature or WARM})"
             )
             warnings.warn(msg, stacklevel=2)
+
+    # --- decoders
+
+    def _decoder(self, asked: object, model: object) -> Decoder:
+        """The decoder of a call that asked for this one, to `model` if it named one."""
+        if asked is None:
+            asked = "plain" if self.draft is None else "auto"
+        decoder = parse_decoder(asked)  # type: ignore[arg-type]
+        if decoder is not None:
+            return decoder
+        return Speculative() if self._draft(model) is not None else Plain()
+
+    def _draft(self, model: object = None) -> object:
+        """The draft model for `model`: the one that was given, else what is bundled for the bundled policy."""
+        if self.draft is not None:
+            return self.draft
+        ours = isinstance(self.backend, str) and bundled(self._wanted(model)) == policy_path()
+        return DRAFT if ours else None
+
+    async def _decoding(self, target: Backend, decoder: Decoder) -> Backend:
+        """The target under a decoder."""
+        from langchain_pareto.backends.decoding import DecodingBackend
+        from langchain_pareto.backends.local import LocalBackend
+
+        draft: object = None
+        if decoder.drafts and (draft := self._draft(target.name)) is not None:
+            draft = await self._adraft(draft)
+        for backend in (target, draft):
+            if backend is not None and not isinstance(backend, LocalBackend):
+                msg = f"only a model on this machine can be decoded step by step, and {type(backend).__name__} is none"
+                raise CapabilityError(msg, hint='Take decoder="plain".')
+        return DecodingBackend(target, decoder, draft)  # type: ignore[arg-type]  # checked above
+
+    async def _adraft(self, draft: object) -> object:
+        """The draft's backend, loaded as the target is."""
+        if hasattr(draft, "extend"):
+            return draft
+        settings = {"backend": "auto", "device": self.device, "dtype": self.dtype}
+        if isinstance(self.backend, str) and bundled(draft) is not None:
+            settings["backend"] = self.backend
+        return await self._models.aget(draft, {**settings, "memory": DRAFT_MEMORY})
 
     # --- models
 
@@ -446,6 +507,8 @@ class ChatPareto(BaseChatModel):
         """As `_backend`, without holding up the loop while it loads."""
         if not isinstance(self.backend, str):
             return only(self.backend, model)
+        if self.draft is not None:  # before the target's pool takes what memory is left
+            await self._adraft(self.draft)
         return self._known(model, await self._models.aget(self._wanted(model), self._settings()))
 
     def _wanted(self, model: object) -> object:
@@ -470,14 +533,16 @@ class ChatPareto(BaseChatModel):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Settings of its own; a Backend or model that was handed in is shared."""
         memo = {} if memo is None else memo
-        memo.update({id(one): one for one in (self.backend, self.model, self.tokenizer)})
+        shared = (self.backend, self.model, self.draft, self.tokenizer)
+        memo.update({id(one): one for one in shared})
         copied = self.__copy__()
         copied.__dict__.update(deepcopy(self.__dict__, memo))
         return copied
 
     def __getstate__(self) -> dict[Any, Any]:
         """Settings only."""
-        if not isinstance(self.backend, str) or not isinstance(self.model, str | Path | None):
+        loaded = [m for m in (self.model, self.draft) if not isinstance(m, str | Path | None)]
+        if not isinstance(self.backend, str) or loaded:
             msg = "a ChatPareto around a loaded model cannot be pickled"
             raise SettingError(
                 msg, hint="Give the model's path or id, and load it where it is used."

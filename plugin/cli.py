@@ -34,6 +34,7 @@ from langchain_pareto.questions import Question, read_questions
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
+    from langchain_pareto.backends.decoders import Decoder
     from langchain_pareto.chat_model import ChatPareto
 
 _USAGE = (BudgetError, SettingError, ModelLoadError, CapabilityError)  # what a user can put right
@@ -102,6 +103,16 @@ def ask(
         float | None,
         typer.Option(min=0, help="Of the draws; 0 is greedy. By default the model's own."),
     ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(help="A small model that guesses ahead: a folder, a GGUF file or an id."),
+    ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, auto, speculative, lookup, rounds, big_little, or a decoder's JSON; by default auto with --draft, else plain."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the draws reproducible.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="The most tokens of each sample.")
@@ -132,6 +143,8 @@ def ask(
             backend=backend,
             device=device,
             dtype=dtype,
+            draft=draft,
+            decoder=decoder,
             draws={"temperature": temperature, "seed": seed, "max_tokens": max_tokens},
         )
         show = _show_json if as_json else _show if file is None else _show_titled
@@ -139,6 +152,8 @@ def ask(
             failed = asyncio.run(_answer_all(llm, questions, show))
         finally:
             llm.backend.close()
+            if llm.draft is not None:
+                llm.draft.close()
         if failed and not as_json and file is None:
             raise failed[0]
     if failed:
@@ -156,6 +171,8 @@ def _model(
     backend: str,
     device: str | None,
     dtype: str | None,
+    draft: str | None,
+    decoder: str | None,
     draws: Mapping[str, object],
 ) -> ChatPareto:
     """The model, read once; whatever can be refused without its weights is refused first."""
@@ -171,18 +188,42 @@ def _model(
         from langchain_pareto.strategies import parse_strategy
 
         chosen = parse_strategy(strategy)
+        from langchain_pareto.backends.nano import bundled
         from langchain_pareto.call import Draws
-        from langchain_pareto.chat_model import ChatPareto
+        from langchain_pareto.chat_model import DRAFT_MEMORY, ChatPareto
 
         asked = Draws.read(draws).model_dump(exclude_none=True)
         from langchain_pareto.backends import loading
 
+        decoding, guesses = _decoder(decoder, draft, model)
+        small = None
+        if guesses is not None:  # before the model's pool takes what memory is left
+            own = backend if bundled(guesses) is not None else "auto"
+            small = loading.load(
+                guesses, backend=own, device=device, dtype=dtype, memory=DRAFT_MEMORY
+            )
         loaded = loading.load(model, backend=backend, device=device, dtype=dtype)
     name = model or "nano (bundled: word problems and Countdown puzzles only; yours: --model)"
     err.print(
         Text(f"{name} on {loaded.spec.device}, {loaded.spec.dtype}", style="dim"), soft_wrap=True
     )
-    return ChatPareto(backend=loaded, strategy=chosen, budget=limits, **asked)
+    return ChatPareto(
+        backend=loaded, draft=small, decoder=decoding, strategy=chosen, budget=limits, **asked
+    )
+
+
+def _decoder(
+    decoder: str | None, draft: str | None, model: str | None
+) -> tuple[Decoder | str, str | None]:
+    """How tokens are drawn, and the model that guesses ahead, if it takes one."""
+    from langchain_pareto.backends.decoders import parse_decoder
+    from langchain_pareto.backends.nano import DRAFT, bundled, policy_path
+
+    parsed = parse_decoder(decoder or ("plain" if draft is None else "auto"))
+    guesses = draft or (DRAFT if bundled(model) == policy_path() else None)
+    if parsed is None:
+        return ("plain", None) if guesses is None else ("speculative", guesses)
+    return parsed, guesses if parsed.drafts else None
 
 
 async def _answer_all(

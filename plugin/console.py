@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired, TextIO, TypedDict, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -65,6 +65,8 @@ class Report(TypedDict):
     answer: str | None
     share: float | None
     seed: int
+    decoder: dict[str, object]
+    speculation: NotRequired[dict[str, float]]
     tree: list[Node]
 
 
@@ -129,10 +131,20 @@ def _spending(report: Report, usage: UsageMetadata | None, out: Console) -> Rend
         f"{samples} sample{'s' if samples != 1 else ''}",
         ended.get(stopped_by, f"stopped by its {stopped_by}"),
         f"prompt {usage['input_tokens']} tokens" if usage is not None else "",
+        _guessed(report.get("speculation")),
         f"seed {report['seed']}",
     ]
     line = _sign(out, " · ", ", ").join(note for note in notes if note)
     return Group("", table, Text(f" {line}", "dim"), "")
+
+
+def _guessed(speculation: Mapping[str, float] | None) -> str:
+    """How well the guesses went."""
+    if speculation is None:
+        return ""
+    drafted = max(1, speculation["drafted"])
+    share = speculation["accepted"] / drafted
+    return f"{share:.0%} of {drafted:,.0f} guesses right, {speculation['tokens_per_round']:.2f} tokens a verification"
 
 
 def show_tree(nodes: Sequence[Node], question: str, out: Console) -> Tree:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from langchain_pareto.backends.nano import policy_path, tokenizer_path
+from langchain_pareto.backends.nano import POLICY, bundled, tokenizer_path
 from langchain_pareto.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -29,24 +29,26 @@ Precision = Literal["f32", "f16", "q8_0"]
 _VERSION = 1  # of what is written here: another one makes other files in the cache
 
 
-def nano_gguf() -> Path:
-    """The bundled policy as a GGUF file in float16, written on first use to the user's cache, else to a temporary folder."""
+def nano_gguf(model: str = POLICY) -> Path:
+    """A bundled model as a GGUF file in float16, written on first use to the user's cache, else to a temporary folder."""
+    weights = bundled(model)
+    assert weights is not None, f"{model} is not bundled"
     digest = hashlib.sha256(b"%d" % _VERSION)
-    for folder in (policy_path(), tokenizer_path()):
+    for folder in (weights, tokenizer_path()):
         for path in sorted(folder.iterdir()):
             digest.update(path.name.encode() + path.read_bytes())
-    name = f"nano-{digest.hexdigest()[:16]}.gguf"
+    name = f"{model}-{digest.hexdigest()[:16]}.gguf"
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "langchain-pareto"
     try:
-        return _written(cached / name)
+        return _written(weights, cached / name)
     except OSError:  # a home that cannot be written to
-        return _written(_temporary() / name)
+        return _written(weights, _temporary() / name)
 
 
-def _written(path: Path) -> Path:
+def _written(weights: Path, path: Path) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_gguf(policy_path(), tokenizer_path(), path)
+        write_gguf(weights, tokenizer_path(), path)
     return path
 
 
