@@ -1,0 +1,134 @@
+"""Decoders at the face: every route reaches the engine, and lossless ones never change an answer."""
+
+import json
+import pickle
+
+import pytest
+from typer.testing import CliRunner
+
+from langchain_pareto import BigLittle, ChatPareto, Lookup, Plain, Rounds, Speculative, Vote
+from langchain_pareto.backends.decoders import parse_decoder
+from langchain_pareto.backends.loading import load
+from langchain_pareto.backends.scripted import ScriptedBackend
+from langchain_pareto.cli import app
+from langchain_pareto.errors import CapabilityError, SettingError
+
+QUESTION = "Use 11 7 3 to make 74."
+
+
+@pytest.fixture(scope="module")
+def llm():
+    """The bundled policy, with a seed."""
+    chat = ChatPareto(seed=3, strategy=Vote(n=4), device="cpu", dtype="float32")
+    yield chat
+    chat.close()
+
+
+def report(message):
+    """What an answer says of itself."""
+    return message.response_metadata["pareto"]
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    ["auto", "lookup", Speculative(draft_tokens=2), Rounds(schedule="first_come"), Rounds()],
+)
+def test_the_answer_does_not_depend_on_a_lossless_decoder(llm, decoder):
+    """The same seed gives the same tree of texts; what is reported beside it says how the guesses went."""
+    plain, spoken = llm.invoke(QUESTION), llm.invoke(QUESTION, decoder=decoder)
+
+    def texts(message):
+        return [node["text"] for node in report(message)["tree"]]
+
+    assert texts(spoken) == texts(plain)
+    assert report(plain)["decoder"] == {"kind": "plain"}
+    assert "speculation" not in report(plain)
+    told = report(spoken).get("speculation")
+    if told is not None:  # "auto" and "lookup" may find that guessing does not pay
+        assert told["accepted"] <= told["drafted"]
+        assert told["tokens_per_round"] == pytest.approx(
+            1 + told["accepted"] / told["rounds"], abs=1e-3
+        )
+    else:
+        assert decoder in ("auto", "lookup")
+    assert json.loads(json.dumps(report(spoken)))["decoder"]["kind"] != "plain"
+
+
+def test_a_decoder_travels_by_every_route(llm):
+    """Field, keyword, bind, config and JSON mean the same."""
+    fixed = {"kind": "speculative", "draft_tokens": 2}
+    ways = [
+        ChatPareto(seed=3, device="cpu", decoder=fixed).invoke(QUESTION),
+        llm.invoke(QUESTION, decoder=fixed),
+        llm.bind(decoder=Speculative(draft_tokens=2)).invoke(QUESTION),
+        llm.invoke(QUESTION, config={"configurable": {"decoder": json.dumps(fixed)}}),
+    ]
+    for message in ways:
+        assert report(message)["decoder"]["draft_tokens"] == 2
+        assert report(message)["speculation"]["rounds"] > 0
+
+
+def test_a_draft_makes_auto_the_default():
+    """With draft= the decoder is speculative; without one it is plain."""
+    with load("nano-draft", device="cpu") as draft:
+        with_draft = ChatPareto(draft=draft, seed=1, device="cpu")
+        kind = report(with_draft.invoke(QUESTION))["decoder"]["kind"]
+        with_draft.close()
+    without = ChatPareto(seed=1, device="cpu")
+    assert (kind, report(without.invoke(QUESTION))["decoder"]["kind"]) == ("speculative", "plain")
+    without.close()
+
+
+def test_a_budget_holds_under_every_decoder(llm):
+    """Guesses are no tokens of the budget, and their FLOPs are."""
+    for decoder in ("plain", Speculative(draft_tokens=6), Lookup(draft_tokens=4), BigLittle()):
+        spent = report(llm.invoke(QUESTION, decoder=decoder, budget="150 tokens"))["spent"]
+        assert 0 < spent["tokens"] <= 150
+        limited = llm.invoke(QUESTION, decoder=decoder, budget="2 GFLOP")
+        assert report(limited)["spent"]["flops"] <= 2e9
+
+
+def test_what_cannot_be_decoded_is_refused():
+    """A wrong name or value, a decoder without its draft, and a backend that is no local model: each says what to do."""
+    with pytest.raises(SettingError, match="known decoders: auto, plain, speculative"):
+        ChatPareto(decoder="fast")
+    with pytest.raises(SettingError, match="draft_tokens"):
+        parse_decoder({"kind": "speculative", "draft_tokens": 0})
+    with pytest.raises(SettingError, match="shortest=5 is more than ngram=2"):
+        parse_decoder('{"kind": "lookup", "ngram": 2, "shortest": 5}')
+    scripted = ChatPareto(backend=ScriptedBackend({QUESTION: ["Answer: 1"]}), decoder="lookup")
+    with pytest.raises(CapabilityError, match="only a model on this machine"):
+        scripted.invoke(QUESTION)
+    with load(None, device="cpu") as target:
+        alone = ChatPareto(backend=target, decoder="speculative")
+        with pytest.raises(SettingError, match="needs a draft model"):
+            alone.invoke(QUESTION)
+
+
+def test_decoders_are_plain_settings():
+    """They go through JSON and pickle, and enter a model's identity; only Big Little says that it changes texts."""
+    for decoder in (
+        Plain(),
+        Speculative(confidence=0.4),
+        Lookup(),
+        Rounds(),
+        BigLittle(rollback=2),
+    ):
+        assert parse_decoder(decoder.model_dump_json()) == decoder
+        assert decoder.lossless == (not isinstance(decoder, BigLittle))
+    one, two = ChatPareto(decoder=BigLittle()), ChatPareto(decoder=BigLittle(rollback=2))
+    assert pickle.loads(pickle.dumps(two)).decoder == two.decoder
+    assert one._identifying_params != two._identifying_params
+
+
+def test_the_command_line_takes_a_decoder():
+    """`--decoder` and `--draft`; what the guesses came to is shown."""
+    ask = ["ask", QUESTION, "--seed", "1", "--device", "cpu", "--strategy", "single"]
+    told = CliRunner().invoke(app, [*ask, "--decoder", '{"kind": "rounds", "draft_tokens": 2}'])
+    assert told.exit_code == 0
+    assert "guesses right" in " ".join(told.stdout.split())
+    told = CliRunner().invoke(app, [*ask, "--draft", "nano-draft"])
+    assert told.exit_code == 0
+    told = CliRunner().invoke(app, [*ask, "--decoder", "fast"])
+    assert told.exit_code == 2
+    assert "known decoders" in told.stderr
