@@ -102,10 +102,10 @@ LLAMA_30M = Shape(512, 8, 8, 4, 1408, 8192, 4096)
 LLAMA_100M = Shape(768, 12, 12, 4, 2048, 32000, 4096)
 
 
-def backend_of(model: torch.nn.Module, slots: int) -> LocalBackend:
-    """A backend of a random model with an engine of its own."""
+def backend_of(model: torch.nn.Module, slots: int, engine: Engine | None = None) -> LocalBackend:
+    """A backend of a random model, with an engine of its own unless it is given one."""
     runner = TorchRunner(model, slots=slots)
-    return LocalBackend("random", runner, Numbers(runner.spec.vocabulary), Engine())
+    return LocalBackend("random", runner, Numbers(runner.spec.vocabulary), engine or Engine())
 
 
 def nano_policy() -> torch.nn.Module:

@@ -1,0 +1,326 @@
+"""
+Draft and verify: `python examples/bench/speculation.py [nano | supplied | trees]`.
+
+`nano`: the bundled draft for the large policy of examples/nano (for the bundled policy where that is not there), tokens a second of one
+branch over word problems and puzzles, against plain decoding and against transformers' assisted generation with the same pair, all
+greedy. `supplied`: a random 100M target and a random 6M draft, whose guesses are taken from a recorded plain run with probability a
+while the draft still runs; the speed-up against the one that the same run's step times predict, and the controlled length against every
+fixed one. `trees`: branches of one prompt under every schedule: steps of the target for each token, and seconds.
+"""
+
+import random
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from _measure import LLAMA_100M, Shape, alternate, backend_of, report
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from langchain_pareto.backends.base import Logits, Sampling, Stop, Usage
+from langchain_pareto.backends.decoders import Decoder, Plain, Rounds, Speculative
+from langchain_pareto.backends.decoding import DecodingBackend
+from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.loading import load
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.nano import draft_path, tokenizer_path
+from langchain_pareto.backends.sequences import Chunk
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from nano.paths import trained_or_shipped
+from nano.tasks import DIFFICULTIES, TASKS, draw
+from nano.tokenizer import prompt_of
+
+LLAMA_6M = Shape(96, 4, 4, 4, 256, 32000, 4096)
+GREEDY, HOT = Sampling(temperature=0.0), Sampling(temperature=0.8)
+TOKENS = 64  # of each branch, where nothing else ends it
+LENGTHS = (1, 2, 4, 8)
+
+
+def run(
+    backend: LocalBackend | DecodingBackend,
+    prompts: Sequence[str | Sequence[int]],
+    branches: int,
+    sampling: Sampling,
+    stop: Stop,
+) -> tuple[list[list[int]], Usage]:
+    """Tokens of all branches of each prompt in turn, and what they took."""
+    tokens, usage = list[list[int]](), Usage()
+    for prompt in prompts:
+        root = backend.open(prompt, seed=1)
+        children = root.fork(branches)
+        tasks = [backend.extend(child, sampling, stop) for child in children]
+        for task in tasks:
+            found = task.future.result()
+            tokens.append(found.tokens)
+            usage.add(found.usage)
+        for branch in (*children, root):
+            branch.free()
+    return tokens, usage
+
+
+# --- real models
+
+
+def nano_rows() -> None:
+    """The bundled draft ahead of the large policy."""
+    large = trained_or_shipped("L")
+    large = large if (large / "model.safetensors").exists() else trained_or_shipped("M")
+    prompts = [
+        prompt_of(draw(task, i, split="validation", difficulty=DIFFICULTIES[task][-1]).question)
+        for i in range(6)
+        for task in TASKS
+    ]
+    for dtype in ("float32", "bfloat16"):
+        _nano_rows(large, dtype, prompts)
+
+
+def _nano_rows(large: Path, dtype: str, prompts: list[str]) -> None:
+    """One dtype."""
+    stop, counted = Stop(300), dict[str, int]()
+    with (
+        load(large, tokenizer=tokenizer_path(), dtype=dtype, device="cpu") as target,
+        load("nano-draft", dtype=dtype, device="cpu") as draft,
+    ):
+        spoken = DecodingBackend(target, Speculative(), draft)
+        usage = Usage()
+
+        def ours() -> None:
+            nonlocal usage
+            tokens, usage = run(spoken, prompts, 1, GREEDY, stop)
+            counted["ours"] = sum(map(len, tokens))
+
+        def plain() -> None:
+            counted["plain"] = sum(map(len, run(target, prompts, 1, GREEDY, stop)[0]))
+
+        hf = _assisted(large, dtype, prompts, target, counted)
+        seconds = alternate({"ours": ours, "plain": plain, "hf": hf}, rounds=3)
+        told = {
+            "tokens_per_round": round(1 + usage.accepted / max(1, usage.rounds), 2),
+            "accepted": round(usage.accepted / max(1, usage.drafted), 3),
+        }
+        rate = {name: counted[name] / s for name, s in seconds.items()}
+        for other in ("plain", "hf"):
+            row = f"nano {large.name}, {dtype}, against {other}"
+            ratio = rate["ours"] / rate[other]
+            report("speculation", row, rate["ours"], rate[other], ratio, "tokens/s", **told)
+
+
+def _assisted(
+    folder: Path,
+    dtype: str,
+    prompts: Sequence[str],
+    target: LocalBackend,
+    counted: dict[str, int],
+) -> Callable[[], None]:
+    """transformers' assisted generation with the same pair."""
+    kind = getattr(torch, dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind)
+    assistant = AutoModelForCausalLM.from_pretrained(draft_path(), dtype=kind)
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=300, eos_token_id=model.config.eos_token_id
+    )
+    settings.pad_token_id = model.config.pad_token_id
+    ids = [torch.tensor([target.tokenizer.encode_prompt(prompt)]) for prompt in prompts]
+
+    def generate() -> None:
+        counted["hf"] = 0
+        for one in ids:
+            out = model.generate(one, assistant_model=assistant, generation_config=settings)
+            counted["hf"] += out.shape[1] - one.shape[1]
+
+    return generate
+
+
+# --- guesses of any quality
+
+
+class Supplied:
+    """Makes a draft guess what was recorded, with probability `rate`; it computes all the same."""
+
+    def __init__(self, draft: LocalBackend) -> None:
+        self.rate = 1.0
+        self._next = dict[tuple[int, ...], int]()
+        self._step = draft.runner.step
+        draft.runner.step = self._supplied
+
+    def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> None:
+        """One branch of a plain run."""
+        whole = [*prompt, *tokens]
+        for at in range(len(prompt), len(whole)):
+            self._next[tuple(whole[:at])] = whole[at]
+
+    def _supplied(self, chunks: Sequence[Chunk]) -> Logits:
+        logits = self._step(chunks)
+        rows, at = logits.rows.clone(), 0
+        for chunk in chunks:
+            known = tuple(chunk.sequence.tokens)
+            at += chunk.rows
+            if chunk.rows and (token := self._next.get(known)) is not None:
+                right = random.Random(f"{known}").random() < self.rate
+                rows[at - 1, token if right else (token + 1) % rows.shape[1]] = 1e9
+        return Logits(rows, logits.union)
+
+
+def supplied_rows() -> None:
+    """Predicted against measured, and the control against fixed lengths."""
+    engine = Engine()
+    target = backend_of(LLAMA_100M.model().bfloat16(), 20_000, engine)
+    draft = backend_of(LLAMA_6M.model().bfloat16(), 20_000, engine)
+    random_draft = backend_of(LLAMA_6M.model().bfloat16(), 20_000, engine)
+    supplied = Supplied(draft)
+    prompt = torch.randint(10, 400, (128,), generator=torch.Generator().manual_seed(0)).tolist()
+    stop = Stop(TOKENS, eos=False)
+    for branches in (1, 4, 16):
+        recorded, _ = run(target, [prompt], branches, HOT, stop)
+        for tokens in recorded:
+            supplied.record(prompt, tokens)
+        go = partial(run, prompts=[prompt], branches=branches, sampling=HOT, stop=stop)
+        for rate in (0.5, 0.7, 0.9):
+            supplied.rate = rate
+            backends: dict[str, LocalBackend | DecodingBackend] = {"plain": target}
+            for k in LENGTHS:
+                backends[str(k)] = DecodingBackend(target, Speculative(draft_tokens=k), draft)
+            backends["auto"] = DecodingBackend(target, Speculative(), draft)
+            work = {name: partial(go, backend) for name, backend in backends.items()}
+            seconds = alternate(work, rounds=3)
+            _report_supplied(target, draft, branches, rate, seconds)
+        work = {
+            "plain": partial(go, target, stop=Stop(512, eos=False)),
+            "ours": partial(
+                go,
+                DecodingBackend(target, Speculative(), random_draft),
+                stop=Stop(512, eos=False),
+            ),
+        }
+        seconds = alternate(work, rounds=2)
+        row = f"random draft, 512 tokens, {branches} branches"
+        ratio = seconds["plain"] / seconds["ours"]
+        mine, theirs = (512 * branches / seconds[k] for k in ("ours", "plain"))
+        report("speculation", row, mine, theirs, ratio, "tokens/s", bar=">= 0.95")
+    for backend in (target, draft, random_draft):
+        backend.close()
+    engine.close()
+
+
+def _report_supplied(
+    target: LocalBackend,
+    draft: LocalBackend,
+    branches: int,
+    rate: float,
+    seconds: dict[str, float],
+) -> None:
+    verify, guess = (target.engine.times(b.runner).seconds for b in (target, draft))
+
+    def predicted(k: int) -> float:
+        tokens = (1 - rate ** (k + 1)) / (1 - rate)
+        steps = k * (guess(branches) or 0) + (verify(branches * (k + 1)) or 0)
+        return tokens * (verify(branches) or 0) / steps
+
+    best = min((seconds[str(k)], k) for k in LENGTHS)
+    fastest = min(best[0], seconds["plain"])
+    for k in LENGTHS:
+        row = f"a = {rate}, {branches} branches, k = {k}: speed-up against predicted"
+        got = seconds["plain"] / seconds[str(k)]
+        report("speculation", row, got, predicted(k), got / predicted(k), "x", bar=">= 0.9")
+    row = f"a = {rate}, {branches} branches: control against the best fixed length ({best[1]})"
+    ours = seconds["plain"] / seconds["auto"]
+    theirs = seconds["plain"] / fastest
+    report("speculation", row, ours, theirs, ours / theirs, "x", bar=">= 0.97")
+
+
+# --- schedules
+
+
+def tree_rows() -> None:
+    """Branches of one prompt under every schedule."""
+    large = trained_or_shipped("L")
+    large = large if (large / "model.safetensors").exists() else trained_or_shipped("M")
+    prompts = [
+        prompt_of(draw("word_problem", i, split="validation", difficulty=6).question)
+        for i in range(6)
+    ]
+    stop = Stop(300)
+    with (
+        load(large, tokenizer=tokenizer_path(), device="cpu", dtype="bfloat16") as target,
+        load("nano-draft", device="cpu", dtype="bfloat16") as draft,
+    ):
+        steps = _counted(target)
+        for branches in (3, 8):
+            rounds = {
+                "batched": Rounds(),
+                "first come": Rounds(schedule="first_come"),
+                "plain": Plain(),
+            }
+            work: dict[str, Callable[[], object]] = {
+                name: partial(_go, target, draft, decoder, prompts, branches, stop)
+                for name, decoder in rounds.items()
+            }
+            # one branch after another: what it is to speculate without a schedule
+            work["serial"] = partial(_serial, target, draft, prompts, branches, stop)
+            seconds = alternate(work, rounds=3)
+            for name, one in work.items():
+                steps.clear()
+                tokens = one()
+                row = f"{branches} branches of nano {large.name}, {name}"
+                speed = seconds["plain"] / seconds[name]
+                per_token = round(len(steps) / float(str(tokens)), 4)
+                report(
+                    "speculation",
+                    row,
+                    seconds[name],
+                    seconds["plain"],
+                    speed,
+                    "s",
+                    target_steps_per_token=per_token,
+                )
+
+
+def _go(
+    target: LocalBackend,
+    draft: LocalBackend,
+    decoder: Decoder,
+    prompts: Sequence[str],
+    branches: int,
+    stop: Stop,
+) -> int:
+    backend = DecodingBackend(target, decoder, draft)
+    return sum(map(len, run(backend, prompts, branches, HOT, stop)[0]))
+
+
+def _serial(
+    target: LocalBackend, draft: LocalBackend, prompts: Sequence[str], branches: int, stop: Stop
+) -> int:
+    backend, total = DecodingBackend(target, Rounds(), draft), 0
+    for prompt in prompts:
+        root = backend.open(prompt, seed=1)
+        for child in root.fork(branches):
+            total += len(backend.extend(child, HOT, stop).future.result().tokens)
+            child.free()
+        root.free()
+    return total
+
+
+def _counted(backend: LocalBackend) -> list[int]:
+    """Grows by one entry for each step of the backend's runner."""
+    steps, step = list[int](), backend.runner.step
+
+    def counting(chunks: Sequence[Chunk]) -> Logits:
+        steps.append(len(chunks))
+        return step(chunks)
+
+    backend.runner.step = counting
+    return steps
+
+
+def main() -> None:
+    """The rows that were asked for, or all."""
+    torch.set_num_threads(1)
+    asked = sys.argv[1:] or ["nano", "supplied", "trees"]
+    for name in asked:
+        {"nano": nano_rows, "supplied": supplied_rows, "trees": tree_rows}[name]()
+
+
+if __name__ == "__main__":
+    main()
