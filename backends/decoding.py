@@ -200,7 +200,8 @@ class DecodingBackend:
         assert self.draft is not None
         sequence = branch.follow(self.draft)
         vocabulary = self.target.spec.vocabulary
-        return ModelGuesser(self.draft.runner, sequence, draw, vocabulary, confidence)
+        context = self.draft.capabilities.context_length
+        return ModelGuesser(self.draft.runner, sequence, draw, vocabulary, confidence, context)
 
     def _length(self, branch: LocalBranch) -> speculation.Length:
         """The length of guesses of the branch's tree."""

@@ -53,18 +53,24 @@ class ModelGuesser:
         draw: Draw,
         vocabulary: int,
         confidence: float,
+        context: int,
     ) -> None:
         """`draw` is that of the branch: with the same keys the small model mostly draws the same.
 
-        It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`.
+        It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`, and guesses
+        nothing beyond its own `context`.
         """
-        self._runner, self._sequence, self._vocabulary = runner, sequence, vocabulary
+        self._runner, self._sequence = runner, sequence
+        self._vocabulary, self._context = vocabulary, context
         self._draw = replace(draw, counted=False, judged=False, stats=confidence > 0)
         self._least = math.log(confidence) if confidence > 0 else -math.inf
         self._agreed = 0  # tokens at the start that are known to be the branch's
 
     def guess(self, tokens: Sequence[int], most: int, ends: Collection[int]) -> Guessing:
         """As the protocol says."""
+        most = min(most, self._context - len(tokens))
+        if most < 1:
+            return []
         self.follow(tokens)
         drawn, constraint = list[Drawn](), self._draw.constraint
         advanced = 0
@@ -86,6 +92,7 @@ class ModelGuesser:
     def follow(self, tokens: Sequence[int]) -> None:
         """Makes the small model's sequence that of the branch."""
         own, at = self._sequence.tokens, self._agreed
+        assert own[0] == tokens[0], "a branch keeps its first token"
         while at < min(len(own), len(tokens)) and own[at] == tokens[at]:
             at += 1
         rewrite(self._runner, self._sequence, at or 1, tokens[at or 1 :])

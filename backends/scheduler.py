@@ -118,20 +118,24 @@ class Scheduler:
 
     def schedule(self, runner: Runner, limit: int) -> Step | Refusal | None:
         """Decode works first, then prefill chunks, oldest program first, as far as there are slots."""
-        decode, prefill = list[tuple[Running, int]](), list[tuple[Running, int]]()
+        admitted = list[tuple[Running, int]]()
         urgent = False
         trees = _Trees(runner.max_roots)
-        turns = _Turns(self._live, runner)
         for running in self._live:
             for i, work in enumerate(running.works):
                 if work.runner is not runner or running.results[i] is not None:
                     continue
                 urgent = urgent or running.deadline is not None
                 # whoever has a deadline does not wait for other trees
-                admitted = trees.admit(work.sequence) or running.deadline is not None
-                if admitted and turns.admit(running, work):
-                    few = goes_on(work.sequence.cached, work.sequence.pending, work.rows)
-                    (decode if few else prefill).append((running, i))
+                if trees.admit(work.sequence) or running.deadline is not None:
+                    admitted.append((running, i))
+        decode, prefill = list[tuple[Running, int]](), list[tuple[Running, int]]()
+        turns = _Turns(self._live, runner, admitted)
+        for running, i in admitted:
+            work = running.works[i]
+            if turns.admit(running, work):
+                few = goes_on(work.sequence.cached, work.sequence.pending, work.rows)
+                (decode if few else prefill).append((running, i))
         step = Step(runner)
         for running, i in decode:
             work = running.works[i]
@@ -224,13 +228,11 @@ class Scheduler:
 class _Turns:
     """Who verifies guesses in one step of `runner`."""
 
-    def __init__(self, live: list[Running], runner: Runner) -> None:
-        self._drafting = [r for r in live if r.runner is runner and r.drafting]
-        alone = [
-            running
-            for running in live
-            if any(work.turn == "alone" and work.runner is runner for work in running.works)
-        ]
+    def __init__(
+        self, live: list[Running], runner: Runner, admitted: list[tuple[Running, int]]
+    ) -> None:
+        self._drafting = any(r.runner is runner and r.drafting for r in live)
+        alone = [running for running, i in admitted if running.works[i].turn == "alone"]
         self._next = min(alone, key=lambda running: (running.ready, running.order), default=None)
 
     def admit(self, running: Running, work: Work) -> bool:

@@ -370,6 +370,33 @@ def test_plain_and_speculative_programs_share_an_engine(pair):
     assert [task.future.result(WAIT).tokens for task in tasks] == wanted
 
 
+def test_a_draft_with_a_short_context_guesses_as_far_as_it_reaches(make_backend):
+    """Beyond the draft's context the target goes on alone, to the same tokens."""
+    engine = Engine("test")
+    target = make_backend(engine=engine)
+    draft = make_backend(engine=engine, max_context=20)
+    decoded = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    [plain], [found] = drawn(target), drawn(decoded)
+    assert found.tokens == plain.tokens
+    assert 0 < found.usage.drafted <= 20
+    whole = DecodingBackend(target, BigLittle(fallback=0), draft)
+    assert len(drawn(whole)[0].tokens) == 24
+
+
+@pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True)
+def test_turns_and_a_limit_of_roots_do_not_wait_for_each_other(pair):
+    """Where only one tree is worked on at a time, those whose turn it is are of that tree."""
+    target, draft = pair(NOISE["like"])
+    wanted = [ids(drawn(target, branches=2, seed=k, prompt=[k, *PROMPT])) for k in range(3)]
+    target.runner.max_roots = draft.runner.max_roots = 1
+    for schedule in ("first_come", "batched"):
+        backend = DecodingBackend(target, Rounds(schedule=schedule), draft)
+        roots = [backend.open([k, *PROMPT], seed=k).fork(2) for k in range(3)]
+        stop = Stop(24, eos=False)
+        tasks = [[backend.extend(b, HOT, stop) for b in branches] for branches in roots]
+        assert [[t.future.result(WAIT).tokens for t in of] for of in tasks] == wanted
+
+
 def test_a_draft_that_is_closed_ends_its_programs(pair):
     """Closing the draft's backend fails what guesses with it, clearly, and the target goes on."""
     target, draft = pair(0.0)
