@@ -315,7 +315,7 @@ class Engine:
         """Splits the step's cost over its programs; the shares add up to what the meter gets."""
         assert step.logits is not None
         spec, total = step.runner.spec, step.tokens
-        moved = cost.forward_bytes(spec, step.logits.union, total)
+        moved = cost.forward_bytes(spec, step.logits.union, total, len(step.chunks))
         counted = set[int]()
         for (running, _), chunk in zip(step.items, step.chunks, strict=True):
             sequence, stop = chunk.sequence, chunk.sequence.cached
