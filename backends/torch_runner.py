@@ -89,6 +89,7 @@ class TorchRunner(SlotRunner):
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor
     ) -> torch.Tensor:
+        self._stage.unnumbered = 0
         extra = {"logits_to_keep": keep} if self._keeps_rows else {}
         out = self.model(
             input_ids=tokens, position_ids=positions, use_cache=False, pareto=self._stage, **extra

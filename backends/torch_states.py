@@ -74,12 +74,13 @@ class TorchStateRunner(StateRunner, TorchRunner):
             mixer.install()
         try:
             super().__init__(model, slots=slots)
-            if unseen := attending - set(self._stage.pools):
-                msg = f"the attention of {type(model).__name__} in layers {sorted(unseen)} cannot be replaced"
+            if len(attending) != len(self._stage.pools):
+                msg = f"{type(model).__name__} has attention in {len(attending)} layers, and that of {len(self._stage.pools)} can be replaced"
                 raise CapabilityError(msg)  # noqa: TRY301 - what is below is for all errors
             with torch.inference_mode():
-                for mixer in self._mixers:
-                    mixer.probe(self.device, self.dtype)
+                self._round.multi_token = all(
+                    mixer.probe(self.device, self.dtype) for mixer in self._mixers
+                )
             self._states = StatePool(self._mixers, lanes, self.device)
         except BaseException:
             self._restore()
@@ -93,8 +94,8 @@ class TorchStateRunner(StateRunner, TorchRunner):
 
     @property
     def multi_token(self) -> bool:
-        """Whether all of the model's layers continue a state by several tokens at once."""
-        return all(mixer.multi_token for mixer in self._mixers)
+        """Whether the model's layers continue a state by several tokens at once, or one by one."""
+        return self._round.multi_token
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one forward; whatever it raises, the chunks' sequences are computed again later."""
