@@ -1,15 +1,13 @@
-"""Models with a recurrent state on llama.cpp: what snapshots save, and what happens without one."""
+"""Models with a recurrent state, on every runner: what snapshots save, and what happens without one."""
 
 import pytest
 
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.sequences import Chunk
+from langchain_pareto.backends.torch_runner import TorchRunner
 from langchain_pareto.errors import EngineFailedError
 
-pytestmark = [
-    pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True),
-    pytest.mark.parametrize("architecture", ["mamba2", "lfm2"]),
-]
+pytestmark = pytest.mark.parametrize("architecture", ["mamba2", "lfm2"])
 
 WAIT = 60  # seconds
 PROMPT = [(7 * i * i + 3) % 256 for i in range(90)]
@@ -130,16 +128,24 @@ def test_a_failed_step_is_computed_again(make_backend, architecture, monkeypatch
     [wanted] = extend(backend, [backend.open(PROMPT)])
     branch = backend.open(PROMPT)
     extend(backend, [branch], 2)
-    decode = backend.runner.context.decode
-
-    def half_way(*step):
-        decode(*step)
-        raise EngineFailedError("half-way")
-
-    monkeypatch.setattr(backend.runner.context, "decode", half_way)
-    task = backend.extend(branch, Sampling(), Stop(1, eos=False))
-    with pytest.raises(EngineFailedError, match="half-way"):
-        task.future.result(WAIT)
-    monkeypatch.setattr(backend.runner.context, "decode", decode)
+    with monkeypatch.context() as patch:
+        fail_half_way(backend.runner, patch)
+        task = backend.extend(branch, Sampling(), Stop(1, eos=False))
+        with pytest.raises(EngineFailedError, match="half-way"):
+            task.future.result(WAIT)
     extend(backend, [branch], 4)
     assert list(branch.tokens[len(PROMPT) :]) == wanted
+
+
+def fail_half_way(runner, patch):
+    """The next step fails when the states have moved on."""
+    owner, name = (
+        (runner, "_forward") if isinstance(runner, TorchRunner) else (runner.context, "decode")
+    )
+    compute = getattr(owner, name)
+
+    def half_way(*step):
+        compute(*step)
+        raise EngineFailedError("half-way")
+
+    patch.setattr(owner, name, half_way)
