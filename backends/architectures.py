@@ -7,6 +7,8 @@ attention that does not go through transformers' interface, and positions that d
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -81,7 +83,7 @@ def unwrap(model: PreTrainedModel) -> PreTrainedModel:
 
 def _check_class(cls: type[PreTrainedModel], config: PreTrainedConfig, name: str) -> None:
     states = has_states(config)
-    if cls._is_stateful and not states:
+    if (cls._is_stateful or states) and not (states and _caches_states(cls)):
         msg = f"{name} ({cls.__name__}) keeps a recurrent state where the engine cannot fork it"
         raise CapabilityError(msg, hint=_HINT)
     # the flag is not set for hybrids whose attention can be replaced all the same: the runner looks at it
@@ -90,6 +92,15 @@ def _check_class(cls: type[PreTrainedModel], config: PreTrainedConfig, name: str
         raise CapabilityError(
             msg, hint="Use a model that supports transformers' AttentionInterface."
         )
+
+
+def _caches_states(cls: type[PreTrainedModel]) -> bool:
+    """Whether the states are in transformers' own cache, as far as the source tells; the runner looks at the model itself."""
+    try:
+        source = inspect.getsource(sys.modules[cls.__module__])
+    except (KeyError, OSError, TypeError):
+        return True
+    return "update_conv_state" in source or "update_recurrent_state" in source
 
 
 # --- longrope: two sets of factors, of which transformers picks one by the longest sequence in the batch

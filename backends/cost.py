@@ -61,5 +61,6 @@ def worst_flops(spec: ModelSpec, request: Request) -> int:
 
 
 def kv_bytes(spec: ModelSpec, request: Request) -> int:
-    """Bytes of keys and values that a request adds to the pool at most."""
-    return spec.kv_bytes_per_token * (request.prefill + request.n * max(1, request.max_tokens))
+    """Bytes that a request adds to the pool at most: keys and values of its tokens, and a recurrent state for each branch."""
+    tokens = request.prefill + request.n * max(1, request.max_tokens)
+    return spec.kv_bytes_per_token * tokens + spec.state_bytes_per_sequence * max(1, request.n)

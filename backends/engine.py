@@ -296,9 +296,10 @@ class Engine:
             self.times(step.runner).note(step.tokens, seconds)
         touched = dict[int, Running]()
         for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
-            result = results.get(k)
-            if not goes_on(chunk.sequence.cached - chunk.n, chunk.n, chunk.rows):
-                step.runner.share(chunk.sequence)
+            result, sequence = results.get(k), chunk.sequence
+            # what gives no row is a piece of a prompt, however short
+            if chunk.rows == 0 or not goes_on(sequence.cached - chunk.n, chunk.n, chunk.rows):
+                step.runner.share(sequence)
             if isinstance(result, Exception):
                 self._fail(running, result)
             elif result is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -161,7 +161,10 @@ class _Source:
             msg = f"{self.parts[0].name} is no causal language model"
             raise CapabilityError(msg, hint="Use another model.")
         spec = spec_of(model, self.options.kv_type, self.device, self.parts)
-        settings = self._sized(model, spec)
+        threads = self.options.n_threads or usable_threads()
+        if model.has_state:
+            spec = replace(spec, state_bytes_per_sequence=_state_bytes(model, threads))
+        settings = self._sized(spec, threads)
         context = LlamaContext(model, settings)
         make = LlamaStateRunner if model.has_state else CellRunner
         try:
@@ -172,13 +175,11 @@ class _Source:
             context.close()
             raise
 
-    def _sized(self, model: LlamaModel, spec: ModelSpec) -> ContextSettings:
+    def _sized(self, spec: ModelSpec, threads: int) -> ContextSettings:
         """Cells and lanes for the memory: of a model with states, half of it is for those."""
         room = pool_bytes(self.memory, free_on(self.gpu), gpu=self.gpu is not None)
-        threads = self.options.n_threads or usable_threads()
         lanes = MOST_LANES
-        if model.has_state:
-            state = _state_bytes(model, threads)
+        if state := spec.state_bytes_per_sequence:
             lanes = state_lanes(room, state, MOST_LANES)
             room -= lanes * state
         cells = slots_in(room, max(1, spec.kv_bytes_per_token), self.device)

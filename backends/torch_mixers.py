@@ -96,14 +96,14 @@ class Mixer:
         """Puts this before the module's own forward."""
         self._shadowed = "forward" in vars(self.module)
         self._original = self.module.forward
-        self.module.forward = self._forward  # type: ignore[method-assign]
+        self.module.forward = self._forward
 
     def restore(self) -> None:
         """Gives the module its forward back."""
         if self._original is None:
             return
         if self._shadowed:
-            self.module.forward = self._original  # type: ignore[method-assign]
+            self.module.forward = self._original
         else:
             del self.module.forward
         self._original = None
@@ -173,14 +173,13 @@ class Mixer:
     def _call(self, x: torch.Tensor, layer: LinearAttentionLayer) -> torch.Tensor:
         """The module's own code."""
         assert self._original is not None
-        before: list[Any] = [DummyLayer() for _ in range(self.layer)]
+        before = [DummyLayer() for _ in range(self.layer)]  # type: ignore[no-untyped-call]
         return self._original(x, **{self.cache_name: Cache(layers=[*before, layer])})
 
     def _carrier(self, states: list[torch.Tensor], *, fresh: bool = False) -> LinearAttentionLayer:
         """A layer of transformers' cache that holds these states."""
         count = 1 + max(form.index for form in self.forms)
         layer = LinearAttentionLayer(number_of_states=count)
-        layer.dtype, layer.device = states[0].dtype, states[0].device
         for form, state in zip(self.forms, states, strict=True):
             if form.kind == "conv":
                 layer.conv_states[form.index] = state
@@ -234,6 +233,7 @@ def find_mixers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[list[
 
 def _mixer(module: torch.nn.Module, layer: int, recorder: _Recorder, shared: Round) -> Mixer:
     kept = recorder.layers[layer]
+    assert isinstance(kept, LinearAttentionCacheLayerMixin)
     forms = [
         StateForm(kind, i, tuple(state.shape[1:]), state.dtype)
         for kind, states in (("conv", kept.conv_states), ("recurrent", kept.recurrent_states))
@@ -243,9 +243,13 @@ def _mixer(module: torch.nn.Module, layer: int, recorder: _Recorder, shared: Rou
     named = list(inspect.signature(module.forward).parameters)
     cache_name = next((name for name in _CACHE if name in named), None)
     if cache_name is None or named[0] != "hidden_states":
-        msg = f"{type(module).__name__} keeps a state, and is no layer that maps hidden states to hidden states"
-        raise CapabilityError(msg)
+        raise _no_mixer(module)
     return Mixer(module, layer, recorder.widths[layer], tuple(forms), cache_name, shared)
+
+
+def _no_mixer(module: torch.nn.Module) -> CapabilityError:
+    msg = f"{type(module).__name__} keeps a state, and is no layer that maps hidden states to hidden states"
+    return CapabilityError(msg)
 
 
 class _Recorder(DynamicCache):
@@ -294,8 +298,10 @@ def _watched(model: PreTrainedModel, recorder: _Recorder) -> Iterator[None]:
         width = hidden.shape[-1] if isinstance(hidden, torch.Tensor) else 0
         recorder.entered.append((module, width))
 
-    def leave(*_: object) -> None:
+    def leave(module: torch.nn.Module, _: object, out: object) -> None:
         recorder.entered.pop()
+        if module in recorder.owners.values() and not isinstance(out, torch.Tensor):
+            raise _no_mixer(module)
 
     hooks = []
     for module in model.modules():

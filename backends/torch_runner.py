@@ -103,7 +103,7 @@ class TorchRunner(SlotRunner):
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         with torch.inference_mode():
             self._forward(tokens, torch.arange(2, device=self.device)[None], tokens[0, :1])
-        observed = self._stage.observed
+        observed = self._stage.observed or {}
         if not observed and not self.recurrent:
             msg = (
                 f"{type(self.model).__name__} does not call the attention function of transformers"

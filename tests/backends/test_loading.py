@@ -424,11 +424,14 @@ def test_generation_config_that_cannot_be_honoured_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        (transformers.Mamba2Config(), "linear_attention"),
-        (transformers.Qwen3NextConfig(), "linear_attention"),
         (transformers.Llama4TextConfig(), "chunked_attention"),
-        (transformers.FalconH1Config(), "hybrid"),
-        (transformers.RwkvConfig(), "recurrent state|does not let"),
+        (transformers.RwkvConfig(), "RwkvForCausalLM.*keeps a recurrent state where"),
+        (transformers.MiniMaxConfig(), "MiniMaxForCausalLM.*keeps a recurrent state where"),
+        (
+            transformers.RecurrentGemmaConfig(),
+            "RecurrentGemmaForCausalLM.*keeps a recurrent state where",
+        ),
+        (transformers.xLSTMConfig(), "xLSTMForCausalLM.*keeps a recurrent state where"),
         (transformers.BloomConfig(), "BloomForCausalLM.*does not let its attention"),
         (
             transformers.LlamaConfig(

@@ -18,6 +18,12 @@ def extend(backend, branches, n=6):
     return [task.future.result(WAIT).tokens for task in tasks]
 
 
+def test_a_truncation_is_said_to_replay(make_backend, architecture):
+    """Whoever plans sees that going back costs something here, and nothing where there is attention alone."""
+    assert make_backend(architecture).capabilities.rollback == "replay"
+    assert make_backend("llama").capabilities.rollback == "free"
+
+
 def test_sixteen_branches_compute_their_prompt_once(make_backend, architecture):
     """Forks of one root continue from its state, each with draws of its own."""
     backend = make_backend(architecture)
