@@ -56,8 +56,9 @@ def run(backend: LocalBackend, seed: int) -> list[list[int]]:
     [
         ("llama", 1000, None),
         ("gemma3", 250, None),
-        *((architecture, 250, None) for architecture in sorted(RECURRENT)),
-        *((architecture, 250, 6) for architecture in sorted(RECURRENT)),
+        ("lfm2", 250, None),
+        ("mamba2", 250, None),
+        *((architecture, 80, 6) for architecture in sorted(RECURRENT)),
     ],
 )
 def test_random_programs_from_many_threads_equal_themselves(
