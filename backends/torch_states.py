@@ -17,7 +17,8 @@ from langchain_pareto.backends.architectures import has_states
 from langchain_pareto.backends.base import Logits
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.states import StateLanes, StateRunner
-from langchain_pareto.backends.torch_mixers import Group, Mixer, Round, find_mixers
+from langchain_pareto.backends.torch_mixers import Group, Mixer, Round
+from langchain_pareto.backends.torch_recorder import find_mixers
 from langchain_pareto.backends.torch_runner import TorchRunner, reserve
 from langchain_pareto.errors import CapabilityError
 

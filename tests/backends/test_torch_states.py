@@ -7,11 +7,11 @@ import pytest
 import torch
 import transformers
 
-from langchain_pareto.backends import torch_mixers
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.self_check import LANES, SLOTS, check_runner
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.torch_mixers import Mixer, Round, StateForm
+from langchain_pareto.backends.torch_recorder import find_mixers
 from langchain_pareto.backends.torch_states import StatePool, TorchStateRunner, torch_runner
 from langchain_pareto.errors import CapabilityError, CapacityError
 
@@ -62,7 +62,7 @@ def test_a_step_is_one_forward_and_equal_lengths_are_one_call(
     model = copied_model(architecture)
     with monkeypatch.context() as patch:
         # under the runner: what it calls is the module's own forward
-        mixer = torch_mixers.find_mixers(model, model.config)[0][0].module
+        mixer = find_mixers(model, model.config)[0][0].module
         inner = count_calls(patch, mixer)
         runner = torch_runner(model, slots=2000, lanes=64)
         outer = count_calls(patch, model)
