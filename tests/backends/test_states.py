@@ -113,6 +113,20 @@ def test_a_truncation_replays_from_the_newest_snapshot(
     assert_close(rows, reference(architecture, PROMPT[:20]))
 
 
+def test_what_a_truncation_computes_again_is_charged_to_nobody(make_backend, architecture):
+    """After a cut the tokens since the newest snapshot are replayed; the request pays for its own tokens."""
+    backend = make_backend(architecture)
+    branch = backend.open(PROMPT)
+    extend(backend, [branch], 6)
+    branch.truncate(len(PROMPT) + 3)
+    meter = backend.engine.meter
+    before, replayed = meter.forward_tokens, meter.replayed_tokens
+    extend(backend, [branch], 4)
+    assert meter.forward_tokens - before == 4
+    # from the end of the prompt's prefill to the cut, of which the last token gives a row
+    assert meter.replayed_tokens - replayed == 3
+
+
 def test_more_branches_than_states_wait_or_begin_again(make_backend, architecture):
     """Forty branches on a context for eight sequences draw what they draw on a large one, where nothing is computed twice."""
     plenty, few = make_backend(architecture), make_backend(architecture, lanes=8)

@@ -213,6 +213,62 @@ def test_more_sequences_than_states_in_one_step_are_refused(make_runner):
 
 # --- loading
 
+TINY = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+LAYERS = {"layer_types": ["linear_attention", "full_attention"]}
+DELTA = LAYERS | {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+OTHERS = {
+    "bamba": lambda: transformers.BambaConfig(
+        **TINY, attn_layer_indices=[1], mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16
+    ),
+    "falcon_mamba": lambda: transformers.FalconMambaConfig(
+        vocab_size=260, hidden_size=32, num_hidden_layers=2, state_size=8
+    ),
+    "kimi_linear": lambda: transformers.KimiLinearConfig(
+        **TINY,
+        **LAYERS,
+        moe_intermediate_size=16,
+        num_experts=4,
+        num_experts_per_token=2,
+        q_lora_rank=None,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+    ),
+    "lfm2_moe": lambda: transformers.Lfm2MoeConfig(
+        **TINY, **EXPERTS, layer_types=["conv", "full_attention"], num_dense_layers=1
+    ),
+    "olmo_hybrid": lambda: transformers.OlmoHybridConfig(**TINY, **DELTA),
+    "qwen3_5": lambda: transformers.Qwen3_5TextConfig(**TINY, **DELTA, head_dim=8),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_others_load_and_pass_the_check(name, tokenizer):
+    """What the README names beside the architectures that all tests run on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = transformers.AutoModelForCausalLM.from_config(OTHERS[name]()).eval()
+    with load(model, tokenizer=tokenizer, memory="64 MB") as backend:
+        assert backend.runner.recurrent
+        assert backend.runner.multi_token == (name != "falcon_mamba")
+
 
 def test_memory_is_for_states_and_slots(tmp_path, copied_model, tokenizer, architecture):
     """A model from files: half of the memory at most is for states, the rest for slots."""
