@@ -242,9 +242,11 @@ OTHERS = {
     "kimi_linear": lambda: transformers.KimiLinearConfig(
         **TINY,
         **LAYERS,
+        linear_num_heads=4,
+        linear_head_dim=8,
         moe_intermediate_size=16,
-        num_experts=4,
-        num_experts_per_token=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
         q_lora_rank=None,
         kv_lora_rank=16,
         qk_nope_head_dim=8,
