@@ -1,12 +1,14 @@
 """
 Which models of transformers the engine can run, and the one thing it must change in some of them.
 
-Knows configurations and modules; loads nothing. What cannot be run is refused by name: state that a layer carries from token to token,
+Knows configurations and modules; loads nothing. What cannot be run is refused by name: state that is kept outside transformers' cache,
 attention that does not go through transformers' interface, and positions that depend on the longest sequence of a batch.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -16,9 +18,16 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from langchain_pareto.backends.sharing import Undo
 from langchain_pareto.errors import CapabilityError, ModelLoadError, SettingError
 
-_LAYERS = {"full_attention", "sliding_attention"}
+# what transformers' cache calls them; a layer of "hybrid" has attention too, one of "moe" or "mlp" has neither
+_STATES = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}
+_LAYERS = {"full_attention", "sliding_attention", "moe", "mlp"} | _STATES
 _PINNED = "pinned"  # a rope type that transformers does not update
-_HINT = "Use a model whose layers are full or sliding attention."
+_HINT = "Use a model whose layers are full or sliding attention, or recurrent with transformers' own cache."
+
+
+def has_states(config: PreTrainedConfig) -> bool:
+    """Whether layers carry a state from token to token, some or all."""
+    return not _STATES.isdisjoint(getattr(config.get_text_config(), "layer_types", None) or ())
 
 
 def check_config(config: PreTrainedConfig, name: str) -> None:
@@ -43,7 +52,7 @@ def check_config(config: PreTrainedConfig, name: str) -> None:
     if type(config) in known:
         cls = known[type(config)]
         assert isinstance(cls, type), "one class a configuration, as for all causal models"
-        _check_class(cls, name)
+        _check_class(cls, config, name)
     elif not getattr(config, "auto_map", None):
         msg = f"{name} is no causal language model: transformers has none for {config.model_type!r} ({config.architectures})"
         raise ModelLoadError(msg, hint="Give a model that generates text.")
@@ -51,7 +60,7 @@ def check_config(config: PreTrainedConfig, name: str) -> None:
 
 def check_model(model: PreTrainedModel, name: str) -> None:
     """Raises CapabilityError for a loaded model that the engine cannot run."""
-    _check_class(type(model), name)
+    _check_class(type(model), model.config, name)
     if model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
         msg = f"{name} ({type(model).__name__}) gives no logits of tokens"
         raise CapabilityError(msg, hint="Load it with AutoModelForCausalLM.")
@@ -72,15 +81,26 @@ def unwrap(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _check_class(cls: type[PreTrainedModel], name: str) -> None:
-    if cls._is_stateful:
-        msg = f"{name} ({cls.__name__}) keeps a recurrent state, which the engine cannot fork"
+def _check_class(cls: type[PreTrainedModel], config: PreTrainedConfig, name: str) -> None:
+    states = has_states(config)
+    if (cls._is_stateful or states) and not (states and _caches_states(cls)):
+        msg = f"{name} ({cls.__name__}) keeps a recurrent state where the engine cannot fork it"
         raise CapabilityError(msg, hint=_HINT)
-    if not cls._supports_attention_backend:
+    # the flag is not set for hybrids whose attention can be replaced all the same: the runner looks at it
+    if not cls._supports_attention_backend and not states:
         msg = f"{name} ({cls.__name__}) does not let its attention be replaced"
         raise CapabilityError(
             msg, hint="Use a model that supports transformers' AttentionInterface."
         )
+
+
+def _caches_states(cls: type[PreTrainedModel]) -> bool:
+    """Whether the states are in transformers' own cache, as far as the source tells; the runner looks at the model itself."""
+    try:
+        source = inspect.getsource(sys.modules[cls.__module__])
+    except (KeyError, OSError, TypeError):
+        return True
+    return "update_conv_state" in source or "update_recurrent_state" in source
 
 
 # --- longrope: two sets of factors, of which transformers picks one by the longest sequence in the batch

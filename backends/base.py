@@ -156,6 +156,8 @@ class ModelSpec:
 
     `windows` has one entry a layer: the attention window in tokens, or None for full attention. `matmul_parameters` counts
     all weights but embeddings and output head: an upper bound for a mixture of experts, whose idle experts count too.
+    Recurrent layers have no entry in `windows` and no part in `kv_bytes_per_token`: they carry `state_bytes_per_sequence`,
+    and `state_flops_per_token` is what updating and reading that takes beside the weights.
     """
 
     name: str
@@ -171,6 +173,8 @@ class ModelSpec:
     weight_bytes: int
     kv_bytes_per_token: int
     context_length: int
+    state_bytes_per_sequence: int = 0
+    state_flops_per_token: int = 0
 
     @property
     def layers(self) -> int:

@@ -4,8 +4,8 @@ What a request costs in floating-point operations and bytes, from the shape of t
 The same formulas price a request beforehand and meter it afterwards, so a reservation made with them is never exceeded. Per forward
 over T new tokens with n_out rows of logits (Kaplan et al. 2020, arXiv 2001.08361, for the factor 2):
 
-    flops = 2 N_mm T + 2 h V n_out + sum over layers of 4 H D sum_t min(context_t, window)
-    bytes = weights + kv_per_token * (slots read + T)
+    flops = (2 N_mm + state flops) T + 2 h V n_out + sum over attention layers of 4 H D sum_t min(context_t, window)
+    bytes = weights + kv_per_token * (slots read + T) + 2 * state * sequences
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ def forward_flops(spec: ModelSpec, start: int, stop: int, rows: int) -> int:
     """FLOPs of computing positions start to stop of one sequence, `rows` of which give logits."""
     attention = sum(n * attended(start, stop, window) for window, n in _layers(spec.windows))
     return (
-        2 * spec.matmul_parameters * (stop - start)
+        (2 * spec.matmul_parameters + spec.state_flops_per_token) * (stop - start)
         + 2 * spec.hidden * spec.vocabulary * rows
         + 4 * spec.heads * spec.head_dim * attention
     )
 
 
-def forward_bytes(spec: ModelSpec, slots_read: int, tokens: int) -> int:
-    """Bytes of weights and of keys and values that one forward moves."""
-    return spec.weight_bytes + spec.kv_bytes_per_token * (slots_read + tokens)
+def forward_bytes(spec: ModelSpec, slots_read: int, tokens: int, sequences: int = 1) -> int:
+    """Bytes of weights, of keys and values, and of recurrent states that one forward of so many sequences moves."""
+    attention = spec.kv_bytes_per_token * (slots_read + tokens)
+    return spec.weight_bytes + attention + 2 * spec.state_bytes_per_sequence * sequences
 
 
 def worst_flops(spec: ModelSpec, request: Request) -> int:
@@ -60,5 +61,6 @@ def worst_flops(spec: ModelSpec, request: Request) -> int:
 
 
 def kv_bytes(spec: ModelSpec, request: Request) -> int:
-    """Bytes of keys and values that a request adds to the pool at most."""
-    return spec.kv_bytes_per_token * (request.prefill + request.n * max(1, request.max_tokens))
+    """Bytes that a request adds to the pool at most: keys and values of its tokens, and a recurrent state for each branch."""
+    tokens = request.prefill + request.n * max(1, request.max_tokens)
+    return spec.kv_bytes_per_token * tokens + spec.state_bytes_per_sequence * max(1, request.n)

@@ -30,6 +30,9 @@ _DTYPES = {
 _SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?(?:(%)|([kmgt]?)(i?)b?)", re.ASCII | re.IGNORECASE)
 _CUDA_SHARE = 0.85  # of what is free beside the weights; the rest is for activations and logits
 _CPU_MOST = 4 << 30  # bytes
+_STATE_SHARE = 0.5  # of the pool's memory, where sequences have states
+_FEWEST_LANES = 8
+_MOST_STATES = 256  # branches at once; others wait, or begin again from a snapshot
 _CPU_SHARE = 0.25
 
 
@@ -98,19 +101,22 @@ def _seconds(dtype: torch.dtype) -> float:
     return best
 
 
-def pool_slots(memory: float | str | None, bytes_per_token: int, device: torch.device) -> int:
-    """Token slots that `memory` holds: bytes, a fraction of what is free, "4 GB", "80%", or the default share.
+def pool_sizes(
+    memory: float | str | None, bytes_per_token: int, bytes_per_state: int, device: torch.device
+) -> tuple[int, int]:
+    """Token slots and states that `memory` holds: bytes, a fraction of what is free, "4 GB", "80%", or the default share.
 
-    The default is 85 % of what is free on a CUDA device; on the CPU a quarter of it, and 4 GiB at most. Raises
-    CapacityError below 64 slots.
+    The default is 85 % of what is free on a CUDA device; on the CPU a quarter of it, and 4 GiB at most. Of a model with
+    states, half of it at most is for those. Raises CapacityError below 64 slots and 8 states.
     """
     room = pool_bytes(memory, free_bytes(device), gpu=device.type == "cuda")
-    return slots_in(room, bytes_per_token, str(device))
+    lanes = state_lanes(room, bytes_per_state, _MOST_STATES) if bytes_per_state else 0
+    return slots_in(room - lanes * bytes_per_state, bytes_per_token, str(device)), lanes
 
 
 def slots_in(room: int, bytes_per_token: int, device: str) -> int:
     """Token slots that fit into `room` bytes; raises CapacityError below 64."""
-    slots = min(MOST_SLOTS, room // bytes_per_token)
+    slots = min(MOST_SLOTS, room // max(1, bytes_per_token))
     if slots < FEWEST_SLOTS:
         needed = FEWEST_SLOTS * bytes_per_token
         there = max(0, room)
@@ -118,6 +124,11 @@ def slots_in(room: int, bytes_per_token: int, device: str) -> int:
         hint = "Give it more (memory=...), free some, or use a smaller model."
         raise CapacityError(msg, needed=needed, free=room, kind="bytes", hint=hint)
     return slots
+
+
+def state_lanes(room: int, bytes_per_state: int, most: int) -> int:
+    """States that get memory: as many as half of `room` bytes holds, 8 at least."""
+    return max(_FEWEST_LANES, min(most, int(room * _STATE_SHARE) // max(1, bytes_per_state)))
 
 
 def pool_bytes(memory: float | str | None, free: int, *, gpu: bool) -> int:
@@ -134,7 +145,7 @@ def pool_bytes(memory: float | str | None, free: int, *, gpu: bool) -> int:
 
 
 def check_memory(memory: float | str | None) -> None:
-    """Raises SettingError for what `pool_slots` would refuse, before anything is loaded."""
+    """Raises SettingError for what `pool_sizes` would refuse, before anything is loaded."""
     if memory is not None:
         pool_bytes(memory, 0, gpu=False)
 

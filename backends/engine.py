@@ -296,9 +296,10 @@ class Engine:
             self.times(step.runner).note(step.tokens, seconds)
         touched = dict[int, Running]()
         for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
-            result = results.get(k)
-            if not goes_on(chunk.sequence.cached - chunk.n, chunk.n, chunk.rows):
-                step.runner.share(chunk.sequence)
+            result, sequence = results.get(k), chunk.sequence
+            # what gives no row is a piece of a prompt, however short
+            if chunk.rows == 0 or not goes_on(sequence.cached - chunk.n, chunk.n, chunk.rows):
+                step.runner.share(sequence)
             if isinstance(result, Exception):
                 self._fail(running, result)
             elif result is not None:
@@ -315,7 +316,7 @@ class Engine:
         """Splits the step's cost over its programs; the shares add up to what the meter gets."""
         assert step.logits is not None
         spec, total = step.runner.spec, step.tokens
-        moved = cost.forward_bytes(spec, step.logits.union, total)
+        moved = cost.forward_bytes(spec, step.logits.union, total, len(step.chunks))
         counted = set[int]()
         for (running, _), chunk in zip(step.items, step.chunks, strict=True):
             sequence, stop = chunk.sequence, chunk.sequence.cached

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from langchain_pareto.backends.kv_pool import SlotPool, Slots
-from langchain_pareto.backends.llama_lanes import Lanes, Memory
+from langchain_pareto.backends.lanes import Lanes, Memory
 from langchain_pareto.backends.llama_runner import LlamaRunner
 from langchain_pareto.backends.prefixes import PrefixIndex
 from langchain_pareto.backends.sequences import Sequence

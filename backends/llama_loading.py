@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from langchain_pareto.backends import nano
 from langchain_pareto.backends.base import ModelSpec, Sampling
-from langchain_pareto.backends.devices import pool_bytes, slots_in
+from langchain_pareto.backends.devices import pool_bytes, slots_in, state_lanes
 from langchain_pareto.backends.engine import engine_for
 from langchain_pareto.backends.gguf_tokenizer import GGUFTokenizer
 from langchain_pareto.backends.llama_cells import CellRunner
@@ -26,7 +26,7 @@ from langchain_pareto.backends.llama_devices import Gpu, find_gpu, free_on, usab
 from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.llama_settings import LlamaSettings
 from langchain_pareto.backends.llama_spec import check_metadata, spec_of
-from langchain_pareto.backends.llama_states import StateRunner
+from langchain_pareto.backends.llama_states import LlamaStateRunner
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano.gguf import nano_gguf
 from langchain_pareto.backends.sequences import Chunk
@@ -36,8 +36,6 @@ from langchain_pareto.errors import CapabilityError, ModelLoadError, NumericalEr
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_CELLS = 1 << 17  # by default: every fork and rollback looks at all of them
 _FEWEST_CELLS = 1 << 14
-_FEWEST_LANES = 8
-_STATE_SHARE = 0.5  # of the pool's memory, where sequences have states
 _MOST_OFF = 0.5  # of the logits' spread: coarse caches move them by up to a tenth, a state that is lost by about one
 
 
@@ -157,15 +155,18 @@ class _Source:
             undo=[],
         )
 
-    def _runner(self, model: LlamaModel) -> CellRunner | StateRunner:
+    def _runner(self, model: LlamaModel) -> CellRunner | LlamaStateRunner:
         """The runner over a context of the size that the memory allows."""
         if not model.generates:
             msg = f"{self.parts[0].name} is no causal language model"
             raise CapabilityError(msg, hint="Use another model.")
         spec = spec_of(model, self.options.kv_type, self.device, self.parts)
-        settings = self._sized(model, spec)
+        threads = self.options.n_threads or usable_threads()
+        if model.has_state:
+            spec = replace(spec, state_bytes_per_sequence=_state_bytes(model, threads))
+        settings = self._sized(spec, threads)
         context = LlamaContext(model, settings)
-        make = StateRunner if model.has_state else CellRunner
+        make = LlamaStateRunner if model.has_state else CellRunner
         try:
             return make(
                 model, context, spec, slots=settings.cells, max_roots=self.options.max_roots
@@ -174,14 +175,12 @@ class _Source:
             context.close()
             raise
 
-    def _sized(self, model: LlamaModel, spec: ModelSpec) -> ContextSettings:
+    def _sized(self, spec: ModelSpec, threads: int) -> ContextSettings:
         """Cells and lanes for the memory: of a model with states, half of it is for those."""
         room = pool_bytes(self.memory, free_on(self.gpu), gpu=self.gpu is not None)
-        threads = self.options.n_threads or usable_threads()
         lanes = MOST_LANES
-        if model.has_state:
-            state = _state_bytes(model, threads)
-            lanes = max(_FEWEST_LANES, min(MOST_LANES, int(room * _STATE_SHARE) // state))
+        if state := spec.state_bytes_per_sequence:
+            lanes = state_lanes(room, state, MOST_LANES)
             room -= lanes * state
         cells = slots_in(room, max(1, spec.kv_bytes_per_token), self.device)
         if self.memory is None:
@@ -222,7 +221,7 @@ def _sampling(metadata: Mapping[str, str]) -> Sampling:
     )
 
 
-def check_steps(runner: CellRunner | StateRunner) -> None:
+def check_steps(runner: CellRunner | LlamaStateRunner) -> None:
     """Computes a text in one step and in two.
 
     Raises NumericalError when logits are not finite, and CapabilityError when they are not the same.

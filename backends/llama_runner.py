@@ -1,7 +1,7 @@
 """
 One llama.cpp context over the slot pool: every branch of every search in one decode a step.
 
-Knows one context, its pool and its sequences, and that `llama_lanes.py` gives a sequence its number; knows no text, no sampling and no
+Knows one context, its pool and its sequences, and that `lanes.py` gives a sequence its number (`llama_seq_id`); knows no text, no sampling and no
 strategy. All of it belongs to the engine's thread.
 """
 
@@ -9,29 +9,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence as Sequence_
-from typing import Generic, TypeVar
+from typing import Generic
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from langchain_pareto.backends.base import Logits, ModelSpec
-from langchain_pareto.backends.kv_pool import Slots
+from langchain_pareto.backends.lanes import L, LaneRunner
 from langchain_pareto.backends.llama_context import LlamaContext
-from langchain_pareto.backends.llama_lanes import Lanes
 from langchain_pareto.backends.llama_model import LlamaModel
 from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
-from langchain_pareto.backends.slot_runner import SlotRunner
 
 # A query looks at every cell in use, also at those that are only cached. The path that was freed last stays whole, for a
 # conversation goes on there; of others so many cells stay, that reading them is a small part of reading the weights.
 _CACHED_SHARE = 4  # times less than the weights
 _FEWEST_CACHED = 256  # cells: attention takes so many at a time
 
-L = TypeVar("L", bound=Lanes)
 
-
-class LlamaRunner(SlotRunner, Generic[L]):
+class LlamaRunner(LaneRunner[L], Generic[L]):
     """One model over one pool of cells."""
 
     def __init__(
@@ -55,14 +51,6 @@ class LlamaRunner(SlotRunner, Generic[L]):
     @abstractmethod
     def _make_lanes(self) -> L: ...
 
-    def placed(self, sequence: Sequence) -> bool:
-        """Whether the sequence has a lane."""
-        return self.lanes.has(sequence)
-
-    def can_step(self, tokens: int, new: int = 0) -> bool:
-        """Whether there is room for so many more tokens, and lanes for so many sequences that have none yet."""
-        return super().can_step(tokens) and self.lanes.make_free(new)
-
     def free(self, sequence: Sequence) -> None:
         """Gives the slots back; what was computed stays cached, as far as that slows nobody down."""
         self._newest = sequence.cached or self._newest
@@ -71,25 +59,14 @@ class LlamaRunner(SlotRunner, Generic[L]):
         if extra > 0 and not self.closed:
             self.evict(extra + self._most_cached // 8)  # some to spare: not at every call
 
-    def _freed(self, slots: Slots) -> None:
-        self.lanes.vacate(slots)
-
-    def _leaving(self, sequence: Sequence) -> None:
-        self.lanes.leave(sequence)
-
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one decode; raises CapacityError, or llama.cpp's own failure, and changes nothing then."""
-        if not self.lanes.make_free(sum(not self.placed(chunk.sequence) for chunk in chunks)):
-            raise self.lanes.none_left()
-        lanes = [self.lanes.lane(chunk.sequence) for chunk in chunks]
+        lanes = self._lanes_for(chunks)
         with self._slots_for(chunks):
             rows = self._decode(chunks, lanes)
         for chunk in chunks:
             self.lanes.computed(chunk.sequence, chunk.n)
         return Logits(torch.from_numpy(rows), _union(chunks))
-
-    def _undone(self, chunk: Chunk) -> None:
-        self.lanes.revert(chunk.sequence, chunk.n)
 
     def _decode(self, chunks: Sequence_[Chunk], lanes: Sequence_[int]) -> npt.NDArray[np.float32]:
         total = sum(chunk.n for chunk in chunks)

@@ -255,7 +255,7 @@ class LocalBackend:
         context = min(max_context or runner.spec.context_length, runner.pool.capacity)
         self.capabilities = Capabilities(
             fork="share",
-            rollback="free",
+            rollback="replay" if runner.recurrent else "free",
             step=True,
             score="exact",
             max_sequences=runner.pool.capacity,

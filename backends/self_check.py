@@ -20,9 +20,11 @@ from transformers.initialization import no_init_weights
 from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
 from langchain_pareto.backends.torch_attention import IMPLEMENTATION
 from langchain_pareto.backends.torch_runner import TorchRunner
+from langchain_pareto.backends.torch_states import torch_runner
 from langchain_pareto.errors import CapabilityError
 
 SLOTS = 128  # what a runner must have for `check_runner`
+LANES = 8  # and for how many states, where sequences have one
 
 # root mean square of the difference of two rows of logits, over the standard deviation of the row; noise is a tenth of it, or less
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1.5e-1}
@@ -128,6 +130,9 @@ def _prefill(runner: TorchRunner, tokens: Sequence[int], rows: int) -> torch.Ten
 
 def _step(runner: TorchRunner, work: Sequence[tuple[TokenSequence, int]]) -> torch.Tensor:
     """One step over all that is pending, and its rows of logits."""
+    if runner.recurrent:  # where a fork goes on from a snapshot, if it is told to
+        for sequence, rows in work:
+            runner.reuse(sequence, rows)
     assert runner.can_step(sum(sequence.pending for sequence, _ in work)), (
         "the check needs more slots"
     )
@@ -277,7 +282,7 @@ def _eager(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
 
 def _in_pieces(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
     """The same logits from the runner: two long stretches, then eight tokens on a fork beside a twin that goes elsewhere."""
-    runner = TorchRunner(model, slots=len(tokens) + 64)
+    runner = torch_runner(model, slots=len(tokens) + 64, lanes=LANES)
     half = (len(tokens) - 8) // 2
     sequence = runner.open(tokens[:half])
     rows = [_step(runner, [(sequence, half)])]

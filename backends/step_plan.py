@@ -130,6 +130,7 @@ class Planner:
     """Makes the StepPlan of each step, and keeps the last one to extend it."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, heads_per_kv_head: int) -> None:
+        """`heads_per_kv_head` is 0 for a model without attention: its plans have no calls, and read no slot."""
         self._device = device
         self._dtype = dtype
         self._heads = heads_per_kv_head
@@ -167,13 +168,14 @@ class Planner:
         kept = len(keep)
         keep += [0] * (row_bucket(kept) - kept) if kept else []
 
-        longest = max(members, key=lambda m: m.n)
-        in_order = longest if longest.n >= _IN_ORDER_ROWS else None
+        attending = members if self._heads else []
+        longest = max(attending, key=lambda m: m.n, default=None)
+        in_order = longest if longest is not None and longest.n >= _IN_ORDER_ROWS else None
         ahead = 0  # rows of output before the next call's
         if in_order is not None:
             gather[in_order.first : in_order.first + in_order.n] = np.arange(in_order.n)
             ahead = in_order.n
-        groups = list(_split([m for m in members if m is not in_order]))
+        groups = list(_split([m for m in attending if m is not in_order]))
         layouts = [_Layout(*shape, self._heads) for shape in _classes(groups)]
         for layout in layouts:
             layout.place(gather, ahead)
@@ -384,7 +386,7 @@ class _Decode:
             call.fresh = (columns, self._rows[k])
             call.forget_derived()
         plan.tokens, plan.positions, plan.write = uploaded[0][None], uploaded[1][None], uploaded[2]
-        plan.union += n
+        plan.union += n if self._layouts else 0
         return plan
 
 

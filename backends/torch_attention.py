@@ -63,6 +63,18 @@ class Stage:
     pools: dict[int, LayerPool] = field(default_factory=dict)
     observed: dict[int, Observed] | None = None
     workspace: dict[str, torch.Tensor] = field(default_factory=dict)
+    unnumbered: int = 0  # calls of modules that several layers share, in this forward
+
+    def layer(self, module: torch.nn.Module) -> int:
+        """Which layer's attention this is; modules that several layers share (Zamba 2) are told apart by the order of the calls."""
+        layer = getattr(module, "layer_idx", None)
+        if not isinstance(layer, int):
+            msg = f"{type(module).__name__} does not tell which layer it is"
+            raise CapabilityError(msg)
+        if layer < 0:
+            self.unnumbered += 1
+            return -self.unnumbered
+        return layer
 
     def buffer(self, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """Scratch memory that lives as long as the runner: fresh pages every step cost more than the gather."""
@@ -88,10 +100,7 @@ def attention(
     if not isinstance(stage, Stage):
         msg = f"the model around {type(module).__name__} does not hand on what its attention needs"
         raise CapabilityError(msg)
-    layer = getattr(module, "layer_idx", None)
-    if not isinstance(layer, int):
-        msg = f"{type(module).__name__} does not tell which layer it is"
-        raise CapabilityError(msg)
+    layer = stage.layer(module)
     window = kwargs.get("sliding_window")
     assert window is None or isinstance(window, int)
     if stage.observed is not None:

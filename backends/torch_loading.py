@@ -25,7 +25,7 @@ from langchain_pareto.backends.architectures import (
     unwrap,
 )
 from langchain_pareto.backends.checkpoints import check_weights, find_folder
-from langchain_pareto.backends.devices import find_device, find_dtype, pool_slots
+from langchain_pareto.backends.devices import find_device, find_dtype, pool_sizes
 from langchain_pareto.backends.engine import engine_for
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.pretrained import (
@@ -36,10 +36,11 @@ from langchain_pareto.backends.pretrained import (
     sampling_of,
     wrap_tokenizer,
 )
-from langchain_pareto.backends.self_check import SLOTS, check_runner
+from langchain_pareto.backends.self_check import LANES, SLOTS, check_runner
 from langchain_pareto.backends.sharing import Shared, Undo, share
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.backends.torch_runner import TorchRunner
+from langchain_pareto.backends.torch_states import torch_runner
 from langchain_pareto.errors import (
     CapabilityError,
     CapacityError,
@@ -219,15 +220,16 @@ def _take_over(
     try:
         if long_rope:
             undo.extend(pin_long_rope(model, name))
-        probe = _runner(model, name, SLOTS)  # tells the bytes of a token, and is checked
+        # tells the bytes of a token and of a state, and is checked
+        probe = _runner(model, name, SLOTS, LANES)
         try:
             if check:
                 with quiet():
                     check_runner(probe)
         finally:
             probe.close()
-        size = probe.spec.kv_bytes_per_token
-        runner = _runner(model, name, pool_slots(memory, size, probe.device))
+        sizes = probe.spec.kv_bytes_per_token, probe.spec.state_bytes_per_sequence
+        runner = _runner(model, name, *pool_sizes(memory, *sizes, probe.device))
     except BaseException:
         for back in reversed(undo):
             back()
@@ -251,13 +253,14 @@ def _take_over(
     )
 
 
-def _runner(model: PreTrainedModel, name: str, slots: int) -> TorchRunner:
+def _runner(model: PreTrainedModel, name: str, slots: int, lanes: int) -> TorchRunner:
     try:
-        return TorchRunner(model, slots=slots)
+        return torch_runner(model, slots=slots, lanes=lanes)
     except ParetoError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        msg = f"a pool of {slots:,} token slots for {name} does not fit on {model.device}"
+        states = f" and {lanes:,} states" if lanes else ""
+        msg = f"a pool of {slots:,} token slots{states} for {name} does not fit on {model.device}"
         hint = "Give it less (memory=...), or free memory there."
         raise CapacityError(msg, needed=slots, free=0, kind="slots", hint=hint) from error
     except Exception as error:

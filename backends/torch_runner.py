@@ -43,8 +43,9 @@ class TorchRunner(SlotRunner):
             self._restore()
             raise
         self.spec = _spec(model, config, observed, self.device, self.dtype)
-        first = next(iter(observed.values()))
-        self._planner = Planner(self.device, self.dtype, first.heads // first.kv_heads)
+        first = next(iter(observed.values()), None)
+        per_kv_head = 0 if first is None else first.heads // first.kv_heads
+        self._planner = Planner(self.device, self.dtype, per_kv_head)
         self._stage = Stage(pools={i: self._layer(o) for i, o in observed.items()})
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
@@ -88,6 +89,7 @@ class TorchRunner(SlotRunner):
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor
     ) -> torch.Tensor:
+        self._stage.unnumbered = 0
         extra = {"logits_to_keep": keep} if self._keeps_rows else {}
         out = self.model(
             input_ids=tokens, position_ids=positions, use_cache=False, pareto=self._stage, **extra
@@ -101,8 +103,8 @@ class TorchRunner(SlotRunner):
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         with torch.inference_mode():
             self._forward(tokens, torch.arange(2, device=self.device)[None], tokens[0, :1])
-        observed = self._stage.observed
-        if not observed:
+        observed = self._stage.observed or {}
+        if not observed and not self.recurrent:
             msg = (
                 f"{type(self.model).__name__} does not call the attention function of transformers"
             )
@@ -111,7 +113,7 @@ class TorchRunner(SlotRunner):
 
     def _layer(self, seen: Observed) -> LayerPool:
         keys, values = (
-            _reserve((seen.kv_heads, self.pool.size, width), self.dtype, self.device)
+            reserve((seen.kv_heads, self.pool.size, width), self.dtype, self.device)
             for width in (seen.key_width, seen.value_width)
         )
         return LayerPool(keys, values)
@@ -120,7 +122,7 @@ class TorchRunner(SlotRunner):
         self.model.set_attn_implementation(self._previous)  # type: ignore[operator]
 
 
-def _reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeroed memory; on the CPU its pages are committed as they are first written."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -135,7 +137,7 @@ def _spec(
     device: torch.device,
     dtype: torch.dtype,
 ) -> ModelSpec:
-    first = next(iter(observed.values()))
+    first = next(iter(observed.values()), Observed(0, 0, 0, heads=1, window=None))
     parameters = sum(p.numel() for p in model.parameters())
     head = model.get_output_embeddings()  # type: ignore[operator]
     embeddings = model.get_input_embeddings()  # type: ignore[operator]

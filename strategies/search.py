@@ -325,8 +325,9 @@ class Search:
         record.tasks.append(bill)
 
         def pay() -> None:
-            used, per_token = task.usage, self._backend.spec.kv_bytes_per_token
-            memory = min(lease.cost.memory, per_token * (used.prompt_tokens + used.new_tokens))
+            used, spec = task.usage, self._backend.spec
+            memory = spec.kv_bytes_per_token * (used.prompt_tokens + used.new_tokens)
+            memory = min(lease.cost.memory, memory + spec.state_bytes_per_sequence)
             with record.lock:
                 memory = 0 if record.ended else memory
                 record.held += memory

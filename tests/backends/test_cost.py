@@ -1,6 +1,7 @@
 """The closed forms of the cost model against sums over tokens and layers."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
@@ -78,7 +79,18 @@ def test_a_request_without_draws_is_its_prefill():
     assert cost.kv_bytes(s, request) == 20 * 64
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_states_are_moved_by_sequence_and_updated_by_token():
+    """A recurrent state is read and written once a sequence and step, updated for each token, and held once a branch."""
+    plain = spec([None])
+    s = replace(plain, state_bytes_per_sequence=5000, state_flops_per_token=70)
+    assert cost.forward_bytes(s, 10, 3, 2) == cost.forward_bytes(plain, 10, 3, 2) + 2 * 2 * 5000
+    assert cost.forward_flops(s, 4, 9, 1) == cost.forward_flops(plain, 4, 9, 1) + 5 * 70
+    for n in (0, 1, 6):
+        request = Request(context=5, prefill=20, n=n, max_tokens=8)
+        assert cost.kv_bytes(s, request) == cost.kv_bytes(plain, request) + max(1, n) * 5000
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "lfm2", "mamba2", "qwen3_next"])
 def test_no_request_costs_more_than_its_worst_case(make_backend, name):
     """What the engine meters stays below what was estimated beforehand, and meets it when all is drawn."""
     backend = make_backend(name, slots=20_000)
@@ -103,7 +115,9 @@ def test_no_request_costs_more_than_its_worst_case(make_backend, name):
             Request(0, len(tokens) - 1, n, max_tokens)
         )  # the last is pending
         assert spent == exact <= worst
-        assert held == (len(tokens) + n * max_tokens) * backend.spec.kv_bytes_per_token
+        spec = backend.spec
+        kv = (len(tokens) + n * max_tokens) * spec.kv_bytes_per_token
+        assert held == kv + n * spec.state_bytes_per_sequence
         before = metered()  # the prompt is cached now
         backend.extend(backend.open(tokens), Sampling(), Stop(1, eos=False)).future.result(60)
         assert metered() - before == backend.estimate(Request(len(tokens) - 1, 0, 1, 1))[0]

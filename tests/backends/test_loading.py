@@ -378,7 +378,7 @@ def test_a_model_on_several_devices_is_refused(folder):
 def test_memory_forms(monkeypatch, memory, slots):
     """Bytes, sizes in words, fractions of what is free, and the default; never more than 2**20 slots."""
     monkeypatch.setattr(devices, "free_bytes", lambda device: 1000 * 2**20)
-    assert devices.pool_slots(memory, 1024, torch.device("cpu")) == slots
+    assert devices.pool_sizes(memory, 1024, 0, torch.device("cpu")) == (slots, 0)
 
 
 def test_a_pool_that_is_too_small(folder):
@@ -424,11 +424,14 @@ def test_generation_config_that_cannot_be_honoured_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        (transformers.Mamba2Config(), "linear_attention"),
-        (transformers.Qwen3NextConfig(), "linear_attention"),
         (transformers.Llama4TextConfig(), "chunked_attention"),
-        (transformers.FalconH1Config(), "hybrid"),
-        (transformers.RwkvConfig(), "recurrent state|does not let"),
+        (transformers.RwkvConfig(), "RwkvForCausalLM.*keeps a recurrent state where"),
+        (transformers.MiniMaxConfig(), "MiniMaxForCausalLM.*keeps a recurrent state where"),
+        (
+            transformers.RecurrentGemmaConfig(),
+            "RecurrentGemmaForCausalLM.*keeps a recurrent state where",
+        ),
+        (transformers.xLSTMConfig(), "xLSTMForCausalLM.*keeps a recurrent state where"),
         (transformers.BloomConfig(), "BloomForCausalLM.*does not let its attention"),
         (
             transformers.LlamaConfig(

@@ -4,6 +4,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import RECURRENT
 
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.local import LocalBackend
@@ -51,15 +52,27 @@ def run(backend: LocalBackend, seed: int) -> list[list[int]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("architecture", "programs"), [("llama", 1000), ("gemma3", 250), ("lfm2", 250), ("mamba2", 250)]
+    ("architecture", "programs", "lanes"),
+    [
+        ("llama", 1000, None),
+        ("gemma3", 250, None),
+        ("lfm2", 250, None),
+        ("mamba2", 250, None),
+        *((architecture, 80, 6) for architecture in sorted(RECURRENT)),
+    ],
 )
-def test_random_programs_from_many_threads_equal_themselves(make_backend, architecture, programs):
-    """No result depends on who shared the engine, and when all are done nothing is held."""
-    backend = make_backend(architecture, slots=2500)
+def test_random_programs_from_many_threads_equal_themselves(
+    make_backend, architecture, programs, lanes
+):
+    """No result depends on who shared the engine, or on how many states there is room for; when all are done nothing is held."""
+    backend = make_backend(architecture, slots=2500, lanes=lanes)
     with ThreadPoolExecutor(THREADS) as pool:
         together = list(pool.map(lambda seed: run(backend, seed), range(programs)))
     live = backend.engine.call(lambda: (backend.runner.pool.live, backend.engine.live)).result(WAIT)
     assert live == (0, 0)
+    if backend.runner.recurrent:  # a state is nobody's, or that of a snapshot
+        backend.engine.call(backend.runner.forget).result(WAIT)
+        assert backend.runner.lanes.free == backend.runner.lanes.count
     fresh = make_backend(architecture, slots=2500)
     for seed in range(programs):
         assert run(fresh, seed) == together[seed], seed

@@ -101,7 +101,9 @@ def test_tokens_are_those_of_plain_decoding(pair, noise, sampling):
     assert held(target, draft) == [0, 0]
 
 
-@pytest.mark.parametrize("architecture", ["mamba2", "lfm2", "gemma3", "qwen3"])
+@pytest.mark.parametrize(
+    "architecture", ["mamba2", "lfm2", "mamba", "qwen3_next", "gemma3", "qwen3"]
+)
 def test_any_architecture_can_be_the_target(pair, architecture):
     """Windowed, recurrent and hybrid targets go back to what was verified."""
     target, draft = pair(NOISE["like"], architecture)

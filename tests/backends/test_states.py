@@ -1,15 +1,13 @@
-"""Models with a recurrent state on llama.cpp: what snapshots save, and what happens without one."""
+"""Models with a recurrent state, on every runner: what snapshots save, and what happens without one."""
 
 import pytest
 
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.sequences import Chunk
+from langchain_pareto.backends.torch_runner import TorchRunner
 from langchain_pareto.errors import EngineFailedError
 
-pytestmark = [
-    pytest.mark.parametrize("make_runner", ["llama-cpp"], indirect=True),
-    pytest.mark.parametrize("architecture", ["mamba2", "lfm2"]),
-]
+pytestmark = pytest.mark.parametrize("architecture", ["mamba2", "lfm2"])
 
 WAIT = 60  # seconds
 PROMPT = [(7 * i * i + 3) % 256 for i in range(90)]
@@ -18,6 +16,12 @@ PROMPT = [(7 * i * i + 3) % 256 for i in range(90)]
 def extend(backend, branches, n=6):
     tasks = [backend.extend(b, Sampling(), Stop(n, eos=False)) for b in branches]
     return [task.future.result(WAIT).tokens for task in tasks]
+
+
+def test_a_truncation_is_said_to_replay(make_backend, architecture):
+    """Whoever plans sees that going back costs something here, and nothing where there is attention alone."""
+    assert make_backend(architecture).capabilities.rollback == "replay"
+    assert make_backend("llama").capabilities.rollback == "free"
 
 
 def test_sixteen_branches_compute_their_prompt_once(make_backend, architecture):
@@ -109,6 +113,20 @@ def test_a_truncation_replays_from_the_newest_snapshot(
     assert_close(rows, reference(architecture, PROMPT[:20]))
 
 
+def test_what_a_truncation_computes_again_is_charged_to_nobody(make_backend, architecture):
+    """After a cut the tokens since the newest snapshot are replayed; the request pays for its own tokens."""
+    backend = make_backend(architecture)
+    branch = backend.open(PROMPT)
+    extend(backend, [branch], 6)
+    branch.truncate(len(PROMPT) + 3)
+    meter = backend.engine.meter
+    before, replayed = meter.forward_tokens, meter.replayed_tokens
+    extend(backend, [branch], 4)
+    assert meter.forward_tokens - before == 4
+    # from the end of the prompt's prefill to the cut, of which the last token gives a row
+    assert meter.replayed_tokens - replayed == 3
+
+
 def test_more_branches_than_states_wait_or_begin_again(make_backend, architecture):
     """Forty branches on a context for eight sequences draw what they draw on a large one, where nothing is computed twice."""
     plenty, few = make_backend(architecture), make_backend(architecture, lanes=8)
@@ -130,16 +148,24 @@ def test_a_failed_step_is_computed_again(make_backend, architecture, monkeypatch
     [wanted] = extend(backend, [backend.open(PROMPT)])
     branch = backend.open(PROMPT)
     extend(backend, [branch], 2)
-    decode = backend.runner.context.decode
-
-    def half_way(*step):
-        decode(*step)
-        raise EngineFailedError("half-way")
-
-    monkeypatch.setattr(backend.runner.context, "decode", half_way)
-    task = backend.extend(branch, Sampling(), Stop(1, eos=False))
-    with pytest.raises(EngineFailedError, match="half-way"):
-        task.future.result(WAIT)
-    monkeypatch.setattr(backend.runner.context, "decode", decode)
+    with monkeypatch.context() as patch:
+        fail_half_way(backend.runner, patch)
+        task = backend.extend(branch, Sampling(), Stop(1, eos=False))
+        with pytest.raises(EngineFailedError, match="half-way"):
+            task.future.result(WAIT)
     extend(backend, [branch], 4)
     assert list(branch.tokens[len(PROMPT) :]) == wanted
+
+
+def fail_half_way(runner, patch):
+    """The next step fails when the states have moved on."""
+    owner, name = (
+        (runner, "_forward") if isinstance(runner, TorchRunner) else (runner.context, "decode")
+    )
+    compute = getattr(owner, name)
+
+    def half_way(*step):
+        compute(*step)
+        raise EngineFailedError("half-way")
+
+    patch.setattr(owner, name, half_way)
