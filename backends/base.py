@@ -356,6 +356,10 @@ class Runner(Protocol):
         """Cuts back."""
         ...
 
+    def checkpoint(self, sequence: TokenSequence) -> None:
+        """Makes the next truncation to here, or to a little after it, cheap."""
+        ...
+
     def free(self, sequence: TokenSequence) -> None:
         """Gives everything back."""
         ...

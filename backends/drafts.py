@@ -72,6 +72,7 @@ class ModelGuesser:
         if most < 1:
             return []
         self.follow(tokens)
+        self._runner.checkpoint(self._sequence)
         drawn, constraint = list[Drawn](), self._draw.constraint
         advanced = 0
         try:

@@ -50,6 +50,9 @@ class SlotRunner(ABC):
             self._cutting(sequence, length - 1)
         self.pool.release(sequence.truncate(length))
 
+    def checkpoint(self, sequence: Sequence) -> None:
+        """Nothing to keep: tokens are cut off one by one."""
+
     def free(self, sequence: Sequence) -> None:
         """Gives the slots back; what was computed stays in the prefix index until the room is needed."""
         if sequence.freed:

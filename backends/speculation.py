@@ -145,6 +145,7 @@ def _verified(
     sequence = target.sequence
     base = len(sequence.tokens)
     if guess:
+        target.runner.checkpoint(sequence)
         target.runner.append(sequence, guess)
     try:
         [rows] = yield [Work(sequence, draw, rows=len(guess) + 1, turn=turn if guess else "now")]

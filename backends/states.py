@@ -9,6 +9,7 @@ nobody writes to; whatever comes after it is computed again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,15 +103,23 @@ class StateLanes(Lanes):
         self._awaited.pop(sequence, None)
         return True
 
-    def keep(self, sequence: Sequence) -> None:
-        """Makes a snapshot of the sequence as far as it is computed, if there is a lane to spare."""
+    def keep(self, sequence: Sequence) -> Snapshot | None:
+        """Makes a snapshot of the sequence as far as it is computed; None if there is one, or no lane to spare."""
         tokens = sequence.tokens[: sequence.cached]
-        if self.find(tokens, len(tokens) - 1) is None and self.make_free(1):
-            lane = self._free.pop()
-            self._memory.copy(self._lane_of[sequence], lane, -1, -1)
-            self._pool.index(sequence.slots)
-            self._clock += 1
-            self._snapshots.append(Snapshot(lane, tokens, sequence.slots.copy(), self._clock))
+        if self.find(tokens, len(tokens) - 1) is not None or not self.make_free(1):
+            return None
+        lane = self._free.pop()
+        self._memory.copy(self._lane_of[sequence], lane, -1, -1)
+        self._pool.index(sequence.slots)
+        self._clock += 1
+        snapshot = Snapshot(lane, tokens, sequence.slots.copy(), self._clock)
+        self._snapshots.append(snapshot)
+        return snapshot
+
+    def discard(self, snapshot: Snapshot) -> None:
+        """Forgets a snapshot, unless it is forgotten already or somebody is to begin from it."""
+        if snapshot in self._snapshots and snapshot not in self._awaited.values():
+            self._forget(snapshot)
 
     def wait(self, sequence: Sequence, snapshot: Snapshot) -> None:
         """The sequence, which has no state yet, is to begin from `snapshot`."""
@@ -131,6 +140,26 @@ class StateRunner(LaneRunner[StateLanes]):
     """What a runner does otherwise where a state has no parts."""
 
     recurrent = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As the other bases'."""
+        self._checkpoints = dict[Sequence, Snapshot]()
+        super().__init__(*args, **kwargs)
+
+    def checkpoint(self, sequence: Sequence) -> None:
+        """Keeps a snapshot of here for a truncation that may come soon, in place of the last one that this kept."""
+        last = self._checkpoints.pop(sequence, None)
+        if sequence.cached and (new := self.lanes.keep(sequence)) is not None:
+            self._checkpoints[sequence] = new
+        if last is not None:
+            self.lanes.discard(last)
+
+    def free(self, sequence: Sequence) -> None:
+        """Gives everything back; its last state stays cached, and no other of its own."""
+        super().free(sequence)
+        last = self._checkpoints.pop(sequence, None)
+        if last is not None and not self.closed:
+            self.lanes.discard(last)
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A child that continues from a snapshot of here; it gets its state with its first step."""
