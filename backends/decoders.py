@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from langchain_pareto.errors import SettingError
 
+Accept = Literal["draw", "max"]  # which guesses stay
+
 
 class Decoder(BaseModel):
-    """Settings of one way to decode; `lossless` ones never change the text for a seed, up to near ties."""
+    """Settings of one way to decode; `lossless` ones never change the distribution of the text, nor, unless they say so, the text for a seed, up to near ties."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     lossless: ClassVar[bool] = True
@@ -35,6 +37,10 @@ class Plain(Decoder):
 class Speculative(Decoder):
     """A draft model guesses, the target verifies; every token is the target's own draw.
 
+    `accept="draw"` keeps a guess that the target draws itself, and the text for a seed; "max" accepts a little more (Leviathan et al.
+    2023, arXiv 2211.17192) and keeps the distribution of the text, greedy text too, but the sampled text for a seed is another one. It
+    hangs on the lengths of the guesses, so it is the same again only with fixed `draft_tokens` and the same `max_tokens`.
+
     `draft_tokens` a round, None for as many as pay by measured step times and acceptance, up to `longest`. A guess ends before a
     token to which the draft gives less than `confidence`.
     """
@@ -44,6 +50,7 @@ class Speculative(Decoder):
     draft_tokens: int | None = Field(None, ge=1, le=64)
     longest: int = Field(8, ge=1, le=64)
     confidence: float = Field(0.0, ge=0, lt=1)
+    accept: Accept = "draw"
 
     @property
     def most(self) -> int:
@@ -79,13 +86,14 @@ class Rounds(Decoder):
     """SeeD's rounds over the branches of a tree (arXiv 2406.18200): all drafts come from one set of draft weights, together.
 
     "first_come": the target verifies one branch a step, in the order in which their guesses were ready, while others guess: the
-    paper's system. "batched": it verifies all of them in one step, once all have guessed.
+    paper's system. "batched": it verifies all of them in one step, once all have guessed. `accept` as in Speculative.
     """
 
     kind: Literal["rounds"] = "rounds"
     drafts: ClassVar[bool] = True
     schedule: Literal["first_come", "batched"] = "batched"
     draft_tokens: int = Field(3, ge=1, le=64)
+    accept: Accept = "draw"
 
     @property
     def most(self) -> int:
