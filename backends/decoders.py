@@ -16,7 +16,7 @@ Accept = Literal["draw", "max"]  # which guesses stay
 
 
 class Decoder(BaseModel):
-    """Settings of one way to decode; `lossless` ones never change the distribution of the text, nor, unless they say so, the text for a seed, up to near ties."""
+    """Settings of one way to decode; `lossless` ones keep the distribution of the text and, but for `accept="max"`, the text for a seed, up to near ties."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     lossless: ClassVar[bool] = True
@@ -35,14 +35,15 @@ class Plain(Decoder):
 
 
 class Speculative(Decoder):
-    """A draft model guesses, the target verifies; every token is the target's own draw.
-
-    `accept="draw"` keeps a guess that the target draws itself, and the text for a seed; "max" accepts a little more (Leviathan et al.
-    2023, arXiv 2211.17192) and keeps the distribution of the text, greedy text too, but the sampled text for a seed is another one. It
-    hangs on the lengths of the guesses, so it is the same again only with fixed `draft_tokens` and the same `max_tokens`.
+    """A draft model guesses, the target verifies.
 
     `draft_tokens` a round, None for as many as pay by measured step times and acceptance, up to `longest`. A guess ends before a
     token to which the draft gives less than `confidence`.
+
+    `accept="draw"` keeps a guess that is the target's own draw: the text for a seed is that of plain decoding. "max" keeps a little more
+    (Leviathan et al. 2023, arXiv 2211.17192): greedy text and the distribution of sampled text are those of plain decoding, the text
+    for a seed is another one. That text depends on where guesses begin and end, so it comes again only with the same `draft_tokens`,
+    not None, and the same `max_tokens`.
     """
 
     kind: Literal["speculative"] = "speculative"

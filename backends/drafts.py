@@ -60,7 +60,8 @@ class ModelGuesser:
         """`draw` is that of the branch: with the same keys the small model mostly draws the same.
 
         It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`. With `keep` it
-        draws with keys of its own, and each guess comes with the distribution that it was drawn from.
+        draws with keys of its own, and each guess comes with the distribution that it was drawn from, which stays on the device
+        until it is verified: `vocabulary` float32 a guess.
         """
         self._runner, self._sequence, self._vocabulary = runner, sequence, vocabulary
         kept = vocabulary if keep else 0

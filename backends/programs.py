@@ -37,7 +37,7 @@ class Draw:
     judged: bool = False  # also the raw log-probability of the token that the sequence holds there
     counted: bool = True  # as new tokens; guesses and what is drawn to verify them are not
     keep: int = 0  # also the distribution that the token is drawn from, over the first so many ids
-    # of the guesses that the sequence ends with: they are drawn as often as may be (coupling.py)
+    # what the guesses that the sequence ends with were drawn from: draw them as often as may be
     guessed: tuple[torch.Tensor, ...] = field(default=(), compare=False)
 
 

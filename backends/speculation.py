@@ -4,8 +4,8 @@ Draft and verify, as generator programs: guesses of a small model or of a look-u
 Knows sequences, guesses and stops; knows no device and no other program. The target draws at every guessed place with the branch's own
 key, and a guess stays if it is what the target draws (Daliri, Musco and Suresh, arXiv 2408.07978): the text is that of plain decoding,
 greedy or sampled, with the same seed, up to near ties of differently shaped batches. A guess that comes with the distribution that it
-was drawn from makes the target draw it as often as may be (coupling.py): the same distribution, another text. Big Little Decoder is here too, which keeps what
-the target finds likely enough, and so does change the text.
+was drawn from makes the target draw it as often as may be (coupling.py): the same distribution, another text. Big Little Decoder is
+here too, which keeps what the target finds likely enough, and so does change the text.
 """
 
 from __future__ import annotations

@@ -180,6 +180,25 @@ def test_vocabularies_may_be_padded_differently(toys):
     assert uniform(found_p_values(toys, "max", [WIDER, NARROWER])) > 0.01
 
 
+class Varying:
+    """A length of guesses that depends on what became of the last ones."""
+
+    def __init__(self):
+        self.length = 2
+
+    def next(self, branches):
+        return self.length
+
+    def note(self, drafted, accepted):
+        self.length = 3 if accepted == drafted else accepted
+
+
+def test_lengths_may_depend_on_what_was_accepted(toys, monkeypatch):
+    """A controlled length, which may be 0, too, leaves the distribution as it is."""
+    monkeypatch.setattr(DecodingBackend, "_length", lambda self, branch: Varying())
+    assert uniform(found_p_values(toys, "max", [QUALITY["unlike"], QUALITY["uniform"]])) > 0.01
+
+
 # the draft gives half to a token that never comes: by the noise of that guess the third token, which it does not have, would follow too often
 SKEWED = torch.tensor([0.0, 0.75, 0.25]).log().expand(3, 3)
 SKEWED_DRAFT = torch.tensor([0.5, 0.5, 0.0]).log().expand(3, 3)
@@ -348,6 +367,28 @@ def test_a_seed_and_a_length_fix_the_text(pair, sampling):
     usage = sum((one.usage for some in found for one in some), Usage())
     assert 0 < usage.accepted < usage.drafted
     assert usage.new_tokens == 24 * 33
+
+
+def test_all_rules_share_an_engine(pair):
+    """Programs that guess by either rule, with any sampling, or not at all, do not change each other's tokens."""
+    target, draft = pair
+    backends = [
+        target,
+        DecodingBackend(target, Speculative(draft_tokens=3), draft),
+        DecodingBackend(target, Speculative(draft_tokens=2, accept="max"), draft),
+        DecodingBackend(target, Rounds(schedule="first_come", accept="max"), draft),
+        draft,
+    ]
+    asked = [(backend, sampling) for backend in backends for sampling in (HOT, WARPED)]
+    common = {"stop": MOST, "prompt": PROMPT}
+    alone = [drawn(b, 2, sampling=s, seed=i, **common) for i, (b, s) in enumerate(asked)]
+    tasks = [
+        b.extend(child, s, MOST)
+        for i, (b, s) in enumerate(asked)
+        for child in b.open(PROMPT, seed=i).fork(2)
+    ]
+    found = [task.future.result(WAIT).tokens for task in tasks]
+    assert found == [tokens for some in alone for tokens in ids(some)]
 
 
 def test_usage_adds_up_to_the_meter(pair):

@@ -2,7 +2,6 @@
 
 from langchain_pareto.backends.keys import MASK64, child_key, guess_key, root_key, uniforms
 
-
 UNIFORMS = [0.12963278020319852, 0.8806628002561669, 0.5865299701884961, 0.5865299701884961]
 GUESSES = [7179163421162001120, 4715090397978304109]
 
