@@ -21,7 +21,7 @@ WAIT = 120  # seconds
 HOT = Sampling(temperature=1.0)
 STATES = 5  # tokens of the toy
 LENGTH = 4  # tokens of each text
-TEXTS = 250
+TEXTS = 200
 SAMPLINGS = [
     HOT,
     Sampling(temperature=0.5),
