@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from langchain_pareto.errors import SettingError
 
+Accept = Literal["draw", "max"]  # which guesses stay
+
 
 class Decoder(BaseModel):
-    """Settings of one way to decode; `lossless` ones never change the text for a seed, up to near ties."""
+    """Settings of one way to decode; `lossless` ones keep the distribution of the text and, but for `accept="max"`, the text for a seed, up to near ties."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     lossless: ClassVar[bool] = True
@@ -33,10 +35,15 @@ class Plain(Decoder):
 
 
 class Speculative(Decoder):
-    """A draft model guesses, the target verifies; every token is the target's own draw.
+    """A draft model guesses, the target verifies.
 
     `draft_tokens` a round, None for as many as pay by measured step times and acceptance, up to `longest`. A guess ends before a
     token to which the draft gives less than `confidence`.
+
+    `accept="draw"` keeps a guess that is the target's own draw: the text for a seed is that of plain decoding. "max" keeps a little more
+    (Leviathan et al. 2023, arXiv 2211.17192): greedy text and the distribution of sampled text are those of plain decoding, the text
+    for a seed is another one. That text depends on where guesses begin and end, so it comes again only with the same `draft_tokens`,
+    not None, and the same `max_tokens`.
     """
 
     kind: Literal["speculative"] = "speculative"
@@ -44,6 +51,7 @@ class Speculative(Decoder):
     draft_tokens: int | None = Field(default=None, ge=1, le=64)
     longest: int = Field(default=8, ge=1, le=64)
     confidence: float = Field(default=0.0, ge=0, lt=1)
+    accept: Accept = "draw"
 
     @property
     def most(self) -> int:
@@ -79,13 +87,14 @@ class Rounds(Decoder):
     """SeeD's rounds over the branches of a tree (arXiv 2406.18200): all drafts come from one set of draft weights, together.
 
     "first_come": the target verifies one branch a step, in the order in which their guesses were ready, while others guess: the
-    paper's system. "batched": it verifies all of them in one step, once all have guessed.
+    paper's system. "batched": it verifies all of them in one step, once all have guessed. `accept` as in Speculative.
     """
 
     kind: Literal["rounds"] = "rounds"
     drafts: ClassVar[bool] = True
     schedule: Literal["first_come", "batched"] = "batched"
     draft_tokens: int = Field(default=3, ge=1, le=64)
+    accept: Accept = "draw"
 
     @property
     def most(self) -> int:

@@ -26,6 +26,7 @@ from langchain_pareto.backends.base import (
     Task,
 )
 from langchain_pareto.backends.decoders import (
+    Accept,
     BigLittle,
     Decoder,
     Lookup,
@@ -193,15 +194,29 @@ class DecodingBackend:
             guesser, turn = LookupGuesser(shared, branch.sequence), "now"
         else:
             confidence = decoder.confidence if isinstance(decoder, Speculative) else 0.0
-            guesser = self._model(branch, draw, confidence)
+            guesser = self._model(branch, draw, confidence, keep=self._accept == "max")
         return speculation.speculate(target, draw, out, guesser, self._length(branch), turn)
 
-    def _model(self, branch: LocalBranch, draw: Draw, confidence: float) -> ModelGuesser:
+    @property
+    def _accept(self) -> Accept:
+        """How guesses are verified."""
+        decoder = self.decoder
+        return decoder.accept if isinstance(decoder, Speculative | Rounds) else "draw"
+
+    def _model(
+        self, branch: LocalBranch, draw: Draw, confidence: float, *, keep: bool = False
+    ) -> ModelGuesser:
         assert self.draft is not None
         sequence = branch.follow(self.draft)
-        vocabulary = self.target.spec.vocabulary
-        context = self.draft.capabilities.context_length
-        return ModelGuesser(self.draft.runner, sequence, draw, vocabulary, confidence, context)
+        return ModelGuesser(
+            self.draft.runner,
+            sequence,
+            draw,
+            vocabulary=self.target.spec.vocabulary,
+            context=self.draft.capabilities.context_length,
+            confidence=confidence,
+            keep=keep,
+        )
 
     def _length(self, branch: LocalBranch) -> speculation.Length:
         """The length of guesses of the branch's tree."""
@@ -211,7 +226,7 @@ class DecodingBackend:
             return FixedLength(fixed)
         engine, runner = self.target.engine, self.target.runner
         source = self.drafter if self.drafter is not None else Lookup
-        pair = _acceptance.setdefault(runner, {}).setdefault(source, Acceptance())
+        pair = _acceptance.setdefault(runner, {}).setdefault((source, self._accept), Acceptance())
 
         def make() -> DraftLength:
             times = None if self.drafter is None else engine.times(self.drafter)

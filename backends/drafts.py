@@ -14,6 +14,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from langchain_pareto.backends.base import Runner
+from langchain_pareto.backends.keys import guess_key
 from langchain_pareto.backends.programs import Draw, Drawn, Work
 from langchain_pareto.backends.sequences import Segment, Sequence as TokenSequence
 
@@ -51,18 +52,22 @@ class ModelGuesser:
         runner: Runner,
         sequence: TokenSequence,
         draw: Draw,
+        *,
         vocabulary: int,
         confidence: float,
         context: int,
+        keep: bool = False,
     ) -> None:
         """`draw` is that of the branch: with the same keys the small model mostly draws the same.
 
         It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`, and guesses
-        nothing beyond its own `context`.
+        nothing beyond its own `context`. With `keep` it draws with keys of its own, and each guess comes with the distribution that it
+        was drawn from, which stays on the device until it is verified: `vocabulary` float32 a guess.
         """
         self._runner, self._sequence = runner, sequence
         self._vocabulary, self._context = vocabulary, context
-        self._draw = replace(draw, counted=False, judged=False, stats=confidence > 0)
+        kept = vocabulary if keep else 0
+        self._draw = replace(draw, counted=False, judged=False, stats=confidence > 0, keep=kept)
         self._least = math.log(confidence) if confidence > 0 else -math.inf
         self._agreed = 0  # tokens at the start that are known to be the branch's
 
@@ -73,11 +78,14 @@ class ModelGuesser:
             return []
         self.follow(tokens)
         self._runner.checkpoint(self._sequence)
-        drawn, constraint = list[Drawn](), self._draw.constraint
+        draw, drawn = self._draw, list[Drawn]()
+        if draw.keep:
+            draw = replace(draw, key=guess_key(draw.key, len(tokens)))
+        constraint = draw.constraint
         advanced = 0
         try:
             while len(drawn) < most and not (drawn and drawn[-1].token in ends):
-                [[one]] = yield [Work(self._sequence, self._draw, runner=self._runner)]
+                [[one]] = yield [Work(self._sequence, draw, runner=self._runner)]
                 if one.token >= self._vocabulary or one.peak < self._least:
                     break
                 self._runner.append(self._sequence, [one.token])

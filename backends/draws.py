@@ -5,10 +5,18 @@ Knows keys, positions, settings and where the numbers lie; sampling.py draws.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
 from langchain_pareto.backends.base import Sampling
+
+
+class Guess(NamedTuple):
+    """A token that another model drew for a row, and the distribution that it drew it from: (vocab,), as `coupling.fitted` makes it."""
+
+    token: int
+    distribution: Tensor
 
 
 @dataclass(slots=True)
@@ -21,6 +29,7 @@ class Row:
     history: Sequence[int] = ()  # read only when the settings penalise it
     prompt_length: int = 0  # tokens of `history` that are prompt
     allowed: Sequence[int] | None = None  # token ids that may come; None lets any
+    guess: Guess | None = None  # to be drawn as often as may be: see coupling.py
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_pareto.backends.base import Constraint, Extension, Finish, Sampling, Stop
@@ -18,6 +18,8 @@ from langchain_pareto.backends.stops import StopStrings
 from langchain_pareto.backends.tokens import Detokenizer, Tokenizer
 
 if TYPE_CHECKING:
+    import torch
+
     from langchain_pareto.backends.base import Runner
 
 Turn = Literal["now", "together", "alone"]
@@ -34,6 +36,9 @@ class Draw:
     constraint: Constraint | None = None
     judged: bool = False  # also the raw log-probability of the token that the sequence holds there
     counted: bool = True  # as new tokens; guesses and what is drawn to verify them are not
+    keep: int = 0  # also the distribution that the token is drawn from, over the first so many ids
+    # what the guesses that the sequence ends with were drawn from: draw them as often as may be
+    guessed: tuple[torch.Tensor, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Work:
 class Drawn:
     """One drawn token; the figures are of the raw model in nats, NaN unless asked for.
 
-    `peak` is of the most probable token, `judged` of the one that the sequence holds at this place.
+    `peak` is of the most probable token, `judged` of the one that the sequence holds at this place. `distribution`, (vocabulary,), stays
+    on the device; None unless asked for.
     """
 
     token: int
@@ -71,6 +77,7 @@ class Drawn:
     top_logprob: float
     peak: float = math.nan
     judged: float = math.nan
+    distribution: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
 
 Result = list[Drawn] | list[float]

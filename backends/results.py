@@ -13,7 +13,8 @@ import math
 import torch
 
 from langchain_pareto.backends.base import Runner
-from langchain_pareto.backends.draws import Row
+from langchain_pareto.backends.coupling import fitted
+from langchain_pareto.backends.draws import Guess, Row
 from langchain_pareto.backends.programs import Draw, Drawn, Named, Result
 from langchain_pareto.backends.sampling import Sampler, named_logprobs
 from langchain_pareto.backends.scheduler import Step
@@ -70,7 +71,8 @@ class Results:
         judged = self._judged(step, draws) or nan
         told = (host.logprobs, host.entropies, host.top_logprobs, host.peaks)
         columns = [column or nan for column in told]
-        drawn, finite = map(Drawn, host.tokens, *columns, judged), iter(host.finite)
+        kept = self._kept(step, draws, sampler) or itertools.repeat(None)
+        drawn, finite = map(Drawn, host.tokens, *columns, judged, kept), iter(host.finite)
         out = dict[int, Result | Exception]()
         for k, part in draws.items():
             ok = all(list(itertools.islice(finite, len(part))))
@@ -90,6 +92,26 @@ class Results:
         with torch.inference_mode():
             logits = step.rows(draws)
             return named_logprobs(logits, torch.tensor(ids, device=logits.device)).tolist()
+
+    def _kept(
+        self, step: Step, draws: dict[int, list[Row]], sampler: Sampler
+    ) -> list[torch.Tensor | None]:
+        """The distribution behind each draw that is to keep it; empty where none is."""
+        widths = dict[int, int]()
+        for k in draws:
+            running, i = step.items[k]
+            want = running.works[i].want
+            if isinstance(want, Draw) and want.keep:
+                widths[k] = want.keep
+        if not widths:
+            return []
+        with torch.inference_mode():
+            p = sampler.distribution(step.rows(widths), [r for k in widths for r in draws[k]])
+            fits = {width: fitted(p, width).unbind() for width in set(widths.values())}
+        out, at = list[torch.Tensor | None](), itertools.count()
+        for k, part in draws.items():
+            out += [fits[widths[k]][next(at)] if k in widths else None for _ in part]
+        return out
 
     def _look_up(
         self, step: Step, named: dict[int, tuple[int, ...]]
@@ -118,7 +140,10 @@ def _rows(want: Draw, sequence: TokenSequence, rows: int) -> list[Row]:
         for position in range(first, first + rows):
             allowed = None if constraint is None else constraint.allowed()
             history = tokens[:position] if want.sampling.penalised else ()
-            out.append(Row(want.key, position, want.sampling, history, want.prompt_length, allowed))
+            row = Row(want.key, position, want.sampling, history, want.prompt_length, allowed)
+            out.append(row)
+            if want.guessed and position < len(tokens):
+                row.guess = Guess(tokens[position], want.guessed[position - first])
             if constraint is not None and position < len(tokens):
                 if allowed is not None and tokens[position] not in allowed:
                     constraint = None  # a wrong guess: nobody looks at what comes after it

@@ -33,9 +33,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from langchain_pareto.backends import coupling
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.draws import Draws, Row
-from langchain_pareto.backends.keys import draw_words, token_words
+from langchain_pareto.backends.keys import draw_words, token_words, uniforms
 from langchain_pareto.backends.logit_blocks import (
     BLOCK,
     block_count,
@@ -44,7 +45,7 @@ from langchain_pareto.backends.logit_blocks import (
     leaders,
     write_peaks,
 )
-from langchain_pareto.backends.warpers import Settings, edit
+from langchain_pareto.backends.warpers import Settings, edit, prefix
 
 _NOISE_A, _NOISE_B = 0x21F0AAAD, 0x735A2D97  # lowbias32 (Wellons 2018), below 2^31
 
@@ -54,6 +55,8 @@ _CHUNK_CPU, _CHUNK_CUDA = 8192, 65536  # columns; 16 rows of float32 fit into an
 _TRIES = 4  # winners of the unfiltered race looked up in a wide nucleus before it is sorted
 _TOP = 20  # tokens in the mean of `top_logprobs`
 _LOG2E = math.log2(math.e)
+
+_NEUTRAL = Sampling()
 
 _Kind = Literal["greedy", "race", "ranked"]
 _Found = tuple[Tensor, Tensor]  # tokens (rows, 1), and whether they are sure (rows, 1)
@@ -97,11 +100,23 @@ class Sampler:
             raw_top = raw_peaks.amax(-1, keepdim=True)  # (rows, 1)
             edited = edit(logits, rows)
             peaks = raw_peaks if edited is None else self._peaks(edited)
-            tokens = self._tokens(logits if edited is None else edited, peaks, words, rows)
+            x = logits if edited is None else edited
+            tokens = self._tokens(x, peaks, words, rows)
+            if guessed := [i for i, row in enumerate(rows) if row.guess is not None]:
+                at = torch.tensor(guessed, device=x.device)
+                some = [rows[i] for i in guessed]
+                tokens[at] = self._coupled(tokens[at], x[at], peaks[at], words[at], some)
             columns = [tokens.double(), torch.isfinite(raw_top).double()]
             if stats:
                 columns += self._statistics(logits, raw_peaks, raw_top, tokens)
             return Draws(torch.cat(columns, 1))
+
+    def distribution(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
+        """What each row is drawn from, after every warper: float32, (rows, vocab)."""
+        with torch.inference_mode():
+            edited = edit(logits, rows)
+            x = logits.detach() if edited is None else edited
+            return self._distribution(x, self._peaks(x), rows)
 
     def _tokens(self, x: Tensor, peaks: Tensor, words: Tensor, rows: Sequence[Row]) -> Tensor:
         """Splits the rows by kind of draw, so that none pays for another's warpers: (rows, 1)."""
@@ -200,6 +215,66 @@ class Sampler:
             tokens[at], done[at] = found, sure
         return tokens
 
+    def _coupled(
+        self, drawn: Tensor, x: Tensor, peaks: Tensor, words: Tensor, rows: Sequence[Row]
+    ) -> Tensor:
+        """The rows' guesses where they are kept, else a draw of the residual, or `drawn` where that is empty: (rows, 1)."""
+        guesses = [row.guess for row in rows if row.guess is not None]
+        u = uniforms([row.key for row in rows], [row.position for row in rows])
+        host = torch.tensor([[guess.token for guess in guesses], u.tolist()], dtype=torch.float64)
+        ids, u_ = host.unsqueeze(2).to(x.device)
+        p = self._distribution(x, peaks, rows)
+        q = torch.stack([guess.distribution for guess in guesses])
+        kept = coupling.kept(p, q, ids.long(), u_)
+        logs = coupling.residual(p, q)
+        top = logs.amax(-1, keepdim=True)
+        scores, candidates = self._race(logs, top, words, self._settings_of((_NEUTRAL,), logs))
+        redrawn = candidates.gather(1, scores.argmax(-1, keepdim=True))
+        redrawn = torch.where(torch.isfinite(top), redrawn, drawn)
+        return torch.where(kept, ids.long(), redrawn)
+
+    def _distribution(self, x: Tensor, peaks: Tensor, rows: Sequence[Row]) -> Tensor:
+        """The distributions behind `_tokens`, which keep and leave out the same tokens: (rows, vocab)."""
+        groups: dict[_Kind, list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(_kind(row.sampling, x.shape[1]), []).append(i)
+        p = torch.zeros(x.shape, device=x.device)
+        for kind, members in groups.items():
+            at = torch.tensor(members, device=x.device)
+            some, heights = x[at], peaks[at]
+            if kind == "greedy":
+                p[at, greedy(some, heights).squeeze(1).clamp_(max=x.shape[1] - 1)] = 1.0
+                continue
+            settings = self._settings_of(tuple(rows[i].sampling for i in members), some)
+            top = heights.amax(-1, keepdim=True)
+            if kind == "race":
+                rate = settings.inverse_temperature.float()
+                p[at] = some.float().sub_(top).mul_(rate).softmax(-1)
+            else:
+                p[at] = self._ranked_distribution(some, heights, top, settings)
+        return p
+
+    def _ranked_distribution(
+        self, x: Tensor, peaks: Tensor, top: Tensor, settings: Settings
+    ) -> Tensor:
+        """The distribution behind `_ranked`: the few leaders, or everything sorted where they are too few."""
+        mass = torch.ones_like(top, dtype=torch.float64)
+        if settings.needs_mass:
+            mass = self._mass(x, top, settings.inverse_temperature)[0]
+        p = torch.zeros((len(x), x.shape[1]), dtype=torch.float64, device=x.device)
+        values, ids = leaders(x, peaks, settings.ranked)
+        logs, kept, done = prefix(values, top, settings, mass, x.shape[1])
+        p.scatter_(1, ids, logs.exp().masked_fill_(~kept, 0.0))
+        wide = (~done & torch.isfinite(top)).squeeze(1).nonzero().squeeze(1)
+        if wide.numel():
+            values, ids = x[wide].float().sort(dim=-1, descending=True, stable=True)
+            some = settings.take(wide)
+            logs, kept, _ = prefix(values, top[wide], some, mass[wide], x.shape[1])
+            p[wide] = torch.zeros_like(values, dtype=torch.float64).scatter_(
+                1, ids, logs.exp().masked_fill_(~kept, 0.0)
+            )
+        return p.div_(p.sum(-1, keepdim=True)).float()
+
     def _prefix_race(
         self,
         values: Tensor,
@@ -210,23 +285,8 @@ class Sampler:
         mass: Tensor,
         vocab: int,
     ) -> _Found:
-        """The winner within the kept prefix of ranked tokens, and whether it surely ends there.
-
-        It does if it ends above the lowest value: tokens left out may tie with that one only.
-        """
-        logs = (values.double() - top) * settings.inverse_temperature  # (rows, ranked)
-        place = torch.arange(values.shape[1], device=values.device)
-        kept = place < settings.top_k.expand_as(top)
-        p = logs.exp().masked_fill_(~kept, 0.0)
-        through = p.cumsum(-1)
-        total = torch.where(settings.top_k < vocab, through[:, -1:], mass)
-        kept &= through - p < settings.top_p * total
-        kept &= logs >= settings.log_min_p
-        kept[:, 0] = True
-        last = kept.sum(-1, keepdim=True) - 1
-        done = values.gather(1, last) > values[:, -1:]
-        if values.shape[1] == vocab:
-            done = torch.ones_like(done)
+        """The winner within the kept prefix of ranked tokens, and whether it surely ends there."""
+        _, kept, done = prefix(values, top, settings, mass, vocab)
         scores = self._scores(values, ids, top, words, settings).masked_fill_(~kept, -math.inf)
         return ids.gather(1, scores.argmax(-1, keepdim=True)), done
 

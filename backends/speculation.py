@@ -3,8 +3,9 @@ Draft and verify, as generator programs: guesses of a small model or of a look-u
 
 Knows sequences, guesses and stops; knows no device and no other program. The target draws at every guessed place with the branch's own
 key, and a guess stays if it is what the target draws (Daliri, Musco and Suresh, arXiv 2408.07978): the text is that of plain decoding,
-greedy or sampled, with the same seed, up to near ties of differently shaped batches. Big Little Decoder is here too, which keeps what
-the target finds likely enough, and so does change the text.
+greedy or sampled, with the same seed, up to near ties of differently shaped batches. A guess that comes with the distribution that it
+was drawn from makes the target draw it as often as may be (coupling.py): the same distribution, another text. Big Little Decoder is
+here too, which keeps what the target finds likely enough, and so does change the text.
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ def speculate(
         while out.left:
             # the target's own token comes on top of the guesses
             wanted = min(length.next(target.branches()), out.left - 1)
-            guess = list[int]()
+            drafted = list[Drawn]()
             if wanted > 0:
                 drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
-                guess = [one.token for one in drafted]
-            rows = yield from _verified(target, verify, guess, turn)
+            guess = [one.token for one in drafted]
+            kept = tuple(one.distribution for one in drafted if one.distribution is not None)
+            wants = replace(verify, guessed=kept) if kept else verify
+            rows = yield from _verified(target, wants, guess, turn)
             right = _agreeing(guess, rows)
             taken = _take(out, rows[: right + 1])
             target.settle(len(sequence.tokens) - len(guess), [one.token for one in taken])

@@ -69,6 +69,30 @@ class Settings:
         )
 
 
+def prefix(
+    values: Tensor, top: Tensor, settings: Settings, mass: Tensor, vocab: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of some ranked tokens top-k, top-p and min-p keep, a prefix: log weights, kept, each (rows, ranked), and done, (rows, 1).
+
+    `done` says whether the prefix surely ends there. It does if it ends above the lowest value: tokens left out may tie with that
+    one only. `mass` is that of the whole vocabulary, read where `settings.needs_mass`.
+    """
+    logs = (values.double() - top) * settings.inverse_temperature
+    place = torch.arange(values.shape[1], device=values.device)
+    kept = place < settings.top_k.expand_as(top)
+    p = logs.exp().masked_fill_(~kept, 0.0)
+    through = p.cumsum(-1)
+    total = torch.where(settings.top_k < vocab, through[:, -1:], mass)
+    kept &= through - p < settings.top_p * total
+    kept &= logs >= settings.log_min_p
+    kept[:, 0] = True
+    last = kept.sum(-1, keepdim=True) - 1
+    done = values.gather(1, last) > values[:, -1:]
+    if values.shape[1] == vocab:
+        done = torch.ones_like(done)
+    return logs, kept, done
+
+
 def edit(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:
     """Logits after bias, penalties and constraint, in a float32 copy; None where no row has any."""
     biased = [i for i, row in enumerate(rows) if row.sampling.logit_bias]

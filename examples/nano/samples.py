@@ -1,8 +1,8 @@
 """
 Samples of a trained model, drawn with the project's own engine.
 
-    python -m nano.samples M --split train --problems 12000
-    python -m nano.samples M --split validation --problems 1000
+    python -m nano.samples M --split train --problems 4000
+    python -m nano.samples M --split validation --problems 600
 
 write work/samples/M.train.jsonl and M.validation.jsonl, one problem per line, for the training of the PRM; the same command again
 resumes. Knows the engine and the tasks; knows no training.
@@ -165,7 +165,7 @@ def main() -> None:
     path = SAMPLES / f"{options.name}.{options.split}.jsonl"
     folder = trained_or_shipped(options.name)
     problems = mixture(options.split, options.problems)
-    with load(folder, tokenizer=TOKENIZER) as backend:
+    with load(folder, tokenizer=TOKENIZER, dtype="auto") as backend:  # the faster one
         write(path, folder, backend, problems, FOR_PRM, Sampling(temperature=1.0))
 
 

@@ -163,6 +163,21 @@ def test_one_setting_for_all_equals_the_reference(sampling: Sampling, spread: fl
     assert drawn(logits, rows).tokens == want
 
 
+@pytest.mark.parametrize(("vocab", "spread"), [(16, 1.0), (777, 3.0), (4097, 0.4), (20_011, 2.0)])
+def test_distributions_equal_the_reference(vocab: int, spread: float) -> None:
+    """What rows are drawn from after every warper, in mixed batches with ties: the same tokens are left, with the same probabilities."""
+    rng = np.random.default_rng(vocab)
+    for edits in (False, True):
+        logits = torch.from_numpy(rng.normal(0, spread, (24, vocab))).to(torch.bfloat16)
+        rows = [random_row(rng, vocab, edits=edits) for _ in range(24)]
+        got = Sampler().distribution(logits, rows).double().numpy()
+        for i, row in enumerate(rows):
+            logs = warped(logits[i].double().numpy(), row)
+            p = np.exp(logs - logs.max())
+            assert ((got[i] > 0) == (p > 1e-44)).all()
+            np.testing.assert_allclose(got[i], p / p.sum(), rtol=2e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize("vocab", [16, 5000, 40_000])
 def test_batch_mates_do_not_matter(vocab: int) -> None:
     """A row draws the same token and statistics alone, in a batch, and in another order."""
