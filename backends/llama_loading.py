@@ -36,6 +36,9 @@ from langchain_pareto.errors import CapabilityError, ModelLoadError, NumericalEr
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_CELLS = 1 << 17  # by default: every fork and rollback looks at all of them
 _FEWEST_CELLS = 1 << 14
+# Unrelated prompts at once on a processor, where every query looks at the cells of all: of 128 prompts to the bundled model 16 or 32 at
+# once are a quarter faster than all of them. Not measured on a GPU.
+_ROOTS_ON_CPU = 32
 _MOST_OFF = 0.5  # of the logits' spread: coarse caches move them by up to a tenth, a state that is lost by about one
 
 
@@ -167,10 +170,9 @@ class _Source:
         settings = self._sized(spec, threads)
         context = LlamaContext(model, settings)
         make = LlamaStateRunner if model.has_state else CellRunner
+        roots = self.options.max_roots or (_ROOTS_ON_CPU if self.gpu is None else None)
         try:
-            return make(
-                model, context, spec, slots=settings.cells, max_roots=self.options.max_roots
-            )
+            return make(model, context, spec, slots=settings.cells, max_roots=roots)
         except BaseException:
             context.close()
             raise

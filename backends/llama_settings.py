@@ -16,8 +16,8 @@ class LlamaSettings(BaseModel):
 
     `n_gpu_layers`: layers on the GPU, -1 for all. `kv_type`: type of the cache (f32, f16, q8_0, q4_0). `flash_attn`: True, False,
     or None for what llama.cpp finds faster. `lora`: paths of adapters in GGUF, with their scales. `n_threads`: by default what the
-    process may use of the machine. `max_roots`: how many unrelated prompts are worked on at once; requests with another one wait,
-    unless they have a limit in seconds.
+    process may use of the machine. `max_roots`: how many unrelated prompts are worked on at once, by default 32 on a processor and any
+    number on a GPU; requests with another one wait, unless they have a limit in seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

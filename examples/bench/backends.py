@@ -3,9 +3,10 @@ The same model on torch and on llama.cpp: `python examples/bench/backends.py`. N
 
 A random 100M Llama, one thread each, both warm, in turns. `decode`: tokens a second of n branches of one prompt of 256. `prefill`:
 tokens a second of a prompt of 1024. `unrelated`: tokens a second over prompts of 512 that share nothing, prefill included, by how
-many of them llama.cpp works on at once (`max_roots`). `cached`: what tokens that are only cached cost a branch on llama.cpp.
+many of them llama.cpp works on at once (`max_roots`); `many`: the same over 128 questions to the bundled model. `cached`: what tokens that are only cached cost a branch on llama.cpp.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +21,17 @@ from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano import tokenizer_path
 from langchain_pareto.backends.nano.gguf import Precision, write_gguf
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from nano.tasks import TASKS, draw
+from nano.tokenizer import prompt_of
+
 HOT = Sampling(temperature=0.8)
 TOKENS = 32  # of each branch
 BRANCHES = (1, 8, 32)
 TORCH = ("float32", "bfloat16")
 GGUF: tuple[Precision, ...] = ("f32", "f16", "q8_0")
 ROOTS = (1, 2, 4, 8)
+MANY_ROOTS = (4, 8, 16, 32, 64, 128)
 
 
 def prompt(length: int, seed: int) -> list[int]:
@@ -80,6 +86,7 @@ def main() -> None:
         work = {kind: partial(prefill, b, prompt(1024, 1)) for kind, b in backends.items()}
         compare("prefill of 1024", work, 1024)
         unrelated_rows(backends["llama.cpp q8_0"])
+        many_rows()
         cached_rows(backends["llama.cpp q8_0"])
         for backend in backends.values():
             backend.close()
@@ -113,6 +120,29 @@ def unrelated_rows(backend: LocalBackend) -> None:
             rate = count * TOKENS / s
             report("backends", name, rate, count * TOKENS / best, best / s, "tokens/s")
     backend.runner.max_roots = None
+
+
+def many_rows() -> None:
+    """How many trees at once, of short prompts to a model whose weights cost little."""
+    asked = [
+        prompt_of(draw(TASKS[i % 2], i, split="validation", difficulty=4).question)
+        for i in range(128)
+    ]
+    with load(device="cpu", backend="llama-cpp", model_kwargs={"n_threads": 1}) as backend:
+
+        def answer(roots: int) -> None:
+            backend.engine.call(backend.runner.forget).result()
+            backend.runner.max_roots = roots
+            branches = [backend.open(text) for text in asked]
+            extend(backend, branches, 200, Sampling(temperature=0.0), eos=True)
+            for branch in branches:
+                branch.free()
+
+        seconds = alternate({str(r): partial(answer, r) for r in MANY_ROOTS}, rounds=2)
+        best = min(seconds.values())
+        for roots, s in seconds.items():
+            row = f"128 short prompts to the bundled model, {roots} at once"
+            report("backends", row, s, best, best / s, "s")
 
 
 def cached_rows(backend: LocalBackend) -> None:

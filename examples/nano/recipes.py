@@ -27,6 +27,6 @@ _MEDIUM = Size(width=192, layers=6, heads=6, feed_forward=512)
 RECIPES = {
     "S": Recipe(Size(width=96, layers=2, heads=6, feed_forward=160), 100_000_000),
     "M": Recipe(_MEDIUM, 60_000_000),
-    "L": Recipe(Size(width=192, layers=18, heads=6, feed_forward=512), 18_000_000, start="M"),
-    "PRM": Recipe(_MEDIUM, 20_000_000, start="M"),
+    "L": Recipe(Size(width=192, layers=18, heads=6, feed_forward=512), 11_000_000, start="M"),
+    "PRM": Recipe(_MEDIUM, 14_000_000, start="M"),
 }
