@@ -214,6 +214,7 @@ class DecodingBackend:
             draw,
             vocabulary=self.target.spec.vocabulary,
             context=self.draft.capabilities.context_length,
+            known=self.draft.spec.vocabulary,
             confidence=confidence,
             keep=keep,
         )
@@ -249,12 +250,15 @@ def _check_pair(target: LocalBackend, draft: LocalBackend) -> None:
         msg = f"the draft {draft.name} has no room for a sequence"
         raise CapabilityError(msg, hint="Give it more memory.")
     ours, theirs = target.tokenizer, draft.tokenizer
+    names = f"the draft {draft.name} and the target {target.name}"
+    hint = 'Take a draft of the same family, or the decoder "lookup", which needs none.'
+    if draft.spec.vocabulary < ours.vocabulary:
+        msg = f"{names} have different vocabularies: {draft.spec.vocabulary} and {ours.vocabulary} tokens"
+        raise VocabularyMismatchError(msg, hint=hint)
     if ours.fingerprint == theirs.fingerprint:
         return
     common = min(ours.vocabulary, theirs.vocabulary)
     other = next((t for t in range(common) if ours.piece(t) != theirs.piece(t)), None)
-    names = f"the draft {draft.name} and the target {target.name}"
-    hint = 'Take a draft of the same family, or the decoder "lookup", which needs none.'
     if other is not None:
         msg = f"{names} have different vocabularies: token {other} is {theirs.piece(other)!r} in the draft and {ours.piece(other)!r} in the target"
         raise VocabularyMismatchError(msg, hint=hint)

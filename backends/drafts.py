@@ -56,16 +56,17 @@ class ModelGuesser:
         vocabulary: int,
         confidence: float,
         context: int,
+        known: int,
         keep: bool = False,
     ) -> None:
         """`draw` is that of the branch: with the same keys the small model mostly draws the same.
 
         It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`, and guesses
-        nothing beyond its own `context`. With `keep` it draws with keys of its own, and each guess comes with the distribution that it
+        nothing beyond its own `context`, nor after a token of which it has no embedding: `known` are those that it has. With `keep` it draws with keys of its own, and each guess comes with the distribution that it
         was drawn from, which stays on the device until it is verified: `vocabulary` float32 a guess.
         """
         self._runner, self._sequence = runner, sequence
-        self._vocabulary, self._context = vocabulary, context
+        self._shared, self._context = min(vocabulary, known), context
         kept = vocabulary if keep else 0
         self._draw = replace(draw, counted=False, judged=False, stats=confidence > 0, keep=kept)
         self._least = math.log(confidence) if confidence > 0 else -math.inf
@@ -74,7 +75,7 @@ class ModelGuesser:
     def guess(self, tokens: Sequence[int], most: int, ends: Collection[int]) -> Guessing:
         """As the protocol says."""
         most = min(most, self._context - len(tokens))
-        if most < 1:
+        if most < 1 or max(tokens[self._agreed :], default=0) >= self._shared:
             return []
         self.follow(tokens)
         self._runner.checkpoint(self._sequence)
@@ -86,7 +87,7 @@ class ModelGuesser:
         try:
             while len(drawn) < most and not (drawn and drawn[-1].token in ends):
                 [[one]] = yield [Work(self._sequence, draw, runner=self._runner)]
-                if one.token >= self._vocabulary or one.peak < self._least:
+                if one.token >= self._shared or one.peak < self._least:
                     break
                 self._runner.append(self._sequence, [one.token])
                 drawn.append(one)

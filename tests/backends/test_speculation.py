@@ -1,6 +1,7 @@
 """Draft and verify, on both runners: the same tokens as plain decoding, from guesses of any quality."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -372,6 +373,19 @@ def test_plain_and_speculative_programs_share_an_engine(pair):
     assert [task.future.result(WAIT).tokens for task in tasks] == wanted
 
 
+def test_a_draft_is_never_shown_a_token_that_it_does_not_have(pair, gate):
+    """Padding rows of the target's vocabulary may be drawn; where the draft has fewer of them, the target goes on alone."""
+    target, draft = pair(0.0)
+    draft.spec = replace(draft.spec, vocabulary=258)
+    shown = []
+    gate(draft).before = lambda chunks: shown.extend(max(c.sequence.tokens) for c in chunks)
+    bias = Sampling(logit_bias=((259, 1e4),))
+    plain = drawn(target, sampling=bias, stop=Stop(6, eos=False))
+    backend = DecodingBackend(target, Speculative(draft_tokens=2), draft)
+    assert ids(drawn(backend, sampling=bias, stop=Stop(6, eos=False))) == ids(plain) == [[259] * 6]
+    assert all(token < 258 for token in shown)
+
+
 def test_a_draft_with_a_short_context_guesses_as_far_as_it_reaches(make_backend):
     """Beyond the draft's context the target goes on alone, to the same tokens."""
     engine = Engine("test")
@@ -422,6 +436,10 @@ def test_pairs_that_do_not_fit_are_refused(make_backend, tokenizer):
     with pytest.raises(VocabularyMismatchError, match="different vocabularies: token 0") as caught:
         DecodingBackend(target, Speculative(), draft)
     assert "lookup" in caught.value.hint
+    small = make_backend(engine=target.engine)
+    small.spec = replace(small.spec, vocabulary=200)
+    with pytest.raises(VocabularyMismatchError, match="200 and 258 tokens"):
+        DecodingBackend(target, Speculative(), small)
     assert DecodingBackend(target, Plain()).draft is None
 
 
