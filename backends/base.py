@@ -337,6 +337,7 @@ class Runner(Protocol):
 
     spec: ModelSpec
     pool: SlotPool
+    closed: bool
     recurrent: bool  # what is computed of a sequence is of no use to one with fewer tokens
     max_roots: int | None  # trees that share a step at most
 

@@ -136,7 +136,7 @@ def parse_decoder(value: Decoder | str | dict[str, object] | None) -> Decoder | 
 
     Raises SettingError.
     """
-    if value is None or isinstance(value, Decoder):
+    if value is None or isinstance(value, Plain | Speculative | Lookup | Rounds | BigLittle):
         return value
     if value == "auto":
         return None

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Self
-from weakref import WeakKeyDictionary
 
 from langchain_pareto.backends import cost, speculation
 from langchain_pareto.backends.base import (
@@ -34,7 +33,7 @@ from langchain_pareto.backends.decoders import (
     Rounds,
     Speculative,
 )
-from langchain_pareto.backends.draft_length import Acceptance, DraftLength, FixedLength
+from langchain_pareto.backends.draft_length import DraftLength, FixedLength
 from langchain_pareto.backends.drafts import Guesser, LookupGuesser, ModelGuesser, WrittenBefore
 from langchain_pareto.backends.local import LocalBackend, LocalBranch
 from langchain_pareto.backends.programs import Continuation, Draw, Program, Turn
@@ -103,6 +102,8 @@ class DecodingBackend:
         on_text: Callable[[str], None] | None = None,
     ) -> Running:
         """Draws into `branch` until `stop`, as the decoder says."""
+        if self.draft is not None:
+            self.draft.check_open()
         return self.target.extend(
             branch,
             sampling,
@@ -165,7 +166,9 @@ class DecodingBackend:
     def program(
         self, running: Running, branch: LocalBranch, draw: Draw, out: Continuation
     ) -> Program:
-        """What draws into the branch."""
+        """What draws into the branch; raises EngineClosedError where the draft has been closed meanwhile."""
+        if self.draft is not None:
+            self.draft.check_open()
         runner, decoder = self.target.runner, self.decoder
         target = speculation.Target(
             runner,
@@ -227,7 +230,7 @@ class DecodingBackend:
             return FixedLength(fixed)
         engine, runner = self.target.engine, self.target.runner
         source = self.drafter if self.drafter is not None else Lookup
-        pair = _acceptance.setdefault(runner, {}).setdefault((source, self._accept), Acceptance())
+        pair = engine.acceptance(runner, source, self._accept)
 
         def make() -> DraftLength:
             times = None if self.drafter is None else engine.times(self.drafter)
@@ -238,14 +241,13 @@ class DecodingBackend:
         return length
 
 
-# how well each pair of runners agrees, from one call to the next; of the engine's thread
-_acceptance = WeakKeyDictionary[Runner, dict[object, Acceptance]]()
-
-
 def _check_pair(target: LocalBackend, draft: LocalBackend) -> None:
     if target.engine is not draft.engine:
         msg = f"the draft {draft.name} is on {draft.engine.name} and the target {target.name} on {target.engine.name}: one engine must run both"
         raise CapabilityError(msg, hint="Load both on the same device.")
+    if target.runner is draft.runner:
+        msg = f"{target.name} cannot draft for itself"
+        raise SettingError(msg, hint='Name a smaller model, or take the decoder "lookup".')
     if draft.capabilities.context_length < 2:
         msg = f"the draft {draft.name} has no room for a sequence"
         raise CapabilityError(msg, hint="Give it more memory.")

@@ -63,7 +63,7 @@ class DraftLength:
 
     def next(self, branches: int) -> int:
         """How many tokens to guess for one branch where so many share the steps; 0 where it does not pay."""
-        if not self._target.known(branches):
+        if self._target.seconds(branches) is None:
             return 0
         if self._pair.rounds < _FIRST_ROUNDS:
             return min(_FIRST, self._most)

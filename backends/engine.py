@@ -21,6 +21,7 @@ import torch
 
 from langchain_pareto.backends import cost
 from langchain_pareto.backends.base import Extension, Finish, Runner, Usage
+from langchain_pareto.backends.draft_length import Acceptance
 from langchain_pareto.backends.programs import Draw, Interrupted, Result
 from langchain_pareto.backends.results import Results
 from langchain_pareto.backends.running import Running
@@ -50,6 +51,7 @@ class Engine:
         self._scheduler = Scheduler(self._live)
         self._results = Results()
         self._times = dict[Runner, StepTimes]()
+        self._acceptance = dict[tuple[object, ...], Acceptance]()
         self._order = itertools.count()
         self._lock = threading.RLock()  # a collected branch may post while its thread posts
         self._thread: threading.Thread | None = None
@@ -173,6 +175,10 @@ class Engine:
         """What decode steps of `runner` have taken so far."""
         return self._times.setdefault(runner, StepTimes())
 
+    def acceptance(self, *pair: object) -> Acceptance:
+        """How well a runner's guesses have gone so far, by who guesses and how, from one call to the next."""
+        return self._acceptance.setdefault(pair, Acceptance())
+
     def track(self, runner: Runner, sequence: TokenSequence) -> TokenSequence:
         """Notes an open sequence, so that its slots can be taken when they are needed more elsewhere."""
         return self._scheduler.track(runner, sequence)
@@ -190,6 +196,8 @@ class Engine:
         self._scheduler.forget(runner)
         self._results.forget(runner)
         self._times.pop(runner, None)
+        for pair in [pair for pair in self._acceptance if runner in pair]:
+            del self._acceptance[pair]
         runner.close()
 
     def _run(self) -> None:

@@ -179,6 +179,8 @@ class LocalBranch:
     def fork_followers(self, child: LocalBranch) -> None:
         """The child's sequences on other models begin as this branch's."""
         for runner, sequence in self._followers.items():
+            if runner.closed:
+                continue
             forked = self._backend.engine.track(runner, runner.fork(sequence))
             child._followers[runner] = forked
 
@@ -359,10 +361,11 @@ class LocalBackend:
 
     def post(self, change: Callable[[], None]) -> None:
         """A metadata change on the engine's thread."""
-        self._check_open()
+        self.check_open()
         self.engine.post(change)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises EngineClosedError when the backend was closed."""
         if self._closed:
             msg = f"the backend of {self.name} was closed"
             raise EngineClosedError(msg, hint="Make a new backend or chat model.")
@@ -379,9 +382,11 @@ class LocalBackend:
         def free() -> None:
             sequence = branch._sequence  # noqa: SLF001 - same module
             if sequence is not None:
-                branch.free_followers()
-                self.engine.untrack(sequence)
-                self.runner.free(sequence)
+                try:
+                    branch.free_followers()
+                finally:
+                    self.engine.untrack(sequence)
+                    self.runner.free(sequence)
 
         with suppress(EngineClosedError, EngineFailedError):
             self.engine.post(free)
@@ -438,7 +443,7 @@ class LocalBackend:
         return self._submit(_lazy(make, self.runner, deadline))
 
     def _submit(self, running: Running) -> Running:
-        self._check_open()
+        self.check_open()
         return self.engine.submit(running)
 
 

@@ -54,9 +54,26 @@ class Target:
     count: Callable[..., None]
     branches: Callable[[], int]
 
-    def settle(self, verified: int, tokens: Sequence[int]) -> None:
-        """Makes the sequence its `verified` first tokens and then `tokens`."""
-        rewrite(self.runner, self.sequence, verified, tokens)
+    def take(self, out: Continuation, rows: Sequence[Drawn], guessed: int, accepted: int) -> None:
+        """Draws `rows` into `out`, up to the one that ends the text, in the place of the sequence's last `guessed` tokens.
+
+        Whatever `out` raises, the sequence and the figures hold what it was given.
+        """
+        verified, taken = len(self.sequence.tokens) - guessed, list[int]()
+        try:
+            for one in rows:
+                if not out.left:
+                    break
+                taken.append(one.token)
+                out.take(one)
+        finally:
+            rewrite(self.runner, self.sequence, verified, taken)
+            self.count(
+                new_tokens=len(taken),
+                drafted=guessed,
+                accepted=min(accepted, len(taken)),
+                rounds=bool(guessed),
+            )
 
 
 def speculate(
@@ -80,12 +97,7 @@ def speculate(
             wants = replace(verify, guessed=kept) if kept else verify
             rows = yield from _verified(target, wants, guess, turn)
             right = _agreeing(guess, rows)
-            taken = _take(out, rows[: right + 1])
-            target.settle(len(sequence.tokens) - len(guess), [one.token for one in taken])
-            accepted = min(right, len(taken))
-            target.count(
-                new_tokens=len(taken), drafted=len(guess), accepted=accepted, rounds=bool(guess)
-            )
+            target.take(out, rows[: right + 1], len(guess), right)
             length.note(len(guess), right)
     except Interrupted as interrupted:
         out.finish = interrupted.finish
@@ -124,18 +136,11 @@ def big_little(
             written = yield from little.guess(sequence.tokens, wanted, out.ends)
             run = [one.token for one in written]
             if not policy.verify_tail and run and run[-1] in out.ends:
-                taken = _take(out, written)
-                target.settle(len(sequence.tokens), [one.token for one in taken])
-                target.count(new_tokens=len(taken))
+                target.take(out, written, 0, 0)
                 break
             rows = yield from _verified(target, verify, run, turn)
             kept = _likely(run, rows, policy.rollback)
-            taken = _take(out, [*_as_judged(run, rows)[:kept], rows[kept]][: out.left])
-            target.settle(len(sequence.tokens) - len(run), [one.token for one in taken])
-            accepted = min(kept, len(taken))
-            target.count(
-                new_tokens=len(taken), drafted=len(run), accepted=accepted, rounds=bool(run)
-            )
+            target.take(out, [*_as_judged(run, rows)[:kept], rows[kept]], len(run), kept)
     except Interrupted as interrupted:
         out.finish = interrupted.finish
     return out.extension()
@@ -144,7 +149,7 @@ def big_little(
 def _verified(
     target: Target, draw: Draw, guess: Sequence[int], turn: Turn
 ) -> Generator[list[Work], list[list[Drawn]], list[Drawn]]:
-    """What the target draws at each guessed place and after the last one; the guess is in the sequence only meanwhile or on success."""
+    """What the target draws at each guessed place and after the last one; the sequence ends with the guess, unless this raises."""
     sequence = target.sequence
     base = len(sequence.tokens)
     if guess:
@@ -181,14 +186,3 @@ def _as_judged(run: Sequence[int], rows: Sequence[Drawn]) -> list[Drawn]:
         replace(row, token=token, logprob=row.judged if not math.isnan(row.judged) else row.logprob)
         for token, row in zip(run, rows, strict=False)
     ]
-
-
-def _take(out: Continuation, rows: Sequence[Drawn]) -> list[Drawn]:
-    """Adds tokens up to the one that ends the text; returns those that were added."""
-    taken = list[Drawn]()
-    for one in rows:
-        if not out.left:
-            break
-        out.take(one)
-        taken.append(one)
-    return taken

@@ -14,7 +14,7 @@ _SLOW = 3.0  # times what is known: an interruption of the machine, noted with t
 
 
 class StepTimes:
-    """An exponential average for each width; between widths a straight line, beyond them in proportion."""
+    """An exponential average for each width; between widths a straight line, beyond them the line through the first and the last."""
 
     def __init__(self) -> None:
         self._seconds = dict[int, float]()
@@ -40,8 +40,10 @@ class StepTimes:
             return None
         at = bisect_left(self._widths, tokens)
         if at == len(self._widths):
-            last = self._widths[-1]
-            return self._seconds[last] * tokens / last
+            first, last = self._widths[0], self._widths[-1]
+            rise = self._seconds[last] - self._seconds[first]
+            slope = max(0.0, rise) / (last - first) if last > first else 0.0
+            return self._seconds[last] + slope * (tokens - last)
         after = self._widths[at]
         if at == 0:
             return self._seconds[after]

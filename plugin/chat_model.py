@@ -129,6 +129,7 @@ class ChatPareto(BaseChatModel):
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     _models: Models = PrivateAttr(default_factory=Models)
+    _drafts: Models = PrivateAttr(default_factory=Models)
     _warned: bool = PrivateAttr(default=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -476,7 +477,7 @@ class ChatPareto(BaseChatModel):
         settings = {"backend": "auto", "device": self.device, "dtype": self.dtype}
         if isinstance(self.backend, str) and bundled(draft) is not None:
             settings["backend"] = self.backend
-        return await self._models.aget(draft, {**settings, "memory": DRAFT_MEMORY})
+        return await self._drafts.aget(draft, {**settings, "memory": DRAFT_MEMORY})
 
     # --- models
 
@@ -507,8 +508,8 @@ class ChatPareto(BaseChatModel):
         """As `_backend`, without holding up the loop while it loads."""
         if not isinstance(self.backend, str):
             return only(self.backend, model)
-        if self.draft is not None:  # before the target's pool takes what memory is left
-            await self._adraft(self.draft)
+        if self.draft is not None and self._decoder(self.decoder, model).drafts:
+            await self._adraft(self.draft)  # before the target's pool takes what memory is left
         return self._known(model, await self._models.aget(self._wanted(model), self._settings()))
 
     def _wanted(self, model: object) -> object:
@@ -523,11 +524,12 @@ class ChatPareto(BaseChatModel):
     def close(self) -> None:
         """Gives its models back; the next call loads them again. A Backend that was handed in stays open."""
         self._models.close()
+        self._drafts.close()
 
     def __copy__(self) -> Self:
         """The same settings; a copy has its own part in the models, to close by itself."""
         copied = super().__copy__()
-        copied._models = Models()  # noqa: SLF001 - one of us
+        copied._models, copied._drafts = Models(), Models()  # noqa: SLF001 - one of us
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:

@@ -219,7 +219,9 @@ def _decoder(
     from langchain_pareto.backends.decoders import parse_decoder
     from langchain_pareto.backends.nano import DRAFT, bundled, policy_path
 
-    parsed = parse_decoder(decoder or ("plain" if draft is None else "auto"))
+    if decoder is None:
+        decoder = "plain" if draft is None else "auto"
+    parsed = parse_decoder(decoder)
     guesses = draft or (DRAFT if bundled(model) == policy_path() else None)
     if parsed is None:
         return ("plain", None) if guesses is None else ("speculative", guesses)

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from langchain_pareto import BigLittle, ChatPareto, Lookup, Plain, Rounds, Speculative, Vote
-from langchain_pareto.backends.decoders import parse_decoder
+from langchain_pareto.backends.decoders import Decoder, parse_decoder
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.cli import app
@@ -92,6 +92,8 @@ def test_what_cannot_be_decoded_is_refused():
     """A wrong name or value, a decoder without its draft, and a backend that is no local model: each says what to do."""
     with pytest.raises(SettingError, match="known decoders: auto, plain, speculative"):
         ChatPareto(decoder="fast")
+    with pytest.raises(SettingError, match="known decoders"):
+        parse_decoder(Decoder())
     with pytest.raises(SettingError, match="draft_tokens"):
         parse_decoder({"kind": "speculative", "draft_tokens": 0})
     with pytest.raises(SettingError, match="shortest=5 is more than ngram=2"):
@@ -119,6 +121,18 @@ def test_decoders_are_plain_settings():
     one, two = ChatPareto(decoder=BigLittle()), ChatPareto(decoder=BigLittle(rollback=2))
     assert pickle.loads(pickle.dumps(two)).decoder == two.decoder
     assert one._identifying_params != two._identifying_params
+
+
+def test_a_draft_has_settings_of_its_own():
+    """A model keeps its settings whatever its draft is called, and a decoder without a draft loads none."""
+    chat = ChatPareto(model="nano", draft="nano-draft", max_context=64, seed=1, device="cpu")
+    chat.invoke(QUESTION, max_tokens=8)
+    limit = chat._backend().capabilities.context_length
+    chat.close()
+    assert limit == 64
+    plain = ChatPareto(decoder="plain", draft="/there/is/none", seed=1, device="cpu")
+    assert plain.invoke(QUESTION, max_tokens=8).content
+    plain.close()
 
 
 def test_the_command_line_takes_a_decoder():

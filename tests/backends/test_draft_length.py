@@ -92,12 +92,14 @@ def test_a_fixed_length_is_fixed():
 
 
 def test_step_times_are_averages_with_lines_between():
-    """Narrow widths are told apart; between measured widths it is linear, beyond them proportional; one interruption counts little."""
+    """Narrow widths are told apart; between measured widths it is linear, and beyond them goes on as it rose; one interruption counts little."""
     times = StepTimes()
     assert times.seconds(1) is None
     times.note(2, 1.0)
     times.note(4, 2.0)
     assert [times.seconds(n) for n in (1, 2, 3, 4, 8)] == [1.0, 1.0, 1.5, 2.0, 4.0]
+    times.note(1, 3.0)  # slower than wider ones: noise
+    assert times.seconds(8) == 2.0
     assert times.known(2)
     assert not times.known(3)
     times.note(2, 1000.0)

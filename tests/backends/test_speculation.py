@@ -413,6 +413,48 @@ def test_turns_and_a_limit_of_roots_do_not_wait_for_each_other(pair):
         assert [[t.future.result(WAIT).tokens for t in of] for of in tasks] == wanted
 
 
+@pytest.mark.parametrize("decoder", [Speculative(draft_tokens=8), BigLittle(rollback=0)])
+@pytest.mark.parametrize("call", [1, 4])
+def test_what_a_listener_raises_leaves_no_guess_behind(pair, decoder, call):
+    """An error of whoever reads the text is the request's own; the branch holds what was drawn until then, and goes on from there."""
+    target, draft = pair(0.0)
+    backend = DecodingBackend(target, decoder, draft)
+    [plain] = drawn(target, sampling=GREEDY)
+    calls = []
+
+    def listen(text):
+        calls.append(text)
+        if len(calls) == call:
+            raise ZeroDivisionError
+
+    branch = backend.open(PROMPT)
+    task = backend.extend(branch, GREEDY, Stop(24, eos=False), on_text=listen)
+    with pytest.raises(ZeroDivisionError):
+        task.future.result(WAIT)
+    kept = len(branch.tokens) - len(PROMPT)
+    assert list(branch.tokens) == PROMPT + plain.tokens[:kept]
+    assert task.usage.new_tokens == kept > 0
+    rest = backend.extend(branch, GREEDY, Stop(24 - kept, eos=False)).future.result(WAIT)
+    assert plain.tokens[kept:] == rest.tokens
+
+
+def test_a_draft_that_was_closed_is_named(pair):
+    """A call after its draft was closed says so, and its branch can be forked, continued plainly and freed."""
+    target, draft = pair(0.0)
+    backend = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    branch = backend.open(PROMPT)
+    backend.extend(branch, HOT, Stop(4, eos=False)).future.result(WAIT)
+    draft.close()
+    with pytest.raises(EngineClosedError, match="closed"):
+        backend.extend(branch, HOT, Stop(4, eos=False))
+    [child] = branch.fork(1)
+    assert len(target.extend(child, HOT, Stop(4, eos=False)).future.result(WAIT).tokens) == 4
+    for one in (child, branch):
+        one.free()
+    assert held(target) == [0]
+    assert target.engine.call(lambda: len(target.engine._acceptance)).result(WAIT) == 0
+
+
 def test_a_draft_that_is_closed_ends_its_programs(pair):
     """Closing the draft's backend fails what guesses with it, clearly, and the target goes on."""
     target, draft = pair(0.0)
@@ -431,6 +473,8 @@ def test_pairs_that_do_not_fit_are_refused(make_backend, tokenizer):
         DecodingBackend(target, Speculative())
     with pytest.raises(CapabilityError, match="one engine"):
         DecodingBackend(target, Speculative(), elsewhere)
+    with pytest.raises(SettingError, match="cannot draft for itself"):
+        DecodingBackend(target, Speculative(), target)
     draft = make_backend(engine=target.engine)
     draft.tokenizer = _Shifted(tokenizer)
     with pytest.raises(VocabularyMismatchError, match="different vocabularies: token 0") as caught:
