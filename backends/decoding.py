@@ -254,8 +254,8 @@ def _check_pair(target: LocalBackend, draft: LocalBackend) -> None:
     ours, theirs = target.tokenizer, draft.tokenizer
     names = f"the draft {draft.name} and the target {target.name}"
     hint = 'Take a draft of the same family, or the decoder "lookup", which needs none.'
-    if draft.spec.vocabulary < ours.vocabulary:
-        msg = f"{names} have different vocabularies: {draft.spec.vocabulary} and {ours.vocabulary} tokens"
+    if theirs.vocabulary < ours.vocabulary:
+        msg = f"{names} have different vocabularies: {theirs.vocabulary} and {ours.vocabulary} tokens"
         raise VocabularyMismatchError(msg, hint=hint)
     if ours.fingerprint == theirs.fingerprint:
         return

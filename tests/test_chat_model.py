@@ -56,8 +56,9 @@ def chat(**fields) -> ChatPareto:
 
 
 def endless(**fields) -> ChatPareto:
-    """A nano model that babbles for hundreds of tokens."""
-    return chat(**{"temperature": 3.0, "max_tokens": 1500, "strategy": "single"} | fields)
+    """A nano model that babbles for more than a thousand tokens: hot enough for its end to be as rare as any token."""
+    babble = {"temperature": 50.0, "seed": 15, "max_tokens": 1500, "strategy": "single"}
+    return chat(**babble | fields)
 
 
 def until(fact: Callable[[], bool]) -> None:

@@ -481,7 +481,8 @@ def test_pairs_that_do_not_fit_are_refused(make_backend, tokenizer):
         DecodingBackend(target, Speculative(), draft)
     assert "lookup" in caught.value.hint
     small = make_backend(engine=target.engine)
-    small.spec = replace(small.spec, vocabulary=200)
+    small.tokenizer = _Shifted(tokenizer)
+    small.tokenizer.vocabulary = 200
     with pytest.raises(VocabularyMismatchError, match="200 and 258 tokens"):
         DecodingBackend(target, Speculative(), small)
     assert DecodingBackend(target, Plain()).draft is None
