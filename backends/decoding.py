@@ -255,7 +255,9 @@ def _check_pair(target: LocalBackend, draft: LocalBackend) -> None:
     names = f"the draft {draft.name} and the target {target.name}"
     hint = 'Take a draft of the same family, or the decoder "lookup", which needs none.'
     if theirs.vocabulary < ours.vocabulary:
-        msg = f"{names} have different vocabularies: {theirs.vocabulary} and {ours.vocabulary} tokens"
+        msg = (
+            f"{names} have different vocabularies: {theirs.vocabulary} and {ours.vocabulary} tokens"
+        )
         raise VocabularyMismatchError(msg, hint=hint)
     if ours.fingerprint == theirs.fingerprint:
         return
