@@ -64,12 +64,16 @@ class DecodingBackend:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The target's shape; a token takes memory in both caches."""
+        """The target's shape; a token takes memory in both caches, and so does a recurrent state."""
         spec = self.target.spec
         if self.draft is None:
             return spec
-        both = spec.kv_bytes_per_token + self.draft.spec.kv_bytes_per_token
-        return replace(spec, kv_bytes_per_token=both)
+        small = self.draft.spec
+        return replace(
+            spec,
+            kv_bytes_per_token=spec.kv_bytes_per_token + small.kv_bytes_per_token,
+            state_bytes_per_sequence=spec.state_bytes_per_sequence + small.state_bytes_per_sequence,
+        )
 
     @property
     def capabilities(self) -> Capabilities:

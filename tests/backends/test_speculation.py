@@ -120,8 +120,11 @@ def test_recurrent_models_draft(make_backend, architecture):
     engine = Engine("test")
     target, draft = (make_backend(kind, engine=engine) for kind in ("llama", architecture))
     wanted = ids(drawn(target, branches=3))
+    draft.spec = replace(draft.spec, state_bytes_per_sequence=1000)
     decoded = DecodingBackend(target, Speculative(draft_tokens=3), draft)
     assert ids(drawn(decoded, branches=3)) == wanted
+    assert decoded.spec.state_bytes_per_sequence == 1000  # the target has none
+    assert decoded.estimate(_request(5, 4))[1] >= 1000
 
 
 @pytest.mark.parametrize("noise", ["same", "like"])
