@@ -36,14 +36,20 @@ from typing_extensions import override
 
 from langchain_pareto.backends.base import BACKENDS, Backend
 from langchain_pareto.backends.decoders import Decoder, Plain, Speculative, parse_decoder
-from langchain_pareto.backends.nano import DRAFT, bundled, policy_path
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
-from langchain_pareto.models import Models, identity, model_name, only
+from langchain_pareto.models import (
+    Models,
+    draft_for,
+    draft_settings,
+    identity,
+    model_name,
+    only,
+)
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
@@ -55,7 +61,6 @@ if TYPE_CHECKING:
 
 _PER_CALL = frozenset({"budget", "strategy", "decoder", "model", *Draws.model_fields})
 _TRAVEL = ("budget", "strategy", "decoder")  # also through config["configurable"]
-DRAFT_MEMORY = 0.1  # of what is free: the target's pool comes after it
 # LangChain hands these down for its own ends
 _IGNORED = frozenset(
     {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
@@ -453,8 +458,7 @@ class ChatPareto(BaseChatModel):
         """The draft model for `model`: the one that was given, else what is bundled for the bundled policy."""
         if self.draft is not None:
             return self.draft
-        ours = isinstance(self.backend, str) and bundled(self._wanted(model)) == policy_path()
-        return DRAFT if ours else None
+        return draft_for(self._wanted(model)) if isinstance(self.backend, str) else None
 
     async def _decoding(self, target: Backend, decoder: Decoder) -> Backend:
         """The target under a decoder."""
@@ -474,10 +478,9 @@ class ChatPareto(BaseChatModel):
         """The draft's backend, loaded as the target is."""
         if hasattr(draft, "extend"):
             return draft
-        settings = {"backend": "auto", "device": self.device, "dtype": self.dtype}
-        if isinstance(self.backend, str) and bundled(draft) is not None:
-            settings["backend"] = self.backend
-        return await self._drafts.aget(draft, {**settings, "memory": DRAFT_MEMORY})
+        backend = self.backend if isinstance(self.backend, str) else "auto"
+        settings = draft_settings(draft, backend=backend, device=self.device, dtype=self.dtype)
+        return await self._drafts.aget(draft, settings)
 
     # --- models
 

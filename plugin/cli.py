@@ -188,9 +188,9 @@ def _model(
         from langchain_pareto.strategies import parse_strategy
 
         chosen = parse_strategy(strategy)
-        from langchain_pareto.backends.nano import bundled
         from langchain_pareto.call import Draws
-        from langchain_pareto.chat_model import DRAFT_MEMORY, ChatPareto
+        from langchain_pareto.chat_model import ChatPareto
+        from langchain_pareto.models import draft_settings
 
         asked = Draws.read(draws).model_dump(exclude_none=True)
         from langchain_pareto.backends import loading
@@ -198,10 +198,8 @@ def _model(
         decoding, guesses = _decoder(decoder, draft, model)
         small = None
         if guesses is not None:  # before the model's pool takes what memory is left
-            own = backend if bundled(guesses) is not None else "auto"
-            small = loading.load(
-                guesses, backend=own, device=device, dtype=dtype, memory=DRAFT_MEMORY
-            )
+            settings = draft_settings(guesses, backend=backend, device=device, dtype=dtype)
+            small = loading.load(guesses, **settings)
         loaded = loading.load(model, backend=backend, device=device, dtype=dtype)
     name = model or "nano (bundled: word problems and Countdown puzzles only; yours: --model)"
     err.print(
@@ -217,12 +215,12 @@ def _decoder(
 ) -> tuple[Decoder | str, str | None]:
     """How tokens are drawn, and the model that guesses ahead, if it takes one."""
     from langchain_pareto.backends.decoders import parse_decoder
-    from langchain_pareto.backends.nano import DRAFT, bundled, policy_path
+    from langchain_pareto.models import draft_for
 
     if decoder is None:
         decoder = "plain" if draft is None else "auto"
     parsed = parse_decoder(decoder)
-    guesses = draft or (DRAFT if bundled(model) == policy_path() else None)
+    guesses = draft or draft_for(model)
     if parsed is None:
         return ("plain", None) if guesses is None else ("speculative", guesses)
     return parsed, guesses if parsed.drafts else None
