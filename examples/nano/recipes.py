@@ -15,11 +15,15 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A size, the tokens of the training, padding included, and the model whose weights it begins with."""
+    """A size, the tokens of the training, padding included, the model whose weights it begins with, and the share of the learning rates.
+
+    What begins with learned weights would lose at full rates what they know before it learns more.
+    """
 
     size: Size
     tokens: int
     start: str | None = None
+    rate: float = 1.0
 
 
 _MEDIUM = Size(width=192, layers=6, heads=6, feed_forward=512)
@@ -27,6 +31,6 @@ _MEDIUM = Size(width=192, layers=6, heads=6, feed_forward=512)
 RECIPES = {
     "S": Recipe(Size(width=96, layers=2, heads=6, feed_forward=160), 100_000_000),
     "M": Recipe(_MEDIUM, 60_000_000),
-    "L": Recipe(Size(width=192, layers=18, heads=6, feed_forward=512), 11_000_000, start="M"),
-    "PRM": Recipe(_MEDIUM, 14_000_000, start="M"),
+    "L": Recipe(Size(width=192, layers=18, heads=6, feed_forward=512), 22_000_000, start="M", rate=0.3),
+    "PRM": Recipe(_MEDIUM, 26_000_000, start="M", rate=0.3),
 }

@@ -1,7 +1,7 @@
 """
 Samples of a trained model, drawn with the project's own engine.
 
-    python -m nano.samples M --split train --problems 4000
+    python -m nano.samples M --split train --problems 14000
     python -m nano.samples M --split validation --problems 600
 
 write work/samples/M.train.jsonl and M.validation.jsonl, one problem per line, for the training of the PRM; the same command again
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Semaphore
 
 from langchain_pareto.backends.base import Branch, Extension, Sampling, Stop, Task as Request
 from langchain_pareto.backends.loading import load
@@ -32,6 +33,7 @@ FIRST = (
     10**7
 )  # number of the first problem that the PRM learns from: no policy's training comes so far
 FOR_PRM = 8  # samples of a problem
+WORD_PROBLEMS = 2400  # for the PRM: on them it is soon right, the rest are puzzles
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,10 @@ def sample(
     *,
     seed: int = 0,
 ) -> Iterator[Samples]:
-    """`n` samples of each problem, in order; as many problems at once as fill a step."""
+    """`n` samples of each problem, in order; as many at once as fill a step."""
     waiting: deque[tuple[ProblemRef, Branch, list[Branch], list[Request]]] = deque()
     stop = Stop(max_tokens=LONGEST)
+    free = Semaphore(AT_ONCE)
 
     def finish() -> Samples:
         ref, root, branches, requests = waiting.popleft()
@@ -85,11 +88,15 @@ def sample(
         )
 
     for ref in problems:
+        for _ in range(n):
+            free.acquire()
         root = backend.open(prompt_of(ref.problem.question), seed=seed)
         branches = root.fork(n)
         requests: list[Request] = [backend.extend(b, sampling, stop, stats=True) for b in branches]
+        for request in requests:
+            request.future.add_done_callback(lambda _: free.release())
         waiting.append((ref, root, branches, requests))
-        if len(waiting) * n >= AT_ONCE:
+        while waiting and all(request.future.done() for request in waiting[0][3]):
             yield finish()
     while waiting:
         yield finish()
@@ -145,13 +152,13 @@ def weights_of(folder: Path) -> str:
 
 
 def mixture(split: Split, count: int) -> list[ProblemRef]:
-    """Half of each task, of every difficulty; the harder puzzles twice as often as the easy ones."""
+    """Both tasks in turn, of every difficulty, then puzzles alone; the harder puzzles twice as often as the easy ones."""
     rng = random.Random(split)
     levels = {"word_problem": DIFFICULTIES["word_problem"], "countdown": (3, 4, 4)}
     return [
         ProblemRef(task, rng.choice(levels[task]), split, FIRST + i)
         for i in range(count)
-        for task in [TASKS[i % 2]]
+        for task in [TASKS[i % 2] if i < 2 * WORD_PROBLEMS else "countdown"]
     ]
 
 

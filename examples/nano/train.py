@@ -105,7 +105,7 @@ class Run:
 
     def _step(self, feed: Iterator[Batch], parts: int) -> torch.Tensor:
         """One update; the mean loss before it."""
-        scale = min(1.0, (self.at.step + 1) / WARM_UP)
+        scale = self.recipe.rate * min(1.0, (self.at.step + 1) / WARM_UP)
         scale *= min(1.0, (1 - self.at.tokens / self.recipe.tokens) / DECAY)
         self.muon.param_groups[0]["lr"] = MUON_RATE * scale
         self.adam.param_groups[0]["lr"] = ADAM_RATE * scale
