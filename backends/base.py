@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from langchain_pareto.backends.tokens import Tokenizer
 
 BACKENDS = ("auto", "torch", "llama-cpp")  # what runs a model; "auto" goes by its files
-Finish = Literal["eos", "stop", "length", "cancelled", "deadline"]
+Finish = Literal["eos", "stop", "step", "length", "cancelled", "deadline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When one extension ends: at `max_tokens` drawn, at a string, at a token, or at the model's end of text.
+    """When one extension ends: at `max_tokens` drawn, at a string, at a token, at the model's end of text, or at a step's end.
 
-    `keep` is for a branch that goes on afterwards: the text of the stop stays, and half a character waits for its other half, so
+    A step ends with the token in which `step`, a regular expression, first matches what this extension has drawn. `keep` is for a branch that goes on afterwards: the text of the stop stays, and half a character waits for its other half, so
     that the texts of consecutive extensions join to the text of their tokens.
     """
 
@@ -64,6 +64,7 @@ class Stop:
     strings: tuple[str, ...] = ()
     tokens: frozenset[int] = frozenset()
     eos: bool = True
+    step: str | None = None
     keep: bool = False
 
 

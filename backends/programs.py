@@ -8,6 +8,7 @@ step, draws for all of them at once, and resumes each with its own rows. A progr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,7 +44,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Give the raw log-probability of one named token a wanted row."""
+    """Give the raw log-probability of one named token a wanted row, or of several tokens of a single row."""
 
     tokens: tuple[int, ...]
 
@@ -105,11 +106,12 @@ class _Text:
     ) -> None:
         self._detokenizer = Detokenizer(tokenizer, prefix)
         self._stops = StopStrings(stop.strings)
+        self._step = None if stop.step is None else re.compile(stop.step)
         self._keep = stop.keep
         self._on_text = on_text
         self._parts = list[str]()
         self._late = list[int]()  # tokens that nobody needed the text of yet
-        self._live = bool(stop.strings) or on_text is not None
+        self._live = bool(stop.strings or stop.step) or on_text is not None
 
     def push(self, token: int) -> str | None:
         """Adds one token; returns the stop string that it completed."""
@@ -117,6 +119,11 @@ class _Text:
             self._late.append(token)
             return None
         return self._feed(self._detokenizer.push(token))
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether the text has come to the end of a step."""
+        return self._step is not None and self._step.search("".join(self._parts)) is not None
 
     def finish(self) -> str:
         """The whole text, once no more tokens come."""
@@ -174,6 +181,8 @@ class Continuation:
         self._matched = self._text.push(one.token)
         if self._matched is not None:
             self.finish = "stop"
+        elif self._text.ends_step:
+            self.finish = "step"
         elif len(self._drawn) == self._stop.max_tokens:
             self.finish = "length"
 
@@ -210,16 +219,23 @@ def extend(
 def score(
     runner: Runner, sequence: TokenSequence, continuations: Sequence[Sequence[int]]
 ) -> Generator[list[Work], list[list[float]], list[list[float]]]:
-    """Raw log-probabilities of each continuation, all as forks in one forward; `sequence` stays as it is."""
+    """Raw log-probabilities of each continuation, all as forks in one forward; `sequence` stays as it is.
+
+    Single tokens are read off one row: a judgement costs one look at what it judges.
+    """
     forks = list[TokenSequence]()
+    single = tuple(tokens[0] for tokens in continuations if len(tokens) == 1)
+    longer = [tokens for tokens in continuations if len(tokens) > 1]
     try:
         works = list[Work]()
-        for tokens in continuations:
+        for tokens in [[], *longer] if single else longer:
             fork = runner.fork(sequence)
             forks.append(fork)
             runner.append(fork, tokens[:-1])
-            works.append(Work(fork, Named(tuple(tokens)), rows=len(tokens)))
-        return (yield works) if works else []
+            works.append(Work(fork, Named(tuple(tokens) or single), rows=len(tokens) or 1))
+        found = iter((yield works) if works else [])
+        firsts = iter(next(found) if single else [])
+        return [[next(firsts)] if len(tokens) == 1 else next(found) for tokens in continuations]
     finally:
         for fork in forks:
             runner.free(fork)

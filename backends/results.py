@@ -123,6 +123,8 @@ class Results:
             ids = torch.tensor(
                 [token for tokens in named.values() for token in tokens], device=rows.device
             )
+            if len(ids) > len(rows):  # several tokens of a row
+                rows = rows.index_select(0, _repeated(step, named).to(rows.device))
             logprobs = iter(named_logprobs(rows, ids).tolist())
         out = dict[int, Result | Exception]()
         for k, tokens in named.items():
@@ -154,6 +156,16 @@ def _rows(want: Draw, sequence: TokenSequence, rows: int) -> list[Row]:
         if want.constraint is not None and advanced:
             want.constraint.rollback(advanced)
     return out
+
+
+def _repeated(step: Step, named: dict[int, tuple[int, ...]]) -> torch.Tensor:
+    """The row of each named token."""
+    rows, first = list[int](), 0
+    for k, tokens in named.items():
+        wanted = step.chunks[k].rows
+        rows += [first] * len(tokens) if wanted == 1 else range(first, first + wanted)
+        first += wanted
+    return torch.tensor(rows)
 
 
 def _not_finite(runner: Runner) -> NumericalError:

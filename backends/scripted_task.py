@@ -118,7 +118,7 @@ class ScriptedTask:
             )
         )
         if isinstance(work.want, programs.Named):
-            return [LOGPROB] * work.rows
+            return [LOGPROB] * len(work.want.tokens)
         token, logprob = next(self._line)
         self._charge(Usage(new_tokens=1))
         return [programs.Drawn(token, logprob, -logprob, logprob)]

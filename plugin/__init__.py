@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_pareto.runnable import StrategyRunnable
     from langchain_pareto.strategies import Auto, BestOfN, Single, Vote
     from langchain_pareto.strategies.answers import AnswerFormat
-    from langchain_pareto.strategies.scorers import MeanLogprob, Verifier
+    from langchain_pareto.strategies.scorers import MeanLogprob
 
 __all__ = [
     "Account",
@@ -52,7 +52,8 @@ _homes = {
     "runnable": ("StrategyRunnable",),
     "strategies": ("Auto", "BestOfN", "Single", "Vote"),
     "strategies.answers": ("AnswerFormat",),
-    "strategies.scorers": ("MeanLogprob", "Verifier"),
+    "strategies.scorers": ("MeanLogprob",),
+    "strategies.verifier": ("Verifier",),
 }
 _home_of = {name: module for module, names in _homes.items() for name in names}
 

@@ -26,8 +26,8 @@ from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
 from langchain_pareto.strategies.run import Outcome, run
-from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
-from langchain_pareto.strategies.search import Settings
+from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
+from langchain_pareto.strategies.settings import Settings
 from langchain_pareto.strategies.thoughts import Thought
 
 WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none
@@ -75,7 +75,7 @@ class Call:
     draws: Draws = field(default_factory=Draws)
     stop: tuple[str, ...] = ()
     answers: AnswerFormat = field(default_factory=AnswerFormat)
-    scorer: Scorer = field(default_factory=MeanLogprob)
+    scorer: Scorer | RunScorer = field(default_factory=MeanLogprob)
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     decoder: Decoder = field(default_factory=Plain)

@@ -37,6 +37,7 @@ def describe(thought: Thought) -> dict[str, object]:
         "text": thought.text,
         "tokens": len(thought.tokens),
         "finish": thought.finish,
+        "role": thought.role,
         "answer": thought.answer,
         "score": _json_number(thought.score),
         "mean_logprob": _json_number(thought.mean_logprob),

@@ -26,7 +26,7 @@ from langchain_pareto.loop import run_sync
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Strategy, parse_strategy
 from langchain_pareto.strategies.answers import AnswerFormat
-from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
 from langchain_pareto.strategies.thoughts import Thought
 
 
@@ -43,7 +43,7 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
         backend: Backend,
         *,
         budget: BudgetLike | None = None,
-        scorer: Scorer | None = None,
+        scorer: Scorer | RunScorer | None = None,
         answers: AnswerFormat | None = None,
         stop: tuple[str, ...] = (),
         rates: Rates | None = None,

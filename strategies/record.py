@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from langchain_pareto.backends.base import Branch, Task, Usage
+from langchain_pareto.backends.base import Backend, Branch, Task, Usage
 from langchain_pareto.budget import Cost
 from langchain_pareto.strategies.thoughts import Answer, Thought
 
@@ -23,7 +23,7 @@ _Q95, _Q25 = 1.5, 0.8
 
 @dataclass(slots=True)
 class Lengths:
-    """What is known about the lengths of this question's samples, in tokens."""
+    """What is known about the lengths of this question's samples, or of their steps, in tokens."""
 
     total: int = 0
     count: int = 0
@@ -57,6 +57,7 @@ class Bill:
 
     def __init__(self, task: Task) -> None:
         self.future: Future[object] = Future()
+        self.held = 0  # bytes of cache that it left on the account
         self._task = task
 
     @property
@@ -90,8 +91,12 @@ class Record:
     thoughts: list[Thought] = field(default_factory=list)
     tasks: list[Bill] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
+    policy: Backend | None = None  # the model that answers
+    seed: int = 0
+    roots: dict[tuple[object, ...], Thought] = field(default_factory=dict)  # beside the first one
     offer: Answer | None = None
     lengths: Lengths = field(default_factory=Lengths)
+    steps: Lengths = field(default_factory=Lengths)  # of single steps
     held: int = 0  # bytes of KV cache on the account
     prefix: int = 0  # tokens of the prompt that this run computed
     limited_by: str | None = None  # the resource that shrank or refused a draw

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langchain_pareto.backends.base import Backend, Usage
 from langchain_pareto.budget import Cost
@@ -19,8 +19,16 @@ from langchain_pareto.errors import BudgetExceeded
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.record import Record, finished
-from langchain_pareto.strategies.search import Search, Settings
-from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, best_of, leader
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.settings import Role, Settings
+from langchain_pareto.strategies.thoughts import (
+    POLICY,
+    Answer,
+    NothingDrawn,
+    Thought,
+    best_of,
+    leader,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +70,12 @@ async def run(
     account = Account() if account is None else account
     began = time.monotonic()
     branch = backend.open(prompt, seed=seed)
-    record = Record(branches=[branch], on_thought=on_thought)
+    record = Record(branches=[branch], policy=backend, seed=seed, on_thought=on_thought)
     root = Thought(question, branch=branch)
+    if POLICY not in settings.roles:
+        render = backend.tokenizer.encode_prompt
+        policy = Role(backend, settings.sampling, lambda: branch.tokens, render)
+        settings = replace(settings, roles={**settings.roles, POLICY: policy})
     search = Search(backend, root, account, settings, record)
     answer: Answer | None = None
     try:
@@ -159,20 +171,20 @@ async def _let_end(run_: asyncio.Future[Answer], record: Record) -> None:
 
 def anytime(record: Record) -> Answer | None:
     """The best answer there is, whatever ended the run."""
-    drawn = [t for t in record.thoughts if t.finish is not None]
+    drawn = [t for t in record.thoughts if t.finish is not None and not t.aside]
     if record.offer is not None:
         return record.offer
     if not drawn:
         return None
     if any(t.answer is not None for t in drawn):
         return leader(drawn)
-    scored = [t for t in drawn if t.score is not None]
+    finished_ = [t for t in drawn if t.finished]
+    scored = [t for t in finished_ if t.score is not None]
     if scored:
         return Answer(best_of(scored))
-    whole = [t for t in drawn if t.finished]
-    if whole:
-        return Answer(min(whole, key=lambda t: t.number))
-    return Answer(max(drawn, key=lambda t: (len(t.text), -t.number)))
+    if finished_:
+        return Answer(min(finished_, key=lambda t: t.number))
+    return Answer(max(drawn, key=lambda t: (len(t.whole_text), -t.number)))
 
 
 async def _admit(account: Account) -> None:

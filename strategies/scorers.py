@@ -1,46 +1,31 @@
 """
-Scorers: how good is a thought? Higher is better.
+What a scorer is: how good is a thought? Higher is better. And the likelihood, which needs nothing but the policy itself.
 
-Knows what a score is, and how to run a user's verifier so that it can neither hang nor crash us. It
-does not know where thoughts come from. A worker process is isolation from accidents, no sandbox:
-a verifier that runs a model's code runs it with the user's rights.
+Knows what a score is; does not know where thoughts come from.
 """
 
-import asyncio
-import contextlib
-import inspect
-import json
-import logging
+from __future__ import annotations
+
 import math
-import multiprocessing
-import multiprocessing.connection
-import os
-import pickle
-import queue
-import signal
-import threading
-import traceback
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from multiprocessing.util import Finalize
-from typing import Literal, NamedTuple, Protocol, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from langchain_pareto.errors import ScorerError, SettingError
+from langchain_pareto.errors import ScorerError
 
-_logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from langchain_pareto.strategies.search import Search
+    from langchain_pareto.strategies.thoughts import Thought
 
 
 class Scorable(Protocol):
-    """What a scorer may read of a thought; `mean_logprob` is in nats per token."""
+    """What a scorer may read of a thought; `mean_logprob` is in nats per token, from the root on, as `whole_text` is."""
 
     @property
     def question(self) -> str: ...
     @property
-    def text(self) -> str: ...
+    def whole_text(self) -> str: ...
     @property
     def answer(self) -> str | None: ...
     @property
@@ -51,6 +36,19 @@ class Scorer(Protocol):
     """One score per thought, in order; -inf for a thought that could not be scored."""
 
     async def score(self, thoughts: Sequence[Scorable]) -> list[float]: ...
+
+
+@runtime_checkable
+class RunScorer(Protocol):
+    """A scorer that works with models, on the run's account.
+
+    For each thought, in order: one score of the whole text, or one for each step that the thought added; None where the budget has no
+    room for it.
+    """
+
+    async def score_in(
+        self, search: Search, thoughts: Sequence[Thought]
+    ) -> Sequence[float | Sequence[float] | None]: ...
 
 
 class MeanLogprob(BaseModel):
@@ -73,243 +71,3 @@ class MeanLogprob(BaseModel):
             message = "a thought's mean log-probability is NaN"
             raise ScorerError(message)
         return [-math.inf if value is None else value for value in found]
-
-
-Verdict = bool | float
-VerifierFunction = Callable[[str, str], Verdict] | Callable[[str, str], Awaitable[Verdict]]
-
-
-class _Outcome(NamedTuple):
-    kind: Literal["score", "failed", "invalid", "unusable"]
-    score: float = -math.inf
-    note: str = ""
-
-
-class Verifier:
-    """
-    Scores with `function(question, answer)`, which gets the text where there is no answer.
-
-    A sync function runs in worker processes (`workers` of them, spawned on first use), which are
-    killed after `timeout` seconds and replaced; it must be importable by name. An async function
-    runs on the caller's loop, `workers` calls at a time. A call that raises, crashes or times out
-    scores -inf and is added to `failures`; ScorerError if every call did, or on a result that is
-    not a number. Use from any thread or event loop; `close()` ends the workers.
-    """
-
-    def __init__(
-        self, function: VerifierFunction, *, timeout: float = 5.0, workers: int = 1
-    ) -> None:
-        if not callable(function):
-            message = f"a verifier must be callable, got {function!r}"
-            raise SettingError(message)
-        if not 0 < timeout < math.inf or workers < 1:
-            message = f"expected timeout > 0 and workers >= 1, got {timeout} and {workers}"
-            raise SettingError(message)
-        self.function = function
-        self.timeout = timeout  # seconds
-        self.workers = workers
-        self.failures: list[str] = []
-        self._asynchronous = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            type(function).__call__
-        )
-        self._closed = False
-        if self._asynchronous:
-            return
-        pickled = _pickled(function)
-        self._processes = [_Worker(pickled, timeout) for _ in range(workers)]
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        for worker in self._processes:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="pareto-verifier")
-        # At exit this runs before multiprocessing joins its children; never in a forked child.
-        self._stop = Finalize(self, _stop_all, args=(self._processes,), exitpriority=10)
-
-    async def score(self, thoughts: Sequence[Scorable]) -> list[float]:
-        if self._closed:
-            message = "the verifier was closed"
-            raise ScorerError(message)
-        pairs = [(t.question, t.text if t.answer is None else t.answer) for t in thoughts]
-        if self._asynchronous:
-            gate = asyncio.Semaphore(self.workers)
-            outcomes = await asyncio.gather(*(self._await(*pair, gate) for pair in pairs))
-        else:
-            loop = asyncio.get_running_loop()
-            calls = [loop.run_in_executor(self._threads, self._call, *pair) for pair in pairs]
-            outcomes = await asyncio.gather(*calls)
-        return self._scores(outcomes)
-
-    def close(self) -> None:
-        """End the workers, even in the middle of a call, which then fails; safe to repeat."""
-        self._closed = True
-        if not self._asynchronous:
-            self._stop()
-            self._threads.shutdown(wait=False)
-
-    def _scores(self, outcomes: Sequence[_Outcome]) -> list[float]:
-        for outcome in outcomes:
-            if outcome.kind == "invalid":
-                message = f"the verifier returned {outcome.note}, expected a bool or a number"
-                raise ScorerError(message)
-            if outcome.kind == "unusable":
-                raise SettingError(outcome.note, hint=_IMPORTABLE)
-        failures = [outcome.note for outcome in outcomes if outcome.kind == "failed"]
-        self.failures.extend(failures)
-        if failures and len(failures) == len(outcomes):
-            message = f"the verifier failed on all of {len(outcomes)} samples: {failures[0]}"
-            raise ScorerError(message)
-        if failures:
-            _logger.warning("verifier failed on %d of %d samples", len(failures), len(outcomes))
-        return [outcome.score for outcome in outcomes]
-
-    def _call(self, question: str, answer: str) -> _Outcome:
-        worker = self._idle.get()
-        try:
-            return worker.call(question, answer)
-        finally:
-            self._idle.put(worker)
-
-    async def _await(self, question: str, answer: str, gate: asyncio.Semaphore) -> _Outcome:
-        function = cast("Callable[[str, str], Awaitable[Verdict]]", self.function)
-        async with gate:
-            try:
-                async with asyncio.timeout(self.timeout) as limit:
-                    return _outcome(await function(question, answer))
-            except Exception as error:  # noqa: BLE001  whatever a user's function raises
-                return _Outcome(
-                    "failed", note=_late(self.timeout) if limit.expired() else _line(error)
-                )
-
-
-_START_SECONDS = 60.0  # the user's module may import much
-_IMPORTABLE = (
-    "A sync verifier runs in another process: define it at the top level of a module that can be "
-    "imported (not in a notebook, a lambda or a closure; a script needs `if __name__ == "
-    '"__main__":`), or make it async.'
-)
-
-
-class _Worker:
-    """One child process that answers one call at a time; started on demand, replaced when lost."""
-
-    def __init__(self, pickled: bytes, timeout: float) -> None:
-        self._pickled = pickled
-        self._timeout = timeout
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
-        self._stopped = False
-        self._lock = threading.Lock()  # `stop` comes from another thread
-
-    def call(self, question: str, answer: str) -> _Outcome:
-        try:
-            pipe = self._started()
-            if isinstance(pipe, _Outcome):
-                return pipe
-            pipe.send_bytes(json.dumps((question, answer)).encode())
-            if not pipe.poll(self._timeout):
-                self._kill()
-                return _Outcome("failed", note=_late(self._timeout))
-            return _Outcome(*json.loads(pipe.recv_bytes()))
-        except (EOFError, OSError):
-            code = self._kill()
-            ended = "was closed" if self._stopped else f"died (exit code {code})"
-            return _Outcome("failed", note=f"the verifier's process {ended}")
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-        self._kill()
-
-    def _started(self) -> Connection | _Outcome:
-        """Return the pipe to a process that is ready, or why there is none."""
-        if self._pipe is not None and self._process is not None and self._process.is_alive():
-            return self._pipe
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy torch's locked threads
-        with self._lock:
-            if self._stopped:
-                return _Outcome("failed", note="the verifier was closed")
-            self._pipe, theirs = spawn.Pipe()
-            self._process = spawn.Process(target=_serve, args=(theirs, self._pickled))
-            self._process.start()
-            theirs.close()
-        pipe, reason = self._pipe, "it ended while starting"
-        with contextlib.suppress(EOFError, OSError):
-            ready = pipe.poll(_START_SECONDS)
-            reason = pipe.recv_bytes().decode() if ready else f"not ready in {_START_SECONDS:g} s"
-        if not reason:
-            return pipe
-        self._kill()
-        if self._stopped:
-            return _Outcome("failed", note="the verifier was closed")
-        return _Outcome("unusable", note=f"the verifier's process could not start: {reason}")
-
-    def _kill(self) -> int | None:
-        """End the process and what it started; return its exit code."""
-        with self._lock:
-            process, self._process = self._process, None
-            if process is None:
-                return None
-            with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
-                os.killpg(cast("int", process.pid), signal.SIGKILL)  # its group: see _serve
-            process.kill()
-            process.join()
-            return process.exitcode
-
-
-def _stop_all(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        worker.stop()
-
-
-def _serve(pipe: Connection, pickled: bytes) -> None:
-    """Answer calls until the parent is gone: the worker process."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # a group of its own: Ctrl-C passes it by, and killing it kills its children
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        function: Callable[[str, str], object] = pickle.loads(pickled)  # noqa: S301  ours
-    except BaseException as error:  # noqa: BLE001  whatever importing a user's module raises
-        pipe.send_bytes(_line(error).encode())
-        return
-    pipe.send_bytes(b"")
-    while True:
-        question, answer = json.loads(pipe.recv_bytes())
-        try:
-            outcome = _outcome(function(question, answer))
-        except BaseException as error:  # noqa: BLE001  sys.exit() too
-            outcome = _Outcome("failed", note=_line(error))
-        pipe.send_bytes(json.dumps(outcome).encode())
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    with contextlib.suppress(AttributeError):
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
-
-
-def _pickled(function: VerifierFunction) -> bytes:
-    try:
-        return pickle.dumps(function)
-    except Exception as error:
-        message = f"verifier {function!r} cannot be sent to its process: {_line(error)}"
-        raise SettingError(message, hint=_IMPORTABLE) from error
-
-
-def _outcome(value: object) -> _Outcome:
-    """Read a verifier's result; numpy's and torch's scalars count as numbers."""
-    if not isinstance(value, str | bytes):
-        with contextlib.suppress(Exception):
-            score = float(value)  # type: ignore[arg-type]
-            if not math.isnan(score):
-                return _Outcome("score", score)
-    return _Outcome("invalid", note=f"{type(value).__name__} {value!r}"[:200])
-
-
-def _line(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()[:500]
-
-
-def _late(seconds: float) -> str:
-    return f"the verifier took longer than {seconds:g} s"

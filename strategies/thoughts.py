@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from langchain_pareto.backends.base import Branch, Finish, Usage
 from langchain_pareto.strategies.answers import group
 
+POLICY = "policy"  # the role of the model that answers
+
 
 @dataclass(eq=False, slots=True)
 class Thought:
     """A node of the tree: what one draw added to its parent.
 
-    `mean_logprob` is of the raw model, in nats per token. A thought that was cut off (`finished` is False) has no answer.
+    `mean_logprob` is of the raw model, in nats per token. Only a thought at which the whole text ends (`finished`) can have an answer.
+    `step_scores` are a process reward's, of the steps that this thought added; `score` is what a run goes by.
     """
 
     question: str
@@ -28,14 +31,22 @@ class Thought:
     mean_logprob: float | None = None
     answer: str | None = None
     score: float | None = None
+    step_scores: tuple[float, ...] = ()
+    whole: bool = False  # not cut off: it came to the end of what was asked for, a text, a step or some tokens
+    role: str = POLICY  # the model that it was drawn from
+    aside: bool = False  # a judgement, a plan, a critique: never the answer
+    logprobs: Sequence[float] = ()  # of its tokens, raw, in nats
+    top_logprobs: Sequence[float] = ()  # mean over the most probable tokens at each place, in nats
+    entropies: Sequence[float] = ()  # nats
     usage: Usage = field(default_factory=Usage)
     number: int = 0  # in order of drawing; the root is 0
     branch: Branch | None = None  # the backend's handle, while the run lasts
     computed: bool = False  # whether all but the branch's last token has been paid for
+    memory: int = 0  # bytes of cache on the account
 
     @property
     def finished(self) -> bool:
-        """Whether the model came to its own end, or to a stop."""
+        """Whether the text is at its end: the model's own, or a stop."""
         return self.finish in ("eos", "stop")
 
     @property
@@ -46,6 +57,21 @@ class Thought:
             out.append(node)
             node = node.parent
         return out[::-1]
+
+    @property
+    def length(self) -> int:
+        """Tokens drawn from the root to here."""
+        return sum(len(thought.tokens) for thought in self.path)
+
+    @property
+    def whole_text(self) -> str:
+        """Everything drawn from the root to here."""
+        return "".join(thought.text for thought in self.path)
+
+    @property
+    def path_scores(self) -> list[float]:
+        """A process reward's scores of all steps from the root to here."""
+        return [score for thought in self.path for score in thought.step_scores]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import Auto
 from langchain_pareto.strategies.run import run
-from langchain_pareto.strategies.search import Settings
+from langchain_pareto.strategies.settings import Settings
 
 
 async def auto(lines, budget=None, sampling=None, **options):

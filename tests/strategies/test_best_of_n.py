@@ -11,7 +11,7 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Single, Vote
 from langchain_pareto.strategies.run import run
-from langchain_pareto.strategies.search import Settings
+from langchain_pareto.strategies.settings import Settings
 
 
 class Longest:

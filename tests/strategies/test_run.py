@@ -25,7 +25,8 @@ from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import Auto, BestOfN, Single, Strategy, Vote
 from langchain_pareto.strategies.record import Lengths, Record
 from langchain_pareto.strategies.run import Outcome, anytime, run
-from langchain_pareto.strategies.search import Search, Settings
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.settings import Settings
 from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought
 
 PROMPT = "2+2?"  # 4 tokens

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from langchain_pareto.errors import ScorerError, SettingError
-from langchain_pareto.strategies.scorers import MeanLogprob, Scorer, Verifier
+from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+from langchain_pareto.strategies.verifier import Verifier
 
 HERE = Path(__file__).parent
 Make = Callable[..., Verifier]
@@ -28,7 +29,7 @@ class Sample:
 
     answer: str | None
     question: str = "2 + 2?"
-    text: str = "so it is 4"
+    whole_text: str = "so it is 4"
     mean_logprob: float | None = None
 
 
@@ -162,10 +163,10 @@ def test_verifier_missing_in_the_worker_is_a_setting_error() -> None:
         import asyncio
         from types import SimpleNamespace
         from langchain_pareto.errors import SettingError
-        from langchain_pareto.strategies.scorers import Verifier
+        from langchain_pareto.strategies.verifier import Verifier
         def here(question, answer): return True
         verifier = Verifier(here)
-        thought = SimpleNamespace(question="q", text="t", answer="4", mean_logprob=None)
+        thought = SimpleNamespace(question="q", whole_text="t", answer="4", mean_logprob=None)
         try: asyncio.run(verifier.score([thought]))
         except SettingError as error: print("explained", error.hint)
     """
@@ -180,10 +181,10 @@ def test_script_ends_without_close_and_leaves_no_process(tmp_path: Path) -> None
     program = """
         import asyncio, os
         from types import SimpleNamespace
-        from langchain_pareto.strategies.scorers import Verifier
+        from langchain_pareto.strategies.verifier import Verifier
         def pid(question, answer): return os.getpid()
         if __name__ == "__main__":
-            thought = SimpleNamespace(question="q", text="t", answer="4", mean_logprob=None)
+            thought = SimpleNamespace(question="q", whole_text="t", answer="4", mean_logprob=None)
             verifier = Verifier(pid)
             print(int(asyncio.run(verifier.score([thought]))[0]))
     """
@@ -200,7 +201,7 @@ def test_hung_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     program = """
         import asyncio, os, pathlib, signal
         from types import SimpleNamespace
-        from langchain_pareto.strategies.scorers import Verifier
+        from langchain_pareto.strategies.verifier import Verifier
         def hang(question, path):
             pathlib.Path(path).write_text(str(os.getpid()))
             os.kill(os.getppid(), signal.SIGKILL)

@@ -14,9 +14,11 @@ from langchain_pareto.budget import Budget, Cost
 from langchain_pareto.errors import NumericalError, ScorerError, SettingError
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Single, Strategy, Vote
+from langchain_pareto.strategies.drawing import STEP
 from langchain_pareto.strategies.record import Lengths
 from langchain_pareto.strategies.run import Outcome, run
-from langchain_pareto.strategies.search import STEP, Search, Settings
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.settings import Settings
 from langchain_pareto.strategies.thoughts import Answer
 
 PROMPT = "2+2?"  # 4 tokens
@@ -290,7 +292,7 @@ async def test_steps_join_to_the_text_of_their_tokens():
 
     async def what(search):
         thought = search.root
-        while not thought.finished or thought.finish == "stop":
+        while not thought.finished or thought.finish == "step":
             [thought] = await search.sample(thought, until=STEP)
         assert [t.text for t in thought.path] == ["one\n", "two\n", "Answer: 3"]
         tokens = [token for t in thought.path for token in t.tokens]

@@ -5,7 +5,7 @@ from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.strategies import BestOfN, Single
 from langchain_pareto.strategies.run import run
-from langchain_pareto.strategies.search import Settings
+from langchain_pareto.strategies.settings import Settings
 
 
 async def test_one_sample_is_the_answer():

@@ -1,0 +1,115 @@
+"""
+Where one run's requests to one model are paid: reserved at their worst case, run, and committed at what they took.
+
+Knows a backend, an account and the run's record; knows no strategy and no thought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from langchain_pareto.backends.base import Backend, Branch, Request, Task
+from langchain_pareto.budget import Cost
+from langchain_pareto.ledger import Account, Lease
+from langchain_pareto.strategies.record import Bill, Record, finished
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """One model, and the account that pays for it."""
+
+    backend: Backend
+    account: Account
+    record: Record
+    usd_per_token: float = 0.0
+
+    def fork(self, branch: Branch) -> Branch:
+        """A child of the run's."""
+        [child] = branch.fork(1)
+        self.record.branches.append(child)
+        return child
+
+    def price(self, length: int, tokens: int, *, computed: bool) -> Cost:
+        """The worst case of one draw of up to `tokens` tokens on a branch of `length`; `computed` says that only its last is not paid yet."""
+        known = length - 1
+        context, prefill = (known, 0) if computed else (0, known)
+        flops, memory = self.backend.estimate(Request(context, prefill, 1, tokens))
+        return self.cost(tokens, flops, memory)
+
+    def cost(self, tokens: int, flops: int, memory: int) -> Cost:
+        """What a request takes from the account."""
+        usd = Cost.of(usd=tokens * self.usd_per_token)
+        return usd + Cost(tokens=tokens, flops=flops, memory=memory)
+
+    async def prefill(self, branch: Branch) -> bool:
+        """Computes and pays for a shared prefix once, before many branches continue it; False where there is no room for it."""
+        known = len(branch.tokens) - 1
+        if known == 0:
+            return False
+        flops, memory = self.backend.estimate(Request(0, known - 1, 1, 1))
+        start = partial(self.backend.prefill, branch, deadline=self.account.deadline)
+        return bool(await self.read(start, self.cost(0, flops, memory)))
+
+    async def judge(self, branch: Branch, known: int, tokens: Sequence[int]) -> list[float] | None:
+        """Raw log-probabilities of what might come next; None where there is no room for it, or no time.
+
+        The first `known` tokens of the branch are paid for.
+        """
+        pending = len(branch.tokens) - known
+        assert pending > 0
+        flops, memory = self.backend.estimate(Request(known, pending - 1, 1, 1))
+        start = partial(
+            self.backend.score, branch, [[t] for t in tokens], deadline=self.account.deadline
+        )
+        found = await self.read(start, self.cost(0, flops, memory))
+        if found is None:
+            return None
+        assert isinstance(found, list)
+        return [logprob for [logprob] in found]
+
+    async def read(self, start: Callable[[], Task], cost: Cost) -> object:
+        """A request that draws nothing; None where there is no room for it."""
+        lease = await self.account.reserve(lambda _: cost, 1)
+        if lease is None:
+            self.note_limit(cost)
+            return None
+        if self.record.ended:
+            lease.cancel()
+            return None
+        return await finished(self.start(start, lease))
+
+    def start(self, start: Callable[[], Task], lease: Lease, *, pending: int = 0) -> Bill:
+        """Starts a request; whatever happens to us meanwhile, its lease is committed at what it took.
+
+        `pending` tokens of the branch are its own to compute, however much is cached.
+        """
+        try:
+            task = start()
+        except BaseException:
+            lease.cancel()
+            raise
+        bill, record, spec = Bill(task), self.record, self.backend.spec
+        record.tasks.append(bill)
+
+        def pay() -> None:
+            used = task.usage
+            memory = spec.kv_bytes_per_token * (used.prompt_tokens + used.new_tokens)
+            memory = min(lease.cost.memory, memory + spec.state_bytes_per_sequence)
+            with record.lock:
+                memory = 0 if record.ended else memory
+                bill.held = memory
+                record.held += memory
+                if self.backend is record.policy:
+                    record.prefix += max(0, used.prompt_tokens - pending)
+                lease.commit(self.cost(used.new_tokens, used.flops, memory))
+
+        bill.settle(pay)
+        return bill
+
+    def note_limit(self, least: Cost) -> None:
+        """What stood in the way of a request of this cost."""
+        reason = self.account.stopped_by(least)
+        if reason is not None:
+            self.record.limited_by, self.record.refused = reason, least
