@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,11 +24,13 @@ from langchain_pareto.ledger import Account, current_account
 from langchain_pareto.models import model_name
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy
+from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
-from langchain_pareto.strategies.settings import Settings
-from langchain_pareto.strategies.thoughts import Thought
+from langchain_pareto.strategies.settings import Role, Settings
+from langchain_pareto.strategies.steps import Steps
+from langchain_pareto.strategies.thoughts import POLICY, Thought
 
 WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none
 
@@ -79,6 +81,11 @@ class Call:
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     decoder: Decoder = field(default_factory=Plain)
+    roles: Mapping[str, Backend] = field(
+        default_factory=dict
+    )  # other models that strategies and scorers name
+    steps: Steps = field(default_factory=Steps)
+    aggregation: Aggregation = "last"
 
     @property
     def greedy(self) -> bool:
@@ -198,6 +205,12 @@ async def respond(
         stop=call.stop,
         answers=_AfterThinking(**dict(call.answers)) if thinking else call.answers,
         scorer=call.scorer,
+        steps=call.steps,
+        aggregation=call.aggregation,
+        roles={
+            name: _role(player, messages, call)
+            for name, player in {POLICY: backend, **call.roles}.items()
+        },
         usd_per_token=call.rates.usd_per_token,
         on_text=on_text if call.streams else None,
     )
@@ -222,6 +235,22 @@ async def respond(
             msg, resource=outcome.stopped_by, spent=0, limit=0, hint="Ask for more."
         )
     return Reply(call, outcome, model_name(backend), seed, thinking)
+
+
+def _role(backend: Backend, messages: Sequence[BaseMessage], call: Call) -> Role:
+    """A model as strategies name it, which reads this call's messages, or one of a user, by its own template."""
+    tokenizer = backend.tokenizer
+
+    def render(asked: Sequence[BaseMessage]) -> Sequence[int]:
+        text = rendering.prompt_text(tokenizer, asked, call.template_kwargs)
+        return rendering.prompt_tokens(tokenizer, text)
+
+    return Role(
+        backend=backend,
+        sampling=_sampling(call, call.effective, backend),
+        prompt=lambda: render(messages),
+        render=lambda text: render([HumanMessage(text)]),
+    )
 
 
 def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -49,11 +50,15 @@ from langchain_pareto.models import (
     identity,
     model_name,
     only,
+    reward_for,
 )
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
+from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat
+from langchain_pareto.strategies.process_reward import ProcessReward
 from langchain_pareto.strategies.scorers import MeanLogprob
+from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.streaming import chunks
 
 if TYPE_CHECKING:
@@ -112,7 +117,16 @@ class ChatPareto(BaseChatModel):
     answers: AnswerFormat = Field(default_factory=AnswerFormat)
     """How the answer is read out of a text."""
     scorer: Any = Field(default_factory=MeanLogprob)
-    """What best-of-n goes by: anything with `async score(thoughts)`."""
+    """What searches go by: anything with `async score(thoughts)`, or one that works with models, such as ProcessReward and JudgeScore."""
+    roles: dict[str, Any] = Field(default_factory=dict)
+    """Other models, by the names that strategies and scorers give them ("scorer", "judge", "large"): what `model` may be, or Backends.
+
+    Whoever is not named is played by the model itself, but "scorer", which the bundled reward model is for the bundled policy.
+    """
+    steps: Steps = Field(default_factory=Steps)
+    """Where a step of a solution ends."""
+    aggregation: Aggregation = "last"
+    """How the scores of steps become one of the whole."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     usd_per_million_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """The price of sampled tokens, for budgets in usd."""
@@ -202,6 +216,9 @@ class ChatPareto(BaseChatModel):
             "timeout": self.timeout,
             "answers": self.answers.model_dump(),
             "scorer": repr(self.scorer),
+            "roles": {name: identity(model) for name, model in self.roles.items()},
+            "steps": self.steps.model_dump(),
+            "aggregation": self.aggregation,
             "chat_template_kwargs": self.chat_template_kwargs,
             "revision": self.revision,
             "dtype": self.dtype,
@@ -397,6 +414,7 @@ class ChatPareto(BaseChatModel):
     ) -> Reply:
         call = self._call(stop, kwargs)
         backend: Backend = await self._abackend(kwargs.get("model"))
+        call = replace(call, roles=await self._players(call))
         if not isinstance(call.decoder, Plain):
             backend = await self._decoding(backend, call.decoder)
         return await respond(call, backend, messages, on_text=on_text, on_thought=on_thought)
@@ -423,6 +441,8 @@ class ChatPareto(BaseChatModel):
             stop=_stops(stop if stop is not None else self.stop or ()),
             answers=self.answers,
             scorer=self.scorer,
+            steps=self.steps,
+            aggregation=self.aggregation,
             template_kwargs=self.chat_template_kwargs,
             rates=Rates(
                 usd_per_million_tokens=self.usd_per_million_tokens,
@@ -467,22 +487,32 @@ class ChatPareto(BaseChatModel):
 
         draft: object = None
         if decoder.drafts and (draft := self._draft(target.name)) is not None:
-            draft = await self._adraft(draft)
+            draft = await self._abeside(draft)
         for backend in (target, draft):
             if backend is not None and not isinstance(backend, LocalBackend):
                 msg = f"only a model on this machine can be decoded step by step, and {type(backend).__name__} is none"
                 raise CapabilityError(msg, hint='Take decoder="plain".')
         return DecodingBackend(target, decoder, draft)  # type: ignore[arg-type]  # checked above
 
-    async def _adraft(self, draft: object) -> object:
-        """The draft's backend, loaded as the target is."""
-        if hasattr(draft, "extend"):
-            return draft
-        backend = self.backend if isinstance(self.backend, str) else "auto"
-        settings = draft_settings(draft, backend=backend, device=self.device, dtype=self.dtype)
-        return await self._drafts.aget(draft, settings)
+    async def _abeside(self, model: Any) -> Backend:
+        """The backend of a draft or of another role, loaded as the model is."""
+        if hasattr(model, "extend"):
+            backend: Backend = model
+            return backend
+        name = self.backend if isinstance(self.backend, str) else "auto"
+        settings = draft_settings(model, backend=name, device=self.device, dtype=self.dtype)
+        return await self._drafts.aget(model, settings)
 
     # --- models
+
+    async def _players(self, call: Call) -> dict[str, Backend]:
+        """The models of other roles, loaded as drafts are: beside the model."""
+        wanted = dict(self.roles)
+        if isinstance(call.scorer, ProcessReward) and isinstance(self.backend, str):
+            reward = reward_for(self.model)
+            if reward is not None:
+                wanted.setdefault(call.scorer.role, reward)
+        return {name: await self._abeside(model) for name, model in wanted.items()}
 
     def _name(self, model: object) -> str:
         return model_name(model if isinstance(self.backend, str) else self.backend)
@@ -512,7 +542,7 @@ class ChatPareto(BaseChatModel):
         if not isinstance(self.backend, str):
             return only(self.backend, model)
         if self.draft is not None and self._decoder(self.decoder, model).drafts:
-            await self._adraft(self.draft)  # before the target's pool takes what memory is left
+            await self._abeside(self.draft)  # before the target's pool takes what memory is left
         return self._known(model, await self._models.aget(self._wanted(model), self._settings()))
 
     def _wanted(self, model: object) -> object:
@@ -538,7 +568,7 @@ class ChatPareto(BaseChatModel):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Settings of its own; a Backend or model that was handed in is shared."""
         memo = {} if memo is None else memo
-        shared = (self.backend, self.model, self.draft, self.tokenizer)
+        shared = (self.backend, self.model, self.draft, self.tokenizer, *self.roles.values())
         memo.update({id(one): one for one in shared})
         copied = self.__copy__()
         copied.__dict__.update(deepcopy(self.__dict__, memo))
@@ -546,7 +576,8 @@ class ChatPareto(BaseChatModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         """Settings only."""
-        loaded = [m for m in (self.model, self.draft) if not isinstance(m, str | Path | None)]
+        models = (self.model, self.draft, *self.roles.values())
+        loaded = [m for m in models if not isinstance(m, str | Path | None)]
         if not isinstance(self.backend, str) or loaded:
             msg = "a ChatPareto around a loaded model cannot be pickled"
             raise SettingError(

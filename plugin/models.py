@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_pareto.backends.base import Backend
-from langchain_pareto.backends.nano import DRAFT, bundled, policy_path
+from langchain_pareto.backends.nano import DRAFT, PRM, bundled, policy_path
 from langchain_pareto.errors import SettingError
 
 _DRAFT_MEMORY = 0.1  # of what is free: the target's pool comes after it
@@ -69,10 +69,15 @@ def draft_for(model: object) -> str | None:
     return DRAFT if bundled(model) == policy_path() else None
 
 
+def reward_for(model: object) -> str | None:
+    """The bundled reward model of the bundled policy; None for any other model."""
+    return PRM if bundled(model) == policy_path() else None
+
+
 def draft_settings(
     draft: object, *, backend: str, device: str | None, dtype: str | None
 ) -> dict[str, Any]:
-    """How a draft is loaded beside a target that is loaded so: a bundled one by the same backend, any other by its files."""
+    """How a small model is loaded beside one that is loaded so: a bundled one by the same backend, any other by its files."""
     own = backend if bundled(draft) is not None else "auto"
     return {"backend": own, "device": device, "dtype": dtype, "memory": _DRAFT_MEMORY}
 

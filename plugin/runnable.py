@@ -7,7 +7,7 @@ Knows Runnables and traces; the call itself is the chat model's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
@@ -25,8 +25,10 @@ from langchain_pareto.events import describe
 from langchain_pareto.loop import run_sync
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Strategy, parse_strategy
+from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
+from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import Thought
 
 
@@ -45,16 +47,22 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
         budget: BudgetLike | None = None,
         scorer: Scorer | RunScorer | None = None,
         answers: AnswerFormat | None = None,
+        roles: Mapping[str, Backend] | None = None,
+        steps: Steps | None = None,
+        aggregation: Aggregation = "last",
         stop: tuple[str, ...] = (),
         rates: Rates | None = None,
         **draws: Any,
     ) -> None:
-        """`rates` price budgets in usd and joules; `draws` are temperature, top_p, top_k, min_p, the penalties, seed and max_tokens."""
+        """`roles` are the other models that the strategy and the scorer name; `rates` price budgets in usd and joules; `draws` are temperature, top_p, top_k, min_p, the penalties, seed and max_tokens."""
         self.strategy = parse_strategy(strategy)
         self.backend = backend
         self.budget = None if budget is None else Budget.parse(budget)
         self.scorer = scorer if scorer is not None else MeanLogprob()
         self.answers = answers if answers is not None else AnswerFormat()
+        self.roles = {} if roles is None else dict(roles)
+        self.steps = steps if steps is not None else Steps()
+        self.aggregation: Aggregation = aggregation
         self.stop = stop
         self.rates = rates if rates is not None else Rates()
         self.draws = Draws.read(draws)
@@ -141,6 +149,9 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
             stop=self.stop,
             answers=self.answers,
             scorer=self.scorer,
+            roles=self.roles,
+            steps=self.steps,
+            aggregation=self.aggregation,
             rates=self.rates,
         )
 

@@ -2,24 +2,32 @@
 What to do with tokens: sample, search, score, vote.
 """
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.auto import Auto
 from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.beam import Beam
 from langchain_pareto.strategies.best_of_n import BestOfN
+from langchain_pareto.strategies.dvts import DVTS
+from langchain_pareto.strategies.rebase import Rebase
 from langchain_pareto.strategies.single import Single
 from langchain_pareto.strategies.vote import Vote
+from langchain_pareto.strategies.weighted_vote import WeightedVote
 
-AnyStrategy = Annotated[Auto | BestOfN | Single | Vote, Field(discriminator="kind")]
+AnyStrategy = Annotated[
+    Auto | Beam | BestOfN | DVTS | Rebase | Single | Vote | WeightedVote,
+    Field(discriminator="kind"),
+]
 
-for _strategy in (BestOfN, Vote):
-    _strategy.model_rebuild(_types_namespace={"AnyStrategy": AnyStrategy, "Single": Single})
+_kinds: tuple[type[Strategy], ...] = get_args(get_args(AnyStrategy)[0])
+_names = {kind.model_fields["kind"].default: kind for kind in _kinds}
+for _kind in _kinds:  # those that nest name the union, which is known only now
+    _kind.model_rebuild(_types_namespace={"AnyStrategy": AnyStrategy, "Single": Single})
 
-_adapter: TypeAdapter[Auto | BestOfN | Single | Vote] = TypeAdapter(AnyStrategy)
-_names = {kind.model_fields["kind"].default: kind for kind in (Auto, BestOfN, Single, Vote)}
+_adapter: TypeAdapter[Strategy] = TypeAdapter(AnyStrategy)
 
 
 def parse_strategy(value: Strategy | str | dict[str, object]) -> Strategy:
@@ -39,7 +47,19 @@ def parse_strategy(value: Strategy | str | dict[str, object]) -> Strategy:
     if not isinstance(value, str) or value not in _names:
         msg = f"there is no strategy {value!r}; {known}"
         raise SettingError(msg)
-    return _names[value]()
+    return _names[value].model_validate({})
 
 
-__all__ = ["AnyStrategy", "Auto", "BestOfN", "Single", "Strategy", "Vote", "parse_strategy"]
+__all__ = [
+    "DVTS",
+    "AnyStrategy",
+    "Auto",
+    "Beam",
+    "BestOfN",
+    "Rebase",
+    "Single",
+    "Strategy",
+    "Vote",
+    "WeightedVote",
+    "parse_strategy",
+]

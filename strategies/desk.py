@@ -25,6 +25,12 @@ class Desk:
     record: Record
     usd_per_token: float = 0.0
 
+    def open(self, prompt: Sequence[int]) -> Branch:
+        """A root of the run's."""
+        branch = self.backend.open(prompt, seed=self.record.seed)
+        self.record.branches.append(branch)
+        return branch
+
     def fork(self, branch: Branch) -> Branch:
         """A child of the run's."""
         [child] = branch.fork(1)

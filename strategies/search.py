@@ -93,6 +93,9 @@ class Search:
             if thought.branch is not None:
                 thought.branch.free()
                 thought.branch = None
+            for reading in thought.readings.values():
+                if reading.done() and (read := reading.result()) is not None:
+                    read.branch.free()
             with self._record.lock:
                 memory, thought.memory = thought.memory, 0
                 self._record.held -= memory
@@ -171,14 +174,17 @@ class Search:
         aside = self.on(text, role=role, aside=True).at_temperature(temperature).up_to(max_tokens)
         return await aside.sample(aside.root, n)
 
-    def desk(self, role: str) -> Desk:
-        """Where requests to the model of a role are paid; SettingError where nobody plays it."""
-        player = self.settings.roles.get(role)
-        if player is None:
+    def player(self, role: str) -> Role:
+        """The model of a role; SettingError where nobody plays it."""
+        if role not in self.settings.roles:
             msg = f"no model plays the role {role!r}"
             hint = f"Name one, for example ChatPareto(roles={{{role!r}: ...}})."
             raise SettingError(msg, hint=hint)
-        return replace(self._desk, backend=player.backend)
+        return self.settings.roles[role]
+
+    def desk(self, role: str) -> Desk:
+        """Where requests to the model of a role are paid; SettingError where nobody plays it."""
+        return replace(self._desk, backend=self.player(role).backend)
 
     # --- answering
 
@@ -215,8 +221,7 @@ class Search:
     def _at(self, role: Role, name: str, prompt: Sequence[int], *, aside: bool) -> Search:
         key = (name, aside, tuple(prompt))
         if key not in self._record.roots:
-            branch = role.backend.open(prompt, seed=self._record.seed)
-            self._record.branches.append(branch)
+            branch = replace(self._desk, backend=role.backend).open(prompt)
             # one root for one prompt, so that all that is drawn below it has keys of its own
             self._record.roots[key] = Thought(
                 self.root.question, branch=branch, role=name, aside=aside

@@ -6,13 +6,25 @@ Knows texts, answers and scores; knows neither how a thought is drawn nor what t
 
 from __future__ import annotations
 
+import math
+from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from langchain_pareto.backends.base import Branch, Finish, Usage
 from langchain_pareto.strategies.answers import group
 
 POLICY = "policy"  # the role of the model that answers
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How far another model has read: its own branch, the tokens of it that are paid for, and what it says of the last thought's steps."""
+
+    branch: Branch
+    paid: int
+    scores: tuple[float, ...]
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +55,7 @@ class Thought:
     branch: Branch | None = None  # the backend's handle, while the run lasts
     computed: bool = False  # whether all but the branch's last token has been paid for
     memory: int = 0  # bytes of cache on the account
+    readings: dict[object, Future[Reading | None]] = field(default_factory=dict)  # by other models
 
     @property
     def finished(self) -> bool:
@@ -118,3 +131,35 @@ def leader(thoughts: Sequence[Thought]) -> Answer:
 
 def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:
     return tuple(-float(x) for x in key)
+
+
+def weighted_leader(thoughts: Sequence[Thought]) -> Answer:
+    """The best sample of the class whose scores sum to most; ties by the best member. `share` is the class's part of the sum.
+
+    Scores below zero are log-probabilities, and count as their exponentials. Where nothing has a score, each sample is one vote.
+    """
+    classes = ballot(thoughts)
+    sums = [math.fsum(_weights(members)) for members in classes]
+    total = math.fsum(sums)
+    if not classes or total <= 0:
+        return leader(thoughts)
+    best = max(range(len(classes)), key=lambda i: (sums[i], preference(best_of(classes[i]))))
+    return Answer(best_of(classes[best]), sums[best] / total)
+
+
+def _weights(members: Sequence[Thought]) -> list[float]:
+    scores = [-math.inf if t.score is None else t.score for t in members]
+    return [math.exp(score) if score < 0 else score for score in scores]
+
+
+Choice = Literal["best", "majority", "weighted"]
+"""How one answer is chosen among many: by score, by a vote, or by a vote weighted by score."""
+
+
+def chosen(thoughts: Sequence[Thought], how: Choice) -> Answer:
+    """One of the thoughts; raises NothingDrawn where there is none."""
+    if not thoughts:
+        raise NothingDrawn
+    if how == "best":
+        return Answer(best_of(thoughts))
+    return leader(thoughts) if how == "majority" else weighted_leader(thoughts)

@@ -7,9 +7,18 @@ Knows where the files lie. Loads nothing: a path goes wherever a model's name do
 
 from pathlib import Path
 
-__all__ = ["DRAFT", "POLICY", "bundled", "draft_path", "policy_path", "prm_path", "tokenizer_path"]
+__all__ = [
+    "DRAFT",
+    "POLICY",
+    "PRM",
+    "bundled",
+    "draft_path",
+    "policy_path",
+    "prm_path",
+    "tokenizer_path",
+]
 
-POLICY, DRAFT = "nano", "nano-draft"  # what they are called where a model is named
+POLICY, DRAFT, PRM = "nano", "nano-draft", "nano-prm"  # what they are called where a model is named
 
 _HERE = Path(__file__).parent
 
@@ -18,6 +27,8 @@ def bundled(model: object) -> Path | None:
     """The folder of a bundled model by its name, the policy's without one; None for any other model."""
     if model is None or model == POLICY:
         return policy_path()
+    if model == PRM:
+        return prm_path()
     return draft_path() if model == DRAFT else None
 
 

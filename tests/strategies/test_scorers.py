@@ -207,7 +207,7 @@ def test_hung_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
             os.kill(os.getppid(), signal.SIGKILL)
             while True: pass
         if __name__ == "__main__":
-            thought = SimpleNamespace(question="q", text=PATH, answer=None, mean_logprob=None)
+            thought = SimpleNamespace(question="q", whole_text=PATH, answer=None, mean_logprob=None)
             asyncio.run(Verifier(hang, timeout=60).score([thought]))
     """.replace("PATH", repr(str(tmp_path / "pid")))
     script.write_text(textwrap.dedent(program), encoding="utf-8")

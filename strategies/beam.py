@@ -1,0 +1,46 @@
+"""
+Step-level beam search, guided by the run's scorer (Snell et al. 2024, arXiv 2408.03314; Beeching et al. 2024, "Scaling test-time
+compute with open models").
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.frontier import Frontier
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.thoughts import Answer, Choice, preference
+
+
+class Beam(Strategy):
+    """Keeps the `n / expansion` best paths of each level, and draws `expansion` next steps of each.
+
+    A path that has come to its end keeps its place: the beam is narrower by one from then on. What is unfinished at `depth` steps is
+    drawn to its end in one piece.
+    """
+
+    kind: Literal["beam"] = "beam"
+    n: int = Field(default=16, ge=1)
+    expansion: int = Field(default=4, ge=1)
+    depth: int = Field(default=32, ge=1)
+    choose: Choice = "weighted"
+
+    async def run(self, search: Search) -> Answer:
+        """Level after level."""
+        search = search.at_temperature(self.temperature)
+        frontier, width = Frontier(search, self.choose), max(1, self.n // self.expansion)
+        drawn = await frontier.grow([search.root] * self.n)
+        for _ in range(1, self.depth):
+            ranked = sorted((t for t in drawn if not t.finished), key=preference, reverse=True)
+            places = max(0, width - len(frontier.leaves))
+            frontier.give_up(ranked[places:])
+            paths = ranked[:places]
+            if not paths:
+                break
+            drawn = await frontier.grow([path for path in paths for _ in range(self.expansion)])
+        else:
+            await frontier.finish([t for t in drawn if not t.finished][:width])
+        return frontier.answer()

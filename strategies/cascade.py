@@ -1,0 +1,84 @@
+"""
+A cascade: a cheap model first, and a dear one only where the cheap one is not sure (Chen et al. 2023, FrugalGPT, arXiv 2305.05176;
+agreement as the sign, Yue et al. 2023, arXiv 2310.03094).
+
+It pays where a cheap sample costs less than about a third of a dear one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.single import Single
+from langchain_pareto.strategies.thoughts import (
+    POLICY,
+    Answer,
+    NothingDrawn,
+    Thought,
+    ballot,
+    best_of,
+    leader,
+)
+
+if TYPE_CHECKING:
+    from langchain_pareto.strategies import AnyStrategy
+
+
+class Cascade(Strategy):
+    """Asks the role `small` for `n` answers, and `large` for `n_large` more unless the small model is sure; the votes are pooled.
+
+    It is sure if at least `agreement` of its `n` answers are one, and no fewer than two; or if the run's scorer gives one of them at
+    least `score`. None is never. A role that nobody plays is the policy's.
+    """
+
+    kind: Literal["cascade"] = "cascade"
+    small: str = POLICY
+    large: str = "large"
+    n: int = Field(default=4, ge=1)
+    n_large: int = Field(default=4, ge=1)
+    agreement: float | None = Field(default=0.9, gt=0, le=1)
+    score: float | None = Field(default=None, allow_inf_nan=False)
+    of: AnyStrategy = Field(default_factory=Single)
+
+    async def run(self, search: Search) -> Answer:
+        """The cheap ones, and the dear ones if need be."""
+        cheap = await self._answers(search, self.small, self.n)
+        if cheap:
+            search.offer(leader(cheap))
+        if self._agree(cheap):
+            return leader(cheap)
+        if self._is_good(cheap):
+            return search.best(cheap)
+        dear = await self._answers(search, self.large, self.n_large)
+        if not cheap and not dear:
+            raise NothingDrawn
+        return _pooled(cheap, dear)
+
+    async def _answers(self, search: Search, role: str, n: int) -> list[Thought]:
+        thoughts = await search.as_role(role).at_temperature(self.temperature).run(self.of, n)
+        if self.score is not None:
+            await search.score(thoughts)
+        return thoughts
+
+    def _agree(self, cheap: Sequence[Thought]) -> bool:
+        most = max(map(len, ballot(cheap)), default=0)
+        return self.agreement is not None and most > 1 and most >= self.agreement * self.n
+
+    def _is_good(self, cheap: Sequence[Thought]) -> bool:
+        scores = [thought.score for thought in cheap if thought.score is not None]
+        return self.score is not None and max(scores, default=self.score - 1) >= self.score
+
+
+def _pooled(cheap: Sequence[Thought], dear: Sequence[Thought]) -> Answer:
+    """The largest class; ties, and the choice among its members, go to the dear model, whose texts are no likelier for being better."""
+    everybody = [*dear, *cheap]
+    classes = ballot(everybody)
+    first = max(classes, key=lambda c: (len(c), sum(t in dear for t in c)), default=everybody)
+    votes = sum(map(len, classes))
+    chosen = best_of([t for t in first if t in dear and t.finished] or first)
+    return Answer(chosen, len(first) / votes if votes else None)

@@ -1,0 +1,46 @@
+"""
+The open paths of a step-level search, and the answers that it has found: what beam search, DVTS and REBASE share.
+
+Knows steps and scores; knows no rule for which path to follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_pareto.strategies.drawing import ANSWER, STEP, Until
+from langchain_pareto.strategies.search import Search
+from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, chosen
+
+
+class Frontier:
+    """Grows paths step by step; a path that has come to its end is a leaf, and an answer of the run from then on."""
+
+    def __init__(self, search: Search, choose: Choice) -> None:
+        self.leaves = list[Thought]()
+        self._search, self._choose = search, choose
+
+    async def grow(self, paths: Sequence[Thought]) -> list[Thought]:
+        """Draws a next step of each path, which may be named several times, and scores it; all but those that were cut off, in order."""
+        return await self._draw(paths, STEP)
+
+    async def finish(self, paths: Sequence[Thought]) -> None:
+        """Draws the rest of each path in one piece: no answer is lost at a limit of depth."""
+        await self._draw(paths, ANSWER)
+
+    def give_up(self, paths: Sequence[Thought]) -> None:
+        """Nothing will continue these paths."""
+        self._search.drop(paths)
+
+    def answer(self) -> Answer:
+        """What is chosen among the leaves; raises NothingDrawn where there is none."""
+        return chosen(self.leaves, self._choose)
+
+    async def _draw(self, paths: Sequence[Thought], until: Until) -> list[Thought]:
+        drawn = [t for t in await self._search.expand(paths, until) if t.whole]
+        await self._search.score(drawn)
+        found = [t for t in drawn if t.finished]
+        if found:
+            self.leaves += found
+            self._search.offer(self.answer())
+        return drawn

@@ -1,0 +1,119 @@
+"""
+A process reward model: a causal model that reads a question and its steps, and says after each whether it is good.
+
+Knows how such models are asked, and that a step is read once: beside each thought of the search lies the reward model's own branch,
+forked from its parent's. Knows no search in particular.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from langchain_pareto.errors import SettingError
+from langchain_pareto.strategies.desk import Desk
+from langchain_pareto.strategies.thoughts import Reading, Thought
+
+if TYPE_CHECKING:
+    from langchain_pareto.strategies.search import Search
+    from langchain_pareto.strategies.settings import Role
+
+
+class RewardFormat(BaseModel):
+    """How a reward model reads: `prompt`, then for each step `before` (not the first), the step, and `after`, whose next token judges it.
+
+    `prompt` has a place for `{question}`; None renders the question with the model's own chat template. P(good) is taken against P(bad).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    good: str
+    bad: str
+    prompt: str | None = None
+    before: str = ""
+    after: str = ""
+
+
+NANO = RewardFormat(good="<|good|>", bad="<|bad|>", after="\n")
+"""The bundled family's."""
+MATH_SHEPHERD = RewardFormat(
+    good="+", bad="-", prompt="{question} ", before="\n", after=" \u043a\u0438"
+)
+"""Wang et al. 2023, arXiv 2312.08935; peiyi9979/math-shepherd-mistral-7b-prm: its mark of a step's end is a Cyrillic word."""
+RLHFLOW = RewardFormat(
+    good="+",
+    bad="-",
+    prompt="<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{question} ",
+    before="+<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
+    after="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+)
+"""RLHFlow/Llama3.1-8B-PRM-Mistral-Data and its kin: each step is a user's turn, each judgement the assistant's."""
+
+
+class ProcessReward(BaseModel):
+    """P(good) of each step, by the model that plays `role`; nothing is read twice, and all of it is on the account."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["process_reward"] = "process_reward"
+    format: RewardFormat = NANO
+    role: str = Field(default="scorer", min_length=1)
+
+    async def score_in(
+        self, search: Search, thoughts: Sequence[Thought]
+    ) -> list[Sequence[float] | None]:
+        """The scores of the steps that each thought added; None where the budget has no room to read them."""
+        reader = _Reader(self.format, search, search.desk(self.role), search.player(self.role))
+        async with asyncio.TaskGroup() as group:
+            readings = [group.create_task(reader.read(thought)) for thought in thoughts]
+        found = [task.result() for task in readings]
+        return [None if reading is None else reading.scores for reading in found]
+
+
+class _Reader:
+    """Reads thoughts with one model, their ancestors first."""
+
+    def __init__(self, how: RewardFormat, search: Search, desk: Desk, role: Role) -> None:
+        self._how, self._desk, self._role = how, desk, role
+        self._split, self._encode = search.settings.steps.split, role.backend.tokenizer.encode
+        self._words = [self._encode(word)[-1] for word in (how.good, how.bad)]
+        if self._words[0] == self._words[1]:
+            msg = f"{role.backend.name} writes {how.good!r} and {how.bad!r} with the same token"
+            raise SettingError(msg, hint="Give the RewardFormat that this model was trained with.")
+
+    async def read(self, thought: Thought) -> Reading | None:
+        """What the model says of a thought; it is asked once, whoever wants to know."""
+        key = id(self._role.backend), self._how
+        if key not in thought.readings:
+            thought.readings[key] = asyncio.ensure_future(self._read(thought))
+        return await thought.readings[key]
+
+    async def _read(self, thought: Thought) -> Reading | None:
+        if thought.parent is None:
+            branch = self._desk.open(self._question(thought.question))
+            return Reading(branch, 0, ())
+        above = await self.read(thought.parent)
+        if above is None:
+            return None
+        branch, paid, scores = self._desk.fork(above.branch), above.paid, list[float]()
+        for i, step in enumerate(self._split(thought.text)):
+            before = self._how.before if paid or i else ""
+            branch.append(self._encode(before + step.strip() + self._how.after))
+            said = await self._desk.judge(branch, paid, self._words)
+            if said is None:
+                return None
+            paid = len(branch.tokens)
+            good, bad = said
+            scores.append(1 / (1 + math.exp(min(bad - good, 700.0))))
+        return Reading(branch, paid, tuple(scores))
+
+    def _question(self, question: str) -> Sequence[int]:
+        if self._how.prompt is None:
+            return self._role.render(question)
+        return self._role.backend.tokenizer.encode_prompt(
+            self._how.prompt.replace("{question}", question)
+        )
