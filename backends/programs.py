@@ -107,7 +107,11 @@ class _Text:
         self._detokenizer = Detokenizer(tokenizer, prefix)
         self._stops = StopStrings(stop.strings)
         self._step = None if stop.step is None else re.compile(stop.step)
-        self._keep = stop.keep
+        self._keep, self._before = stop.keep, stop.before
+        safe, ended = self._stops.feed(stop.before)
+        if ended is not None:  # in the text before: it ends nothing here
+            self._stops = StopStrings(stop.strings)
+        self._early = 0 if stop.keep or ended else len(stop.before) - len(safe)  # held back of it
         self._on_text = on_text
         self._parts = list[str]()
         self._late = list[int]()  # tokens that nobody needed the text of yet
@@ -123,15 +127,17 @@ class _Text:
     @property
     def ends_step(self) -> bool:
         """Whether the text has come to the end of a step."""
-        return self._step is not None and self._step.search("".join(self._parts)) is not None
+        if self._step is None:
+            return False
+        text, begun = "".join([self._before, *self._parts]), len(self._before)
+        return any(match.end() > begun for match in self._step.finditer(text))
 
     def finish(self) -> str:
         """The whole text, once no more tokens come."""
         for token in self._late:
             self._feed(self._detokenizer.push(token))
-        if self._stops.matched is None and not (
-            not self._keep and self._feed(self._detokenizer.flush())
-        ):
+        open_ = not self._keep and self._stops.matched is None
+        if open_ and self._feed(self._detokenizer.flush()) is None:
             self._emit(self._stops.flush())
         return "".join(self._parts)
 
@@ -141,6 +147,7 @@ class _Text:
         return found
 
     def _emit(self, text: str) -> None:
+        text, self._early = text[self._early :], max(0, self._early - len(text))
         if text:
             self._parts.append(text)
             if self._on_text is not None:

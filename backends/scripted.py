@@ -27,7 +27,7 @@ from langchain_pareto.backends.base import (
 )
 from langchain_pareto.backends.characters import END, CharacterTokenizer
 from langchain_pareto.backends.keys import child_key, root_key
-from langchain_pareto.backends.script import Say, Script
+from langchain_pareto.backends.script import LOGPROB, Say, Script
 from langchain_pareto.backends.scripted_task import ScriptedTask
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.errors import (
@@ -126,7 +126,8 @@ class ScriptedBackend:
 
     By default a request is done before its call returns. With `delay`, a thread of its own draws one token for every live draw
     each `delay` seconds. With `manual`, draws wait for `step` and `finish`, and only a cancelled one ends by itself; prefills and
-    scores do not wait. `draws` has every draw in the order of starting, `branches` counts those not given back.
+    scores do not wait. `draws` has every draw in the order of starting, `branches` counts those not given back. What is scored has the
+    log-probability `likely(text before, text of the token)`, in nats.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class ScriptedBackend:
         delay: float | None = None,
         manual: bool = False,
         sampling: Sampling | None = None,
+        likely: Callable[[str, str], float] = lambda _before, _token: LOGPROB,
     ) -> None:
         self._script = Script(answers)
         if manual and delay is not None:
@@ -159,6 +161,7 @@ class ScriptedBackend:
         self.meter = Usage()  # the sum over all requests
         self.draws = list[ScriptedTask]()
         self.branches = 0
+        self._likely = likely
         self._delay = delay
         self._live = list[ScriptedTask]()
         self._changed = threading.Condition(threading.RLock())
@@ -214,7 +217,7 @@ class ScriptedBackend:
         *,
         deadline: float | None = None,
     ) -> ScriptedTask:
-        """The same log-probability for every token (list of lists, nats); `branch` stays as it is."""
+        """What `likely` says of every token (list of lists, nats); `branch` stays as it is."""
         branch = self._own(branch)
         checked = [self.checked(c, len(branch.tokens)) for c in continuations]
         if not all(checked):
@@ -263,6 +266,13 @@ class ScriptedBackend:
         """Notes that branches were opened or given back."""
         with self._changed:
             self.branches += change
+
+    def named(self, tokens: Sequence[int], named: Sequence[int], rows: int) -> list[float]:
+        """Log-probabilities of named tokens after the last `rows` of `tokens`, or of all of them after the last one."""
+        first, decode = len(tokens) - rows + 1, self.tokenizer.decode
+        ends = [first + (i if rows > 1 else 0) for i in range(len(named))]
+        pairs = zip(ends, named, strict=True)
+        return [self._likely(decode(tokens[:end]), decode([token])) for end, token in pairs]
 
     def charge(self, share: Usage) -> None:
         """Adds what a step took to the meter."""

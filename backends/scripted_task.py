@@ -16,7 +16,6 @@ import numpy as np
 
 from langchain_pareto.backends import cost, programs
 from langchain_pareto.backends.base import Extension, Finish, Sampling, Stop, Usage
-from langchain_pareto.backends.script import LOGPROB
 
 if TYPE_CHECKING:
     from langchain_pareto.backends.scripted import ScriptedBackend, ScriptedBranch
@@ -118,7 +117,7 @@ class ScriptedTask:
             )
         )
         if isinstance(work.want, programs.Named):
-            return [LOGPROB] * len(work.want.tokens)
+            return self._backend.named(sequence.tokens, work.want.tokens, work.rows)
         token, logprob = next(self._line)
         self._charge(Usage(new_tokens=1))
         return [programs.Drawn(token, logprob, -logprob, logprob)]

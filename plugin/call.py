@@ -138,7 +138,7 @@ class Reply:
     def usage(self) -> UsageMetadata:
         """Everything that was computed: hidden samples count as reasoning, a reused prefix as read from the cache."""
         out = self.outcome
-        shown = sum(len(t.tokens) for t in self.thought.path)
+        shown = self.thought.length
         drawn = out.usage.new_tokens
         return UsageMetadata(
             input_tokens=out.prompt_tokens,
@@ -166,9 +166,10 @@ class Reply:
             "budget": None if self.call.budget is None else str(self.call.budget),
             "spent": spent(out, self.call.rates),
             "stopped_by": out.stopped_by,
-            "samples": len(out.thoughts),
+            "samples": sum(not thought.given for thought in out.thoughts),
             "answer": self.thought.answer,
             "share": answer.share,
+            **({} if not answer.figures else {"figures": dict(answer.figures)}),
             "seed": self.seed,
             "decoder": self.call.decoder.model_dump(mode="json"),
             **({} if out.usage.rounds == 0 else {"speculation": speculation(out.usage)}),
@@ -255,7 +256,7 @@ def _role(backend: Backend, messages: Sequence[BaseMessage], call: Call) -> Role
 
 def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:
     sampling = call.draws.apply(backend.sampling)
-    if sampling.temperature == 0 and not isinstance(strategy, Single):
+    if sampling.temperature == 0 and strategy.varied:
         return replace(sampling, temperature=WARM)
     return sampling
 

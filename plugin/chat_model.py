@@ -53,11 +53,12 @@ from langchain_pareto.models import (
     reward_for,
 )
 from langchain_pareto.rates import Rates
-from langchain_pareto.strategies import Auto, Single, Strategy, parse_strategy
+from langchain_pareto.strategies import Auto, Strategy, parse_strategy
 from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.process_reward import ProcessReward
 from langchain_pareto.strategies.scorers import MeanLogprob
+from langchain_pareto.strategies.scoring import parse_scorer
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.streaming import chunks
 
@@ -117,7 +118,8 @@ class ChatPareto(BaseChatModel):
     answers: AnswerFormat = Field(default_factory=AnswerFormat)
     """How the answer is read out of a text."""
     scorer: Any = Field(default_factory=MeanLogprob)
-    """What searches go by: anything with `async score(thoughts)`, or one that works with models, such as ProcessReward and JudgeScore."""
+    """What searches go by: anything with `async score(thoughts)`, such as a Verifier; or one that works with models, such as
+    ProcessReward and JudgeScore; its name, or its JSON."""
     roles: dict[str, Any] = Field(default_factory=dict)
     """Other models, by the names that strategies and scorers give them ("scorer", "judge", "large"): what `model` may be, or Backends.
 
@@ -170,6 +172,11 @@ class ChatPareto(BaseChatModel):
     @classmethod
     def _parse_strategy(cls, value: object) -> Strategy:
         return parse_strategy(value)  # type: ignore[arg-type]
+
+    @field_validator("scorer", mode="before")
+    @classmethod
+    def _parse_scorer(cls, value: object) -> object:
+        return parse_scorer(value)
 
     @field_validator("decoder", mode="before")
     @classmethod
@@ -455,7 +462,7 @@ class ChatPareto(BaseChatModel):
         return call
 
     def _warn_if_cold(self, call: Call) -> None:
-        if call.greedy and not isinstance(call.effective, Single) and not self._warned:
+        if call.greedy and call.effective.varied and not self._warned:
             self._warned = True
             msg = (
                 f"temperature=0 draws the same sample every time: {call.strategy.kind} keeps its own sampling "

@@ -159,6 +159,7 @@ _THOUSANDS = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 _MATHS_SIGNS = frozenset("0123456789\\^=+*/<>_{}()[]|")
 
 
+@lru_cache(maxsize=4096)
 def normalise(answer: str) -> str:
     """
     Return the exact normal form of `answer`: one spelling for what is surely the same answer.

@@ -8,6 +8,7 @@ discriminated union and go through JSON and back.
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +23,8 @@ class Strategy(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    varied: ClassVar[bool] = True  # whether it needs samples that differ, which greedy ones do not
 
     kind: str
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)

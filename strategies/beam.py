@@ -12,7 +12,7 @@ from pydantic import Field
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.frontier import Frontier
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Choice, preference
+from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, preference
 
 
 class Beam(Strategy):
@@ -32,15 +32,16 @@ class Beam(Strategy):
         """Level after level."""
         search = search.at_temperature(self.temperature)
         frontier, width = Frontier(search, self.choose), max(1, self.n // self.expansion)
-        drawn = await frontier.grow([search.root] * self.n)
-        for _ in range(1, self.depth):
+        steps, paths = [search.root] * self.n, list[Thought]()
+        for _ in range(self.depth):
+            drawn = await frontier.grow(steps)
             ranked = sorted((t for t in drawn if not t.finished), key=preference, reverse=True)
             places = max(0, width - len(frontier.leaves))
             frontier.give_up(ranked[places:])
             paths = ranked[:places]
             if not paths:
                 break
-            drawn = await frontier.grow([path for path in paths for _ in range(self.expansion)])
+            steps = [path for path in paths for _ in range(self.expansion)]
         else:
-            await frontier.finish([t for t in drawn if not t.finished][:width])
+            await frontier.finish(paths)
         return frontier.answer()

@@ -67,11 +67,11 @@ class Cascade(Strategy):
 
     def _agree(self, cheap: Sequence[Thought]) -> bool:
         most = max(map(len, ballot(cheap)), default=0)
-        return self.agreement is not None and most > 1 and most >= self.agreement * self.n
+        return self.agreement is not None and most > 1 and most / self.n >= self.agreement
 
     def _is_good(self, cheap: Sequence[Thought]) -> bool:
         scores = [thought.score for thought in cheap if thought.score is not None]
-        return self.score is not None and max(scores, default=self.score - 1) >= self.score
+        return self.score is not None and any(score >= self.score for score in scores)
 
 
 def _pooled(cheap: Sequence[Thought], dear: Sequence[Thought]) -> Answer:

@@ -37,11 +37,9 @@ class Desk:
         self.record.branches.append(child)
         return child
 
-    def price(self, length: int, tokens: int, *, computed: bool) -> Cost:
-        """The worst case of one draw of up to `tokens` tokens on a branch of `length`; `computed` says that only its last is not paid yet."""
-        known = length - 1
-        context, prefill = (known, 0) if computed else (0, known)
-        flops, memory = self.backend.estimate(Request(context, prefill, 1, tokens))
+    def price(self, length: int, tokens: int, *, known: int) -> Cost:
+        """The worst case of one draw of up to `tokens` tokens on a branch of `length`, of which the first `known` are paid for."""
+        flops, memory = self.backend.estimate(Request(known, length - 1 - known, 1, tokens))
         return self.cost(tokens, flops, memory)
 
     def cost(self, tokens: int, flops: int, memory: int) -> Cost:
@@ -49,17 +47,23 @@ class Desk:
         usd = Cost.of(usd=tokens * self.usd_per_token)
         return usd + Cost(tokens=tokens, flops=flops, memory=memory)
 
-    async def prefill(self, branch: Branch) -> bool:
-        """Computes and pays for a shared prefix once, before many branches continue it; False where there is no room for it."""
-        known = len(branch.tokens) - 1
-        if known == 0:
-            return False
-        flops, memory = self.backend.estimate(Request(0, known - 1, 1, 1))
-        start = partial(self.backend.prefill, branch, deadline=self.account.deadline)
-        return bool(await self.read(start, self.cost(0, flops, memory)))
+    async def prefill(self, branch: Branch, known: int = 0) -> bool:
+        """Computes and pays for a shared prefix once, before many branches continue it; False where there is no room for it.
 
-    async def judge(self, branch: Branch, known: int, tokens: Sequence[int]) -> list[float] | None:
-        """Raw log-probabilities of what might come next; None where there is no room for it, or no time.
+        The first `known` tokens are paid for.
+        """
+        pending = len(branch.tokens) - 1 - known
+        if pending == 0:
+            return False
+        flops, memory = self.backend.estimate(Request(known, pending - 1, 1, 1))
+        start = partial(self.backend.prefill, branch, deadline=self.account.deadline)
+        bill = await self.read(start, self.cost(0, flops, memory))
+        return bill is not None and bool(bill.future.result())
+
+    async def judge(
+        self, branch: Branch, known: int, tokens: Sequence[int]
+    ) -> tuple[list[float], int] | None:
+        """Raw log-probabilities of what might come next, and the bytes of cache that it left; None where there is no room for it, or no time.
 
         The first `known` tokens of the branch are paid for.
         """
@@ -69,14 +73,14 @@ class Desk:
         start = partial(
             self.backend.score, branch, [[t] for t in tokens], deadline=self.account.deadline
         )
-        found = await self.read(start, self.cost(0, flops, memory))
-        if found is None:
+        bill = await self.read(start, self.cost(0, flops, memory))
+        if bill is None or (found := bill.future.result()) is None:
             return None
         assert isinstance(found, list)
-        return [logprob for [logprob] in found]
+        return [logprob for [logprob] in found], bill.held
 
-    async def read(self, start: Callable[[], Task], cost: Cost) -> object:
-        """A request that draws nothing; None where there is no room for it."""
+    async def read(self, start: Callable[[], Task], cost: Cost) -> Bill | None:
+        """A request that draws nothing, done and paid; None where there is no room for it."""
         lease = await self.account.reserve(lambda _: cost, 1)
         if lease is None:
             self.note_limit(cost)
@@ -84,7 +88,9 @@ class Desk:
         if self.record.ended:
             lease.cancel()
             return None
-        return await finished(self.start(start, lease))
+        bill = self.start(start, lease)
+        await finished(bill)
+        return bill
 
     def start(self, start: Callable[[], Task], lease: Lease, *, pending: int = 0) -> Bill:
         """Starts a request; whatever happens to us meanwhile, its lease is committed at what it took.

@@ -16,6 +16,7 @@ from langchain_pareto.backends.base import Extension, Stop
 from langchain_pareto.budget import Cost, Limits
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.desk import Desk
+from langchain_pareto.strategies.marks import Before, decode_after, encode_after, split_at_end
 from langchain_pareto.strategies.record import finished
 from langchain_pareto.strategies.settings import Settings
 from langchain_pareto.strategies.thoughts import Thought
@@ -25,7 +26,7 @@ _STEP = 64  # tokens that a step is reserved at first, while no length is known
 
 ANSWER: Literal["answer"] = "answer"
 STEP: Literal["step"] = "step"
-Until = Literal["answer", "step"] | int
+Until = Literal["answer", "step"] | int | Before
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Drawing:
     root: Thought
 
     async def drawn(self, thoughts: Sequence[Thought], until: Until) -> AsyncIterator[Thought]:
-        """A continuation of each, as they finish; leaving early cancels the rest.
+        """A continuation of each that has room for a token, as they finish; leaving early cancels the rest.
 
         They are drawn in waves: as many side by side as the room holds at their likely length, at least one (wide waves on a
         tight budget only cut each other off). A wave starts when the one before it has ended, so what is drawn
@@ -46,6 +47,7 @@ class Drawing:
         if isinstance(until, int) and until < 1:
             msg = f"a draw takes at least 1 token, got until={until}"
             raise SettingError(msg)
+        thoughts = [thought for thought in thoughts if self.cap(thought)]
         for thought in dict.fromkeys(thoughts):
             if not thought.computed and thoughts.count(thought) > 1:
                 await self._prefill(thought)
@@ -86,19 +88,53 @@ class Drawing:
     def _price(self, thought: Thought, tokens: int) -> Cost:
         """The worst case of one draw of up to `tokens` tokens."""
         assert thought.branch is not None
-        return self.desk.price(len(thought.branch.tokens), tokens, computed=thought.computed)
+        length = len(thought.branch.tokens)
+        return self.desk.price(length, tokens, known=self._known(thought))
+
+    def append(self, thought: Thought, text: str) -> Thought | None:
+        """Text of the host's after that of `thought`, instead of what was drawn beyond it; None where the context is too short."""
+        assert thought.branch is not None
+        tokenizer, tokens = self.desk.backend.tokenizer, thought.branch.tokens
+        before = tokens[: len(tokens) - len(thought.tokens)]
+        kept, rest = split_at_end(tokenizer, before, thought)
+        before = [*before, *kept]
+        added = encode_after(tokenizer, rest + text)
+        if len(before) + len(added) >= self.desk.backend.capabilities.context_length:
+            return None
+        branch = self.desk.fork(thought.branch)
+        branch.truncate(len(before))
+        branch.append(added)
+        number = self._number()
+        written = self.desk.record.thoughts[number - 1]
+        written.parent, written.number = thought, number
+        written.role, written.aside = self.root.role, self.root.aside
+        written.text = decode_after(tokenizer, before, added)[len(rest) :]
+        written.tokens, written.given, written.branch = added, True, branch
+        written.known = min(len(before), self._known(thought))
+        if self.desk.record.on_thought is not None:
+            self.desk.record.on_thought(written)
+        return written
+
+    def _known(self, thought: Thought) -> int:
+        """Tokens of the thought's branch that are paid for."""
+        assert thought.branch is not None
+        return len(thought.branch.tokens) - 1 if thought.computed else thought.known
 
     def cap(self, thought: Thought) -> int:
         """The most tokens that a draw may take by the model and the caller, who means whole texts."""
         assert thought.branch is not None
         room = self.desk.backend.capabilities.context_length - len(thought.branch.tokens)
         most = self.settings.max_tokens
-        return max(1, room if most is None else min(room, most - thought.length))
+        # a prompt that fills the context is the backend's to refuse
+        least = 1 if thought.parent is None else 0
+        return max(least, room if most is None else min(room, most - thought.length))
 
     def _likely(self, thought: Thought, until: Until) -> int | None:
         """A length that few such draws exceed, None while nothing is known."""
         if isinstance(until, int):
             return until
+        if isinstance(until, Before):
+            return None
         lengths = self.desk.record.lengths if until == ANSWER else self.desk.record.steps
         if lengths.q95 is None:
             return _STEP if until == STEP else None
@@ -129,13 +165,18 @@ class Drawing:
         if isinstance(until, int):
             cap = min(cap, until)
         wanted, least = self._reservation(thought, until, cap, share)
-        strings = () if isinstance(until, int) else settings.stop
+        strings, special = () if isinstance(until, int) else settings.stop, dict[int, str]()
+        if isinstance(until, Before):
+            strings += until.words(self.desk.backend.tokenizer)
+            special = until.special(self.desk.backend.tokenizer)
+        text = until == ANSWER or isinstance(until, Before)
         step = settings.steps.end if until == STEP else None
-        parts = list[Extension]()
-        computed, left, held = thought.computed, cap, 0
+        parts, before = list[Extension](), _end(thought, strings)
+        known, left, held = self._known(thought), cap, 0
+        pending = len(branch.tokens) - known if thought.given else 1
         while left and (not parts or parts[-1].finish == "length"):
             wanted = min(wanted, left)
-            price = partial(self.desk.price, len(branch.tokens), computed=computed)
+            price = partial(self.desk.price, len(branch.tokens), known=known)
             lease = await self.desk.account.reserve(price, wanted, min(wanted, least))
             if lease is None:
                 self.desk.note_limit(price(min(wanted, least)))
@@ -147,19 +188,26 @@ class Drawing:
                 self.desk.backend.extend,
                 branch,
                 settings.sampling,
-                Stop(lease.amount, strings, step=step, keep=until != ANSWER),
+                Stop(
+                    lease.amount,
+                    strings,
+                    frozenset(special),
+                    step=step,
+                    keep=not text,
+                    before=before + "".join(part.text for part in parts),
+                ),
                 stats=True,
                 deadline=self.desk.account.deadline,
                 on_text=settings.on_text if number == 1 else None,
             )
-            bill = self.desk.start(start, lease, pending=1)
+            bill = self.desk.start(start, lease, pending=pending)
             extension = await finished(bill)
             assert isinstance(extension, Extension)
             held += bill.held
             parts.append(extension)
             left -= len(extension.tokens)
-            computed = True
-            if until == ANSWER:
+            known, pending = len(branch.tokens) - 1, 1
+            if text:
                 break
         if not parts:
             branch.free()
@@ -167,11 +215,16 @@ class Drawing:
         whole = _joined(parts)
         if whole.finish == "deadline":
             self.desk.record.limited_by = "seconds"
-        elif whole.finish == "length" and left and until == ANSWER:
-            self.desk.record.lengths.cut += len(whole.tokens)
+        elif whole.finish == "length" and left and text:
+            self.desk.record.lengths.cut += len(whole.tokens) if until == ANSWER else 0
             self.desk.note_limit(self._price(thought, cap))
+        mark = special.get(whole.tokens[-1], whole.stop) if whole.tokens else None
+        if isinstance(until, Before) and mark in until.marks:
+            whole.finish = "step"
+        else:
+            mark = None
         drawn = self._note(thought, whole, until, number, reached=not left)
-        drawn.branch, drawn.memory = branch, held
+        drawn.branch, drawn.memory, drawn.mark = branch, held, mark
         return drawn
 
     def _reservation(self, thought: Thought, until: Until, cap: int, share: int) -> tuple[int, int]:
@@ -193,7 +246,8 @@ class Drawing:
         thought.role, thought.aside = self.root.role, self.root.aside
         thought.text = drawn.text
         if drawn.stop is not None:  # a step keeps its end, an answer does not
-            thought.text = drawn.text.partition(drawn.stop)[0]
+            begun = _end(parent, (drawn.stop,))
+            thought.text = (begun + drawn.text).partition(drawn.stop)[0][len(begun) :]
         thought.tokens, thought.finish = drawn.tokens, drawn.finish
         thought.logprobs, thought.entropies = drawn.logprobs, drawn.entropies
         thought.top_logprobs = drawn.top_logprobs
@@ -201,7 +255,9 @@ class Drawing:
         thought.mean_logprob = sum(logprobs) / len(logprobs) if logprobs else None
         thought.usage = drawn.usage
         thought.number = number
-        counted = until != ANSWER and (until != STEP or self.settings.steps.tokens is not None)
+        counted = isinstance(until, int) or (
+            until == STEP and self.settings.steps.tokens is not None
+        )
         thought.whole = drawn.finish in ("eos", "stop", "step") or (
             drawn.finish == "length" and reached and counted
         )
@@ -218,8 +274,14 @@ class Drawing:
     async def _prefill(self, thought: Thought) -> None:
         """Computes and pays for a shared prefix once, before many branches continue it."""
         assert thought.branch is not None
-        if await self.desk.prefill(thought.branch):
+        if await self.desk.prefill(thought.branch, self._known(thought)):
             thought.computed = True
+
+
+def _end(thought: Thought, strings: Sequence[str]) -> str:
+    """The end of a path's text, as far as one of the strings may begin in it."""
+    most = max(map(len, strings), default=0) - 1
+    return thought.whole_text[-most:] if most > 0 and not thought.given else ""
 
 
 def _joined(parts: Sequence[Extension]) -> Extension:
@@ -231,7 +293,7 @@ def _joined(parts: Sequence[Extension]) -> Extension:
         first.logprobs += part.logprobs
         first.entropies += part.entropies
         first.top_logprobs += part.top_logprobs
-        first.usage.add(part.usage)
+        first.usage = first.usage + part.usage  # not in place: it is the bill of the first
         first.finish, first.stop = part.finish, part.stop
     return first
 

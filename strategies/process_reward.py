@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.desk import Desk
@@ -31,8 +31,8 @@ class RewardFormat(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    good: str
-    bad: str
+    good: str = Field(min_length=1)
+    bad: str = Field(min_length=1)
     prompt: str | None = None
     before: str = ""
     after: str = ""
@@ -54,6 +54,9 @@ RLHFLOW = RewardFormat(
 """RLHFlow/Llama3.1-8B-PRM-Mistral-Data and its kin: each step is a user's turn, each judgement the assistant's."""
 
 
+_FORMATS = {"nano": NANO, "math_shepherd": MATH_SHEPHERD, "rlhflow": RLHFLOW}
+
+
 class ProcessReward(BaseModel):
     """P(good) of each step, by the model that plays `role`; nothing is read twice, and all of it is on the account."""
 
@@ -61,7 +64,13 @@ class ProcessReward(BaseModel):
 
     kind: Literal["process_reward"] = "process_reward"
     format: RewardFormat = NANO
+    """A RewardFormat, or the name of one: "nano", "math_shepherd", "rlhflow"."""
     role: str = Field(default="scorer", min_length=1)
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return _FORMATS.get(value, value) if isinstance(value, str) else value
 
     async def score_in(
         self, search: Search, thoughts: Sequence[Thought]
@@ -100,6 +109,7 @@ class _Reader:
         if above is None:
             return None
         branch, paid, scores = self._desk.fork(above.branch), above.paid, list[float]()
+        memory = 0
         for i, step in enumerate(self._split(thought.text)):
             before = self._how.before if paid or i else ""
             branch.append(self._encode(before + step.strip() + self._how.after))
@@ -107,9 +117,11 @@ class _Reader:
             if said is None:
                 return None
             paid = len(branch.tokens)
-            good, bad = said
+            (good, bad), held = said
+            memory += held
             scores.append(1 / (1 + math.exp(min(bad - good, 700.0))))
-        return Reading(branch, paid, tuple(scores))
+        thought.step_scores = tuple(scores)  # also where only what is below it was to be scored
+        return Reading(branch, paid, tuple(scores), memory)
 
     def _question(self, question: str) -> Sequence[int]:
         if self._how.prompt is None:

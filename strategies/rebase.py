@@ -52,7 +52,7 @@ class Rebase(Strategy):
 def widths(scores: Sequence[float | None], total: int, temperature: float) -> list[int]:
     """How many of `total` next steps each path gets: in proportion to exp(score / temperature), by largest remainder (Hamilton).
 
-    They sum to `total`, ties to the earlier path; a path without a score, or of -inf, gets some only where all are so. Rounding each
+    They sum to `total`, ties to the better path, then to the earlier; a path without a score, or of -inf, gets some only where all are so. Rounding each
     share by itself, as the paper writes it, may sum to nothing: 16 equal paths for 4 steps.
     """
     if not scores or total <= 0:
@@ -67,7 +67,8 @@ def widths(scores: Sequence[float | None], total: int, temperature: float) -> li
     whole = math.fsum(weights)
     exact = [total * weight / whole for weight in weights]
     out = [math.floor(share) for share in exact]
-    by_remainder = sorted(range(len(out)), key=lambda i: out[i] - exact[i])  # stable: ties in order
+    # the sort is stable, so that the earlier comes first
+    by_remainder = sorted(range(len(out)), key=lambda i: (out[i] - exact[i], -known[i]))
     for i in by_remainder[: total - sum(out)]:
         out[i] += 1
     return out

@@ -89,7 +89,7 @@ async def run(
         return Outcome(
             strategy=strategy,
             answer=answer,
-            thoughts=tuple(t for t in record.thoughts if t.finish is not None),
+            thoughts=tuple(t for t in record.thoughts if t.finish is not None or t.given),
             prompt_tokens=len(branch.tokens),
             spent=_spent(record, settings),
             seconds=time.monotonic() - began,

@@ -1,5 +1,5 @@
 """
-What a scorer is: how good is a thought? Higher is better. And the likelihood, which needs nothing but the policy itself.
+What a scorer is: how good is a thought? Higher is better. And those that need nothing but the policy itself: how likely, and how sure.
 
 Knows what a score is; does not know where thoughts come from.
 """
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 class Scorable(Protocol):
-    """What a scorer may read of a thought; `mean_logprob` is in nats per token, from the root on, as `whole_text` is."""
+    """What a scorer may read of a thought, all of it from the root on.
+
+    `mean_logprob` is in nats per token. `confidences` has for each token minus the mean log-probability (nats) of the 20 most
+    probable ones at its place.
+    """
 
     @property
     def question(self) -> str: ...
@@ -30,6 +34,8 @@ class Scorable(Protocol):
     def answer(self) -> str | None: ...
     @property
     def mean_logprob(self) -> float | None: ...
+    @property
+    def confidences(self) -> Sequence[float]: ...
 
 
 class Scorer(Protocol):
@@ -71,3 +77,28 @@ class MeanLogprob(BaseModel):
             message = "a thought's mean log-probability is NaN"
             raise ScorerError(message)
         return [-math.inf if value is None else value for value in found]
+
+
+class MeanConfidence(BaseModel):
+    """
+    How peaked the policy's predictions were: the mean of a thought's `confidences`, in nats; whatever token was drawn.
+
+    Self-certainty (Kang et al. 2025, arXiv 2502.18581, eq. 5) is this mean over the whole vocabulary, less a constant; here it is cut to
+    the 20 most probable tokens, as DeepConf has it (Fu et al. 2025, arXiv 2508.15260, eq. 2 and 3), since backends keep no more.
+    A thought of no tokens scores -inf; ScorerError if none of them has confidences, or on NaN.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["mean_confidence"] = "mean_confidence"
+
+    async def score(self, thoughts: Sequence[Scorable]) -> list[float]:
+        found = [thought.confidences for thought in thoughts]
+        if found and not any(found):
+            message = f"none of {len(found)} thoughts carries log-probabilities"
+            raise ScorerError(message, hint="Use a backend that returns them, or another scorer.")
+        means = [math.fsum(values) / len(values) if values else -math.inf for values in found]
+        if any(map(math.isnan, means)):
+            message = "a thought's mean confidence is NaN"
+            raise ScorerError(message)
+        return means

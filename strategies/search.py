@@ -14,13 +14,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from langchain_pareto.backends.base import Backend
+from langchain_pareto.budget import Budget
 from langchain_pareto.errors import ParetoError, ScorerError, SettingError
 from langchain_pareto.ledger import Account, Room
 from langchain_pareto.strategies.aggregation import aggregate
 from langchain_pareto.strategies.desk import Desk
 from langchain_pareto.strategies.drawing import ANSWER, STEP, Drawing, Until
 from langchain_pareto.strategies.record import Record
-from langchain_pareto.strategies.scorers import RunScorer
+from langchain_pareto.strategies.scorers import RunScorer, Scorer
 from langchain_pareto.strategies.settings import Role, Settings
 from langchain_pareto.strategies.thoughts import POLICY, Answer, NothingDrawn, Thought, best_of
 
@@ -53,6 +54,11 @@ class Search:
     def room(self) -> Room:
         """What is left of the budget, at the tightest level."""
         return self._account.room()
+
+    def share(self, n: int) -> int | None:
+        """Tokens that each of `n` may take of what is left, at least one; None where they have no limit."""
+        tokens = self.room.unspent.tokens
+        return None if tokens is None else max(1, tokens // n)
 
     @property
     def limited(self) -> bool:
@@ -87,17 +93,29 @@ class Search:
         async for drawn in self._drawing.drawn([thought] * n, until):
             yield drawn
 
+    def append(self, thought: Thought, text: str) -> Thought | None:
+        """A thought that nobody samples: `text` after that of `thought`, in place of a mark or an end that was drawn beyond it.
+
+        Its tokens are prefill of what is drawn below it, and nothing before them is computed again. None where the context is too
+        short for it and one token more.
+        """
+        return self._drawing.append(thought, text)
+
     def drop(self, thoughts: Sequence[Thought]) -> None:
         """Gives up thoughts that nothing will continue; what is theirs alone of the cache is free for others."""
         for thought in thoughts:
             if thought.branch is not None:
                 thought.branch.free()
                 thought.branch = None
-            for reading in thought.readings.values():
-                if reading.done() and (read := reading.result()) is not None:
+            memory, thought.memory = thought.memory, 0
+            for key, reading in list(thought.readings.items()):
+                if not reading.done() or reading.cancelled() or reading.exception() is not None:
+                    continue
+                del thought.readings[key]
+                if (read := reading.result()) is not None:
                     read.branch.free()
+                    memory += read.memory
             with self._record.lock:
-                memory, thought.memory = thought.memory, 0
                 self._record.held -= memory
                 self._account.release(memory=memory)
 
@@ -112,8 +130,8 @@ class Search:
         if not new:
             return
         for thought, value in zip(new, await self._scores(new), strict=True):
-            if isinstance(value, float):
-                thought.score = value
+            if isinstance(value, float | int):
+                thought.score = float(value)
             elif value is not None:
                 thought.step_scores = tuple(value)
                 thought.score = aggregate(thought.path_scores, self.settings.aggregation)
@@ -130,6 +148,12 @@ class Search:
         root = replace(self.root, branch=self._desk.fork(self.root.branch))
         return self._with(root=root, account=self._account.child(), nested=True)
 
+    def within(self, tokens: int | None) -> Search:
+        """The same search with at most so many more tokens, None for no cap."""
+        if tokens is None:
+            return self
+        return self._with(account=self._account.child(Budget(tokens=tokens)))
+
     def at_temperature(self, temperature: float | None) -> Search:
         """The same search with another sampling temperature, None for the same."""
         if temperature is None or temperature == self.settings.sampling.temperature:
@@ -144,6 +168,10 @@ class Search:
         own = self.settings.max_tokens
         least = max_tokens if own is None else min(own, max_tokens)
         return self._with(settings=replace(self.settings, max_tokens=least))
+
+    def scored_by(self, scorer: Scorer | RunScorer) -> Search:
+        """The same search with another scorer."""
+        return self._with(settings=replace(self.settings, scorer=scorer))
 
     def as_role(self, name: str) -> Search:
         """The same question put to the model of a role; to the policy, where nobody plays that role."""
@@ -160,6 +188,11 @@ class Search:
         name = role if role in self.settings.roles else POLICY
         player = self.settings.roles[name]
         return self._at(player, name, player.render(text), aside=aside)
+
+    def asking(self, text: str, *, aside: bool = False) -> Search:
+        """`on`, put to the same model at the same temperature."""
+        asked = self.on(text, role=self.root.role, aside=aside)
+        return asked.at_temperature(self.settings.sampling.temperature)
 
     async def ask(
         self,
@@ -242,7 +275,10 @@ class Search:
         except ParetoError:
             raise
         except Exception as error:
-            msg = f"the scorer failed: {type(error).__name__}: {error}"
+            cause = _cause(error)
+            if isinstance(cause, ParetoError):
+                raise cause from None
+            msg = f"the scorer failed: {type(cause).__name__}: {cause}"
             raise ScorerError(msg) from error
         if len(scores) != len(thoughts) or any(map(_is_nan, scores)):
             msg = f"expected {len(thoughts)} scores, got {len(scores)}: {scores!r:.80}"
@@ -253,4 +289,11 @@ class Search:
 def _is_nan(score: float | Sequence[float] | None) -> bool:
     if score is None:
         return False
-    return math.isnan(score) if isinstance(score, float) else any(map(math.isnan, score))
+    return math.isnan(score) if isinstance(score, float | int) else any(map(math.isnan, score))
+
+
+def _cause(error: Exception) -> Exception:
+    """The first error of a scorer's own tasks, which fail as a group."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -4,7 +4,7 @@ One sample: the cheapest strategy, and the leaf of the others.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
@@ -13,6 +13,8 @@ from langchain_pareto.strategies.thoughts import Answer, Thought
 
 class Single(Strategy):
     """Draws one sample and returns it."""
+
+    varied: ClassVar[bool] = False
 
     kind: Literal["single"] = "single"
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from langchain_pareto.errors import SettingError
+
+_HINT = r'Give delimiters=("\n\n",), a pattern=r"\nStep \d+:" (its flags as in "(?i:step)"), or tokens=64.'
 
 
 class Steps(BaseModel):
@@ -27,12 +29,25 @@ class Steps(BaseModel):
     pattern: str | None = None
     tokens: int | None = Field(default=None, ge=1)
 
-    @field_validator("delimiters")
+    def __init__(self, **settings: object) -> None:
+        """Raises SettingError for what can end no step; a delimiter may come bare."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{e['loc'][0]}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            )
+            msg = f"no step can end like this: {problems}"
+            raise SettingError(msg, hint=_HINT) from None
+
+    @field_validator("delimiters", mode="before")
     @classmethod
-    def _check_delimiters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if "" in value:
-            msg = f"a delimiter of steps must not be empty; got {value!r}"
-            raise SettingError(msg)
+    def _check_delimiters(cls, value: object) -> object:
+        value = (value,) if isinstance(value, str) else value
+        if isinstance(value, tuple | list) and "" in value:
+            msg = "a delimiter must not be empty"
+            raise ValueError(msg)
         return value
 
     @field_validator("pattern")
@@ -41,20 +56,21 @@ class Steps(BaseModel):
         if value is None:
             return None
         try:
+            re.compile(_end(value))
             empty = re.compile(value).search("") is not None
-        except re.error as error:
-            msg = f"the pattern of a step's end, {value!r}, is no regular expression: {error}"
-            raise SettingError(msg) from None
+        except (re.error, RecursionError, OverflowError) as error:
+            msg = f"it is no regular expression that can follow a text: {error}"
+            raise ValueError(msg) from None
         if empty:
-            msg = f"the pattern {value!r} matches nothing at all, so no step would have a text"
-            raise SettingError(msg)
+            msg = "it matches nothing at all, so that a step would be one character"
+            raise ValueError(msg)
         return value
 
     @cached_property
     def end(self) -> str | None:
         """A regular expression that a step's text matches once it is whole; None where only tokens count."""
         ends = self.pattern or "|".join(map(re.escape, self.delimiters))
-        return rf"(?s:\S.*?)(?:{ends})" if ends else None
+        return _end(ends) if ends else None
 
     def split(self, text: str) -> list[str]:
         """The steps of a text, which join to it; blank ends belong to the last step."""
@@ -65,3 +81,8 @@ class Steps(BaseModel):
         if len(parts) > 1 and not parts[-1].strip():
             parts[-2:] = [parts[-2] + parts[-1]]
         return [part for part in parts if part.strip()]
+
+
+def _end(pattern: str) -> str:
+    """What a text that ends with `pattern` matches: there is something before it."""
+    return rf"(?s:\S.*?)(?:{pattern})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +25,7 @@ class Reading:
     branch: Branch
     paid: int
     scores: tuple[float, ...]
+    memory: int = 0  # bytes of cache on the account
 
 
 @dataclass(eq=False, slots=True)
@@ -47,6 +48,8 @@ class Thought:
     whole: bool = False  # not cut off: it came to the end of what was asked for, a text, a step or some tokens
     role: str = POLICY  # the model that it was drawn from
     aside: bool = False  # a judgement, a plan, a critique: never the answer
+    given: bool = False  # written by the host: nobody sampled its tokens
+    mark: str | None = None  # before which it ends, of those that it was drawn up to
     logprobs: Sequence[float] = ()  # of its tokens, raw, in nats
     top_logprobs: Sequence[float] = ()  # mean over the most probable tokens at each place, in nats
     entropies: Sequence[float] = ()  # nats
@@ -54,6 +57,7 @@ class Thought:
     number: int = 0  # in order of drawing; the root is 0
     branch: Branch | None = None  # the backend's handle, while the run lasts
     computed: bool = False  # whether all but the branch's last token has been paid for
+    known: int = 0  # tokens of the branch that are paid for in any case, as its parent's
     memory: int = 0  # bytes of cache on the account
     readings: dict[object, Future[Reading | None]] = field(default_factory=dict)  # by other models
 
@@ -74,12 +78,17 @@ class Thought:
     @property
     def length(self) -> int:
         """Tokens drawn from the root to here."""
-        return sum(len(thought.tokens) for thought in self.path)
+        return sum(len(thought.tokens) for thought in self.path if not thought.given)
 
     @property
     def whole_text(self) -> str:
         """Everything drawn from the root to here."""
         return "".join(thought.text for thought in self.path)
+
+    @property
+    def confidences(self) -> list[float]:
+        """Minus the mean log-probability of the most probable tokens at each place, in nats, from the root to here."""
+        return [-logprob for thought in self.path for logprob in thought.top_logprobs]
 
     @property
     def path_scores(self) -> list[float]:
@@ -89,10 +98,14 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a strategy returns: one thought that was really drawn; `share` is its part of the votes, if there was a vote."""
+    """What a strategy returns: one thought that was really drawn; `share` is its part of the votes, if there was a vote.
+
+    `figures` are the strategy's own, for the report.
+    """
 
     thought: Thought
     share: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class NothingDrawn(Exception):
@@ -136,10 +149,11 @@ def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:
 def weighted_leader(thoughts: Sequence[Thought]) -> Answer:
     """The best sample of the class whose scores sum to most; ties by the best member. `share` is the class's part of the sum.
 
-    Scores below zero are log-probabilities, and count as their exponentials. Where nothing has a score, each sample is one vote.
+    Where one is below zero they are logarithms, and all count as their exponentials. Where nothing has a score, each sample is one vote.
     """
     classes = ballot(thoughts)
-    sums = [math.fsum(_weights(members)) for members in classes]
+    weights = _weights([thought for members in classes for thought in members])
+    sums = [math.fsum(weights[thought] for thought in members) for members in classes]
     total = math.fsum(sums)
     if not classes or total <= 0:
         return leader(thoughts)
@@ -147,9 +161,15 @@ def weighted_leader(thoughts: Sequence[Thought]) -> Answer:
     return Answer(best_of(classes[best]), sums[best] / total)
 
 
-def _weights(members: Sequence[Thought]) -> list[float]:
-    scores = [-math.inf if t.score is None else t.score for t in members]
-    return [math.exp(score) if score < 0 else score for score in scores]
+def _weights(voters: Sequence[Thought]) -> dict[Thought, float]:
+    """What each vote counts, up to a factor."""
+    scores = {t: -math.inf if t.score is None else t.score for t in voters}
+    top = max(scores.values(), default=0.0)
+    if top == math.inf:
+        return {thought: float(score == top) for thought, score in scores.items()}
+    if any(-math.inf < score < 0 for score in scores.values()):
+        return {thought: math.exp(score - top) for thought, score in scores.items()}
+    return {t: score / top if top > 0 < score else 0.0 for t, score in scores.items()}
 
 
 Choice = Literal["best", "majority", "weighted"]

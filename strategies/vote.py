@@ -2,7 +2,8 @@
 Majority vote over answers (self-consistency, Wang et al. 2022, arXiv 2203.11171), with adaptive stopping.
 
 Adaptive-Consistency (Aggarwal et al. 2023, arXiv 2305.11860, eq. 4): with v1 votes for the leader and v2 for the runner-up, stop when
-P(X > 1/2) >= threshold for X ~ Beta(v1 + 1, v2 + 1). The posterior is looked at between waves, in order of drawing.
+P(X > 1/2) >= threshold for X ~ Beta(v1 + 1, v2 + 1). The posterior is looked at between waves, in order of drawing; a wave is as wide
+as can decide the vote, which wastes no sample and asks for no more rounds than that needs.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ if TYPE_CHECKING:
 class Vote(Strategy):
     """Samples up to `n` answers and returns a sample of the class that most agree on.
 
-    With `adaptive`, draws `wave` samples at a time and stops once the leader is ahead with probability `threshold`, or cannot be
-    overtaken; under a deadline the first wave has all `n`. A sample that was cut off, or has no answer, does not vote.
+    With `adaptive`, stops once the leader is ahead with probability `threshold`, or cannot be overtaken. A wave has as many samples as
+    could decide that if they agreed, or `wave`; under a deadline the first has all `n`. A sample that was cut off, or has no answer, does
+    not vote.
     """
 
     kind: Literal["vote"] = "vote"
     n: int = Field(default=16, ge=1)
     adaptive: bool = True
     threshold: float = Field(default=0.95, gt=0.5, le=1)
-    wave: int = Field(default=4, ge=1)
+    wave: int | None = Field(default=None, ge=1)
     of: AnyStrategy = Field(default_factory=Single)
 
     async def run(self, search: Search) -> Answer:
@@ -50,11 +52,13 @@ class Vote(Strategy):
     async def continue_from(self, search: Search, drawn: Sequence[Thought]) -> Answer:
         """The vote, with what is drawn already."""
         thoughts = list(drawn)
-        wave = self.wave if self.adaptive and not search.has_deadline else self.n
+        waves = self.adaptive and not search.has_deadline
         while (left := self.n - len(thoughts)) > 0:
-            if self.adaptive and decided(thoughts, left, self.threshold):
+            first, second = leads(thoughts)
+            if self.adaptive and decided(first, second, left, self.threshold):
                 break
-            wanted = min(wave, left)
+            wave = self.wave or least_deciding(first, second, left, self.threshold)
+            wanted = min(wave, left) if waves else left
             new = await search.run(self.of, wanted)
             thoughts += new
             if thoughts:
@@ -66,13 +70,26 @@ class Vote(Strategy):
         return leader(thoughts)
 
 
-def decided(thoughts: Sequence[Thought], left: int, threshold: float) -> bool:
-    """Whether `left` more samples are not worth drawing."""
+def leads(thoughts: Sequence[Thought]) -> tuple[int, int]:
+    """The votes of the leader and of the runner-up."""
     sizes = [len(members) for members in ballot(thoughts)]
-    if not sizes:
+    first, second, *_ = [*sizes, 0, 0]
+    return first, second
+
+
+def decided(first: int, second: int, left: int, threshold: float) -> bool:
+    """Whether `left` more samples are not worth drawing."""
+    if first == 0:
         return False
-    first, second = sizes[0], sizes[1] if len(sizes) > 1 else 0
     return first - second > left or lead_probability(first, second) >= threshold
+
+
+def least_deciding(first: int, second: int, left: int, threshold: float) -> int:
+    """How many more samples could decide the vote, if all were for the leader; at most `left`."""
+    for more in range(1, left):
+        if decided(first + more, second, left - more, threshold):
+            return more
+    return left
 
 
 def lead_probability(first: int, second: int) -> float:

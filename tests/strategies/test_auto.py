@@ -37,9 +37,9 @@ async def test_an_answer_is_voted_on(budget, n):
 
 
 async def test_the_vote_stops_when_it_is_decided():
-    """One and four more that agree are enough."""
+    """One and three more that agree are enough."""
     outcome = await auto(["Answer: 1"], 10_000)
-    assert (len(outcome.thoughts), outcome.answer.share) == (5, 1.0)
+    assert (len(outcome.thoughts), outcome.answer.share) == (4, 1.0)
 
 
 async def test_the_caps_are_settings():

@@ -448,7 +448,7 @@ async def test_a_bad_prompt_costs_nothing():
 async def test_a_failing_listener_fails_the_run():
     """`on_thought` hears every draw; what it raises comes out, with the books closed."""
     heard = []
-    await ask(Vote(n=3), ScriptedBackend([ANSWER]), on_thought=heard.append)
+    await ask(Vote(n=3, adaptive=False), ScriptedBackend([ANSWER]), on_thought=heard.append)
     assert [t.number for t in heard] == [1, 2, 3]
     with pytest.raises(ZeroDivisionError):
         await ask(Vote(n=3), ScriptedBackend([ANSWER]), on_thought=lambda _: 1 / 0)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from langchain_pareto.errors import ScorerError, SettingError
-from langchain_pareto.strategies.scorers import MeanLogprob, Scorer
+from langchain_pareto.strategies.scorers import MeanConfidence, MeanLogprob, Scorer
+from langchain_pareto.strategies.thoughts import Thought
 from langchain_pareto.strategies.verifier import Verifier
 
 HERE = Path(__file__).parent
@@ -31,6 +32,7 @@ class Sample:
     question: str = "2 + 2?"
     whole_text: str = "so it is 4"
     mean_logprob: float | None = None
+    confidences: tuple[float, ...] = ()
 
 
 @pytest.fixture
@@ -84,6 +86,33 @@ def test_mean_logprob_does_not_fail_silently(values: tuple[float | None, ...]) -
     """No log-probabilities at all, or a NaN, is an error."""
     with pytest.raises(ScorerError):
         mean(*values)
+
+
+def sure(*values: tuple[float, ...]) -> list[float]:
+    """Score samples whose tokens have these confidences."""
+    return asyncio.run(MeanConfidence().score([Sample(None, confidences=v) for v in values]))
+
+
+def test_mean_confidence_is_the_score() -> None:
+    """The mean over all tokens, whatever was drawn; a sample of none scores -inf."""
+    assert sure((3.0, 6.0), (), (8.0,)) == [4.5, -math.inf, 8.0]
+    assert sure() == []
+    again = MeanConfidence.model_validate_json(MeanConfidence().model_dump_json())
+    assert again == MeanConfidence()
+
+
+def test_confidences_are_those_of_the_whole_path() -> None:
+    """From the root on, in order: minus the mean log-probability of the most probable tokens."""
+    root = Thought("")
+    step = Thought("", root, top_logprobs=[-3.0, -4.0])
+    assert Thought("", step, top_logprobs=[-5.0]).confidences == [3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("values", [((), ()), ((1.0,), (math.nan,))])
+def test_mean_confidence_does_not_fail_silently(values: tuple[tuple[float, ...], ...]) -> None:
+    """No log-probabilities at all, or a NaN, is an error."""
+    with pytest.raises(ScorerError):
+        sure(*values)
 
 
 def test_sync_verifier_scores_in_order(make: Make) -> None:

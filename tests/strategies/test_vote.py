@@ -15,7 +15,7 @@ from langchain_pareto.strategies import BestOfN, Single, Vote
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.settings import Settings
 from langchain_pareto.strategies.thoughts import Thought, ballot, leader
-from langchain_pareto.strategies.vote import decided, lead_probability
+from langchain_pareto.strategies.vote import decided, lead_probability, leads, least_deciding
 
 VOTES = st.integers(0, 40)
 
@@ -131,7 +131,7 @@ def test_the_lead_in_known_cases():
 def test_what_cannot_be_overtaken_is_decided(answers, left):
     """With a threshold of 1 the vote stops early only where no further sample can change its class."""
     cast = thoughts(*answers)
-    if not cast or not decided(cast, left, 1.0):
+    if not cast or not decided(*leads(cast), left, 1.0):
         return
     winner = leader(cast).thought.answer
     for other in "1234":
@@ -140,13 +140,21 @@ def test_what_cannot_be_overtaken_is_decided(answers, left):
 
 
 async def test_an_adaptive_vote_stops_when_it_is_decided():
-    """Waves of four: unanimous answers need one, a close race all of them."""
+    """A wave has as many as could decide: unanimous answers need one, a close race all of them."""
     assert len((await vote([1], n=16)).thoughts) == 4
     assert len((await vote([1, 2], n=16)).thoughts) == 16
     assert len((await vote([1], n=16, wave=1)).thoughts) == 4
-    assert len((await vote([1], n=16, threshold=0.99)).thoughts) == 8
+    assert len((await vote([1], n=16, threshold=0.99)).thoughts) == 6
     assert len((await vote([1, 2, 1, 1, 1], n=16, wave=2)).thoughts) == 10
     assert len((await vote([1], n=5, wave=1, threshold=1)).thoughts) == 3
+
+
+def test_a_wave_is_as_wide_as_can_decide():
+    """From nothing, so many unanimous votes as the threshold asks for; never more than are left."""
+    assert [least_deciding(0, 0, 16, t) for t in (0.8, 0.9, 0.95, 0.99)] == [2, 3, 4, 6]
+    assert least_deciding(3, 1, 12, 0.95) == 3  # 6 to 1
+    assert least_deciding(2, 2, 3, 0.95) == 2  # 4 to 2 with one left cannot be overtaken
+    assert least_deciding(0, 0, 3, 1.0) == 2
 
 
 async def test_a_plain_vote_draws_all():
