@@ -58,7 +58,10 @@ _FORMATS = {"nano": NANO, "math_shepherd": MATH_SHEPHERD, "rlhflow": RLHFLOW}
 
 
 class ProcessReward(BaseModel):
-    """P(good) of each step, by the model that plays `role`; nothing is read twice, and all of it is on the account."""
+    """P(good) of each step, by the model that plays `role`; no step is read twice, nor another that says the same at the same place.
+
+    All of it is on the account.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -104,10 +107,14 @@ class _Reader:
     async def _read(self, thought: Thought) -> Reading | None:
         if thought.parent is None:
             branch = self._desk.open(self._question(thought.question))
-            return Reading(branch, 0, ())
+            return Reading(branch)
         above = await self.read(thought.parent)
         if above is None:
             return None
+        twin = above.below.setdefault(thought.text, thought)
+        if twin is not thought and twin.branch is not None:
+            told = await self.read(twin)
+            return told and Reading(self._desk.fork(told.branch), told.paid, told.scores)
         branch, paid, scores = self._desk.fork(above.branch), above.paid, list[float]()
         memory = 0
         for i, step in enumerate(self._split(thought.text)):

@@ -50,7 +50,7 @@ class Refine(Strategy):
     """Drafts an answer, and up to `rounds` times has it criticised and writes it anew; the paper's has 4 rounds at most.
 
     The role `critic` criticises (the policy, where nobody plays it). A critique whose last line is `approval` ends it; so does a
-    revision that was cut off, which nobody sees. The answer is the last version, or the one that the run's scorer likes best.
+    revision that was cut off, or that has lost the answer: it is no version. The answer is the last version, or the one that the run's scorer likes best.
     """
 
     varied: ClassVar[bool] = False
@@ -89,7 +89,7 @@ class Refine(Strategy):
             prompt = fill(self.revision, critique=shown(critiques[0]), **latest)
             writer = search.on(prompt, role=search.root.role).at_temperature(self.temperature)
             revisions = await writer.sample(writer.root)
-            if not any(revision.finished for revision in revisions):
+            if not any(_replaces(revision, versions[-1]) for revision in revisions):
                 break
             versions += revisions
         return await self._kept(search, versions)
@@ -104,3 +104,8 @@ class Refine(Strategy):
             return Answer(versions[-1])
         await search.score(versions)
         return search.best(versions)
+
+
+def _replaces(revision: Thought, version: Thought) -> bool:
+    """Whether a revision is whole, and gives an answer if the version before it did."""
+    return revision.finished and (revision.answer is not None or version.answer is None)

@@ -23,9 +23,10 @@ class Reading:
     """How far another model has read: its own branch, the tokens of it that are paid for, and what it says of the last thought's steps."""
 
     branch: Branch
-    paid: int
-    scores: tuple[float, ...]
+    paid: int = 0
+    scores: tuple[float, ...] = ()
     memory: int = 0  # bytes of cache on the account
+    below: dict[str, Thought] = field(default_factory=dict)  # the first of each text, one step on
 
 
 @dataclass(eq=False, slots=True)
@@ -117,7 +118,7 @@ def preference(thought: Thought) -> tuple[bool, float, float, int]:
     low = float("-inf")
     score = low if thought.score is None else thought.score
     logprob = low if thought.mean_logprob is None else thought.mean_logprob
-    logprob = round(logprob, 6)  # a tie is one also after float noise
+    logprob = round(logprob, 4)  # a tie is one also after float noise
     return thought.finished, score, logprob, -thought.number
 
 

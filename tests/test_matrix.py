@@ -32,11 +32,9 @@ def llm(request):
 
 
 def tree(message):
-    """What was drawn, and which of it was chosen; scores are rounded, as batches of other shapes round otherwise."""
-    return [
-        (t["id"], t["parent"], t["text"], t["chosen"], t["score"] and round(t["score"], 3))
-        for t in message.response_metadata["pareto"]["tree"]
-    ]
+    """What was drawn, and which of it was chosen."""
+    nodes = message.response_metadata["pareto"]["tree"]
+    return [(t["id"], t["parent"], t["text"], t["chosen"]) for t in nodes]
 
 
 def tokens(message):

@@ -100,6 +100,14 @@ async def test_a_revision_that_was_cut_off_is_not_the_answer(ask):
     assert outcome.answer.thought.answer == "1"
 
 
+async def test_a_revision_that_lost_the_answer_is_not_the_answer(ask):
+    """Prose after an answer is no version; prose after prose is."""
+    for draft, kept in (("Answer: 1", "Answer: 1"), ("a draft", "prose")):
+        policy = ScriptedBackend(lambda text, i, d=draft: d if text == "2+2?" else "prose")
+        outcome = await ask(Refine(rounds=1), policy, roles={"judge": ScriptedBackend([WRONG])})
+        assert outcome.answer.thought.text == kept
+
+
 async def test_the_prompts_show_question_answer_and_critique(ask):
     """The model's reasoning is not shown, and what is filled in is not read again."""
     seen = []
