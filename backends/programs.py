@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_pareto.backends.base import Constraint, Extension, Finish, Sampling, Stop
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
-from langchain_pareto.backends.stops import StopStrings
+from langchain_pareto.backends.stops import StopStrings, step_ends
 from langchain_pareto.backends.tokens import Detokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class _Text:
         if self._step is None:
             return False
         text, begun = "".join([self._before, *self._parts]), len(self._before)
-        return any(match.end() > begun for match in self._step.finditer(text))
+        return any(end > begun for end in step_ends(self._step, text))
 
     def finish(self) -> str:
         """The whole text, once no more tokens come."""

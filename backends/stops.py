@@ -1,14 +1,17 @@
 """
-Stop strings, found in a text that arrives in pieces.
+Stop strings, found in a text that arrives in pieces, and the ends of steps.
 
 Knows text; knows no token and no stop that is not text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from langchain_pareto.errors import SettingError
+
+_INK = re.compile(r"\S")
 
 
 class StopStrings:
@@ -68,6 +71,17 @@ class StopStrings:
                 return position + 1
         self._states[index] = state
         return None
+
+
+def step_ends(step: re.Pattern[str], text: str) -> Iterator[int]:
+    """Where the steps of a text end: a step is what `step` matches from the first character that is no white space.
+
+    To search for it would try every character where there is none.
+    """
+    at = 0
+    while (begun := _INK.search(text, at)) and (found := step.match(text, begun.start())):
+        at = found.end()
+        yield at
 
 
 def _borders(string: str) -> list[int]:

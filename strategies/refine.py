@@ -50,7 +50,8 @@ class Refine(Strategy):
     """Drafts an answer, and up to `rounds` times has it criticised and writes it anew; the paper's has 4 rounds at most.
 
     The role `critic` criticises (the policy, where nobody plays it). A critique whose last line is `approval` ends it; so does a
-    revision that was cut off, or that has lost the answer: it is no version. The answer is the last version, or the one that the run's scorer likes best.
+    revision that was cut off, or that has lost the answer: it is no version. The answer is the last version, or
+    the one that the run's scorer likes best.
     """
 
     varied: ClassVar[bool] = False

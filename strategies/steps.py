@@ -11,6 +11,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from langchain_pareto.backends.stops import step_ends
 from langchain_pareto.errors import SettingError
 
 _HINT = r'Give delimiters=("\n\n",), a pattern=r"\nStep \d+:" (its flags as in "(?i:step)"), or tokens=64.'
@@ -76,7 +77,7 @@ class Steps(BaseModel):
         """The steps of a text, which join to it; blank ends belong to the last step."""
         if self.end is None:
             return [text] if text.strip() else []
-        cuts = [match.end() for match in re.finditer(self.end, text)]
+        cuts = list(step_ends(re.compile(self.end), text))
         parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         if len(parts) > 1 and not parts[-1].strip():
             parts[-2:] = [parts[-2] + parts[-1]]
