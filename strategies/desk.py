@@ -24,6 +24,7 @@ class Desk:
     account: Account
     record: Record
     usd_per_token: float = 0.0
+    main: bool = False  # whether the prompt is the call's own
 
     def open(self, prompt: Sequence[int]) -> Branch:
         """A root of the run's."""
@@ -113,7 +114,7 @@ class Desk:
                 memory = 0 if record.ended else memory
                 bill.held = memory
                 record.held += memory
-                if self.backend is record.policy:
+                if self.main:
                     record.prefix += max(0, used.prompt_tokens - pending)
                 lease.commit(self.cost(used.new_tokens, used.flops, memory))
 

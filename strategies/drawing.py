@@ -17,7 +17,7 @@ from langchain_pareto.budget import Cost, Limits
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.desk import Desk
 from langchain_pareto.strategies.marks import Before, decode_after, encode_after, split_at_end
-from langchain_pareto.strategies.record import finished
+from langchain_pareto.strategies.record import Lengths, finished
 from langchain_pareto.strategies.settings import Settings
 from langchain_pareto.strategies.thoughts import Thought
 
@@ -67,7 +67,10 @@ class Drawing:
                         raise errors[0]
                     results = [task.result() for task in done]
                     refused = refused or None in results
-                    for drawn in sorted(filter(None, results), key=lambda t: t.number):
+                    # of those that are seen at once, the shortest ended first
+                    for drawn in sorted(
+                        filter(None, results), key=lambda t: (len(t.tokens), t.number)
+                    ):
                         yield drawn
             finally:
                 for task in flying:
@@ -79,6 +82,12 @@ class Drawing:
     def limited(self) -> bool:
         """Whether any resource that a draw takes has a limit."""
         return replace(self.desk.account.room().unspent, calls=None) != Limits()
+
+    @property
+    def _lengths(self) -> Lengths:
+        """Of whole texts, answers or asides."""
+        record = self.desk.record
+        return record.asides if self.root.aside else record.lengths
 
     def _number(self) -> int:
         # its place, filled when it finishes
@@ -135,7 +144,7 @@ class Drawing:
             return until
         if isinstance(until, Before):
             return None
-        lengths = self.desk.record.lengths if until == ANSWER else self.desk.record.steps
+        lengths = self._lengths if until == ANSWER else self.desk.record.steps
         if lengths.q95 is None:
             return _STEP if until == STEP else None
         return max(1, lengths.q95 - (thought.length if until == ANSWER else 0))
@@ -216,7 +225,7 @@ class Drawing:
         if whole.finish == "deadline":
             self.desk.record.limited_by = "seconds"
         elif whole.finish == "length" and left and text:
-            self.desk.record.lengths.cut += len(whole.tokens) if until == ANSWER else 0
+            self._lengths.cut += len(whole.tokens) if until == ANSWER else 0
             self.desk.note_limit(self._price(thought, cap))
         mark = special.get(whole.tokens[-1], whole.stop) if whole.tokens else None
         if isinstance(until, Before) and mark in until.marks:
@@ -235,7 +244,7 @@ class Drawing:
         if until != ANSWER:
             return min(cap, likely), 1
         wanted = min(cap, max(share, likely))
-        return wanted, max(1, min(wanted, self.desk.record.lengths.q25 - thought.length))
+        return wanted, max(1, min(wanted, self._lengths.q25 - thought.length))
 
     def _note(
         self, parent: Thought, drawn: Extension, until: Until, number: int, *, reached: bool
@@ -264,9 +273,10 @@ class Drawing:
         thought.computed = parent.computed = True
         if until == STEP and thought.whole:
             self.desk.record.steps.add(len(drawn.tokens))
+        if thought.finished:
+            self._lengths.add(thought.length)
         if thought.finished and not thought.aside:
             thought.answer = self.settings.answers.extract(thought.whole_text)
-            self.desk.record.lengths.add(thought.length)
         if self.desk.record.on_thought is not None:
             self.desk.record.on_thought(thought)
         return thought

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from langchain_pareto.backends.base import Backend, Branch, Task, Usage
+from langchain_pareto.backends.base import Branch, Task, Usage
 from langchain_pareto.budget import Cost
 from langchain_pareto.strategies.thoughts import Answer, Thought
 
@@ -91,11 +91,11 @@ class Record:
     thoughts: list[Thought] = field(default_factory=list)
     tasks: list[Bill] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
-    policy: Backend | None = None  # the model that answers
     seed: int = 0
     roots: dict[tuple[object, ...], Thought] = field(default_factory=dict)  # beside the first one
     offer: Answer | None = None
     lengths: Lengths = field(default_factory=Lengths)
+    asides: Lengths = field(default_factory=Lengths)
     steps: Lengths = field(default_factory=Lengths)  # of single steps
     held: int = 0  # bytes of KV cache on the account
     prefix: int = 0  # tokens of the prompt that this run computed

@@ -70,7 +70,7 @@ async def run(
     account = Account() if account is None else account
     began = time.monotonic()
     branch = backend.open(prompt, seed=seed)
-    record = Record(branches=[branch], policy=backend, seed=seed, on_thought=on_thought)
+    record = Record(branches=[branch], seed=seed, on_thought=on_thought)
     root = Thought(question, branch=branch)
     if POLICY not in settings.roles:
         render = backend.tokenizer.encode_prompt

@@ -41,12 +41,13 @@ class Search:
         record: Record,
         *,
         nested: bool = False,
+        main: bool = True,
     ) -> None:
         self.root = root
         self.settings = settings
         self._account = account
         self._record = record
-        self._desk = Desk(backend, account, record, settings.usd_per_token)
+        self._desk = Desk(backend, account, record, settings.usd_per_token, main)
         self._drawing = Drawing(self._desk, settings, root)
         self._nested = nested  # one of several: its offers are not the run's
 
@@ -217,7 +218,7 @@ class Search:
 
     def desk(self, role: str) -> Desk:
         """Where requests to the model of a role are paid; SettingError where nobody plays it."""
-        return replace(self._desk, backend=self.player(role).backend)
+        return replace(self._desk, backend=self.player(role).backend, main=False)
 
     # --- answering
 
@@ -241,6 +242,7 @@ class Search:
         settings: Settings | None = None,
         backend: Backend | None = None,
         nested: bool | None = None,
+        main: bool | None = None,
     ) -> Search:
         return Search(
             backend or self._desk.backend,
@@ -249,6 +251,7 @@ class Search:
             settings or self.settings,
             self._record,
             nested=self._nested if nested is None else nested,
+            main=self._desk.main if main is None else main,
         )
 
     def _at(self, role: Role, name: str, prompt: Sequence[int], *, aside: bool) -> Search:
@@ -260,7 +263,9 @@ class Search:
                 self.root.question, branch=branch, role=name, aside=aside
             )
         settings = replace(self.settings, sampling=role.sampling)
-        return self._with(root=self._record.roots[key], settings=settings, backend=role.backend)
+        return self._with(
+            root=self._record.roots[key], settings=settings, backend=role.backend, main=False
+        )
 
     async def _scores(
         self, thoughts: Sequence[Thought]

@@ -129,7 +129,7 @@ async def test_a_prompt_is_computed_once_for_many_draws():
     backend = ScriptedBackend([ANSWER])
     outcome = await ask(Single(), backend)
     assert outcome.usage.prompt_tokens == 4
-    outcome = await ask(Vote(n=3), ScriptedBackend([ANSWER]))
+    outcome = await ask(Vote(n=3, adaptive=False), ScriptedBackend([ANSWER]))
     assert outcome.usage.prompt_tokens == 4 - 1 + 3
 
 
@@ -137,7 +137,7 @@ async def test_a_failing_draw_fails_the_strategy_and_cancels_the_rest():
     """The draw's own error comes out, and what the others had drawn is charged."""
     error = NumericalError("no")
     backend = ScriptedBackend([ANSWER, error, ANSWER], manual=True)
-    running = asyncio.create_task(ask(Vote(n=3), backend))
+    running = asyncio.create_task(ask(Vote(n=3, adaptive=False), backend))
     await until(lambda: len(backend.draws) == 3)
     backend.step()
     with pytest.raises(NumericalError) as caught:
