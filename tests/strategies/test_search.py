@@ -11,14 +11,20 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget, Cost
-from langchain_pareto.errors import NumericalError, ScorerError, SettingError
+from langchain_pareto.errors import (
+    ContextLengthError,
+    NumericalError,
+    ScorerError,
+    SettingError,
+)
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Single, Strategy, Vote
 from langchain_pareto.strategies.drawing import STEP
 from langchain_pareto.strategies.record import Lengths
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.settings import Settings
+from langchain_pareto.strategies.settings import Role, Settings
+from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import Answer
 
 PROMPT = "2+2?"  # 4 tokens
@@ -528,3 +534,311 @@ async def test_a_nested_strategy_offers_nothing_to_the_run():
     )
     assert len(outcome.thoughts) == 6
     assert outcome.answer.share == pytest.approx(0.5)
+
+
+# --- many thoughts at once, step by step
+
+
+def goes_on(whole: str):
+    """A model that has `whole` to say, however far it has come."""
+    return lambda text, _: whole[len(text) - len(PROMPT) :]
+
+
+async def test_expand_continues_several_thoughts_in_their_order():
+    """A thought may be named several times; however they finish, the result is in the order of the names."""
+    steps = ["a\n", "b\n"]
+    backend = ScriptedBackend(
+        lambda text, i: steps[i] if text == PROMPT else f"{text[-2]}{i}\n", manual=True
+    )
+
+    async def what(search):
+        a, b = await search.sample(search.root, 2, STEP)
+        drawn = await search.expand([b, a, b, search.root, a])
+        assert [t.parent for t in drawn] == [b, a, b, search.root, a]
+        assert [t.text for t in drawn] == ["b2\n", "a3\n", "b4\n", "steps", "a6\n"]
+        assert await search.expand([]) == []
+        return Answer(drawn[0])
+
+    steps += [""] * 3 + ["steps"]
+    running = asyncio.create_task(ask(what, backend))
+    for numbers in ((1, 0), (6, 4, 2, 5, 3)):
+        await until(lambda numbers=numbers: len(backend.draws) > max(numbers))
+        for i in numbers:
+            backend.finish(i)
+    await running
+
+
+async def test_several_thoughts_share_what_is_left_in_order():
+    """Where not all can be paid for, the first named are drawn."""
+
+    async def what(search):
+        a, b = await search.sample(search.root, 2, STEP)
+        drawn = await search.expand([b, a, b, a])
+        assert [t.parent for t in drawn if t.whole] == [b, a]
+        return Answer(drawn[0])
+
+    outcome = await ask(what, ScriptedBackend(["aaaaaaaa\n"]), 4 * 9 + 2)
+    assert outcome.stopped_by == "tokens"
+
+
+@pytest.mark.parametrize("length", [1, 62, 63, 64, 65, 127, 128, 129, 300])
+@pytest.mark.parametrize("end", ["\n", "\n\n", "STOP"])
+async def test_a_step_longer_than_reserved_goes_on(length, end):
+    """The same text as in one piece, wherever the piece ends: in its end, before it, or in a stop string of the caller's."""
+    whole = "x" * length + end + "next\n\nand so on"
+    settings = {"stop": ("STOP",), "steps": Steps(delimiters=(end,))} if end != "STOP" else {}
+    settings = settings or {"stop": ("STOP",)}
+    texts = []
+
+    async def what(search):
+        thought = search.root
+        for _ in range(2):
+            drawn = await search.sample(thought, until=STEP)
+            if not drawn or thought.finished:
+                break
+            [thought] = drawn
+            texts.append((thought.text, thought.finish))
+            assert len(thought.tokens) == len(thought.logprobs)
+        return Answer(thought)
+
+    free = await ask(what, ScriptedBackend(goes_on(whole)), **settings)
+    in_one, texts = texts.copy(), []
+    backend = ScriptedBackend(goes_on(whole))
+    tight = await ask(what, backend, 2000, **settings)
+    assert texts == in_one
+    assert in_one[0] == (("x" * length, "stop") if end == "STOP" else ("x" * length + end, "step"))
+    assert tight.spent.tokens == free.spent.tokens
+    assert len(backend.draws) > (length > 64)
+    assert tight.usage.new_tokens == sum(len(t.tokens) for t in tight.thoughts)
+
+
+async def test_a_stop_may_begin_in_the_step_before():
+    """A stop string of the caller's that holds the end of a step ends the answer, as in one piece, and is no part of it."""
+    whole = "one\ntwo\nUser: more\n"
+    stop, texts = ("\nUser:",), []
+
+    async def what(search):
+        thought = search.root
+        while not thought.finished:
+            [thought] = await search.sample(thought, until=STEP)
+            texts.append(thought.text)
+        [rest] = await search.sample(thought.parent)  # in one piece from there
+        assert (rest.text, rest.finish) == ("", "stop")
+        return Answer(thought)
+
+    outcome = await ask(what, ScriptedBackend(goes_on(whole)), stop=stop)
+    assert texts == ["one\n", "two\n", ""]
+    assert outcome.answer.thought.finish == "stop"
+    in_one = await ask(Single(), ScriptedBackend(goes_on(whole)), stop=stop)
+    assert in_one.answer.thought.text == "one\ntwo"
+
+
+async def test_an_answer_after_a_step_keeps_what_only_looked_like_a_stop():
+    """The end of the step is not said twice, nor lost."""
+    texts = []
+
+    async def what(search):
+        [step] = await search.sample(search.root, until=STEP)
+        [rest] = await search.sample(step)
+        texts.extend([step.text, rest.text])
+        return Answer(rest)
+
+    await ask(what, ScriptedBackend(goes_on("one\nUse it")), stop=("\nUser:",))
+    assert texts == ["one\n", "Use it"]
+
+
+@pytest.mark.parametrize("budget", [None, 1000])
+async def test_max_tokens_are_of_the_whole_path(budget):
+    """Steps share them; a path that has them all is not continued, by a step, an answer or a number of tokens."""
+
+    async def what(search):
+        thought, lengths = search.root, []
+        while drawn := await search.sample(thought, until=STEP):
+            [thought] = drawn
+            lengths.append(thought.length)
+        assert lengths == [3, 6, 7]
+        assert (thought.whole, thought.finish) == (False, "length")
+        for until_ in (STEP, "answer", 5):
+            assert await search.expand([thought, search.root], until_) != []
+            assert await search.sample(thought, 2, until_) == []
+        return Answer(thought)
+
+    outcome = await ask(what, ScriptedBackend(goes_on("ab\n" * 9)), budget, max_tokens=7)
+    assert outcome.stopped_by == "length"
+
+
+async def test_a_full_context_is_not_continued():
+    """However it came about; a prompt that fills the context by itself is the backend's to refuse."""
+
+    async def what(search):
+        [thought] = await search.sample(search.root, until=STEP)
+        assert (thought.finish, thought.whole) == ("step", True)
+        assert await search.sample(thought) == []
+        return Answer(thought)
+
+    await ask(what, ScriptedBackend(["ab\n"], context_length=7))
+    with pytest.raises(ContextLengthError):
+        await ask(Single(), ScriptedBackend(["ab"], context_length=4))
+
+
+async def test_what_is_dropped_gives_its_memory_back():
+    """At once, and only once; its relatives keep theirs."""
+
+    async def what(search):
+        [step] = await search.sample(search.root, until=STEP)
+        held = search.room.unspent.memory
+        a, b = await search.expand([step, step])
+        assert search.room.unspent.memory == held - 16 * 2 * (
+            4 + 1
+        )  # and the pending token of each
+        search.drop([a])
+        assert search.room.unspent.memory == held - 16 * (4 + 1)
+        search.drop([a, b])
+        search.drop([a, b])
+        assert search.room.unspent.memory == held
+        [more] = await search.sample(step)
+        return Answer(more)
+
+    backend = ScriptedBackend(["one\n", "abcd\n"[:3] + "\n"])
+    outcome = await ask(what, backend, "4000 B", steps=Steps())
+    assert outcome.spent.memory > 0
+
+
+# --- other prompts, other models
+
+
+async def ask_roles(what, policy, **roles) -> Outcome:
+    """As `ask`, with models for other roles, which write back what they are."""
+    account = Account()
+    players = {
+        name: Role(one, one.sampling, lambda: [ord("Q")], one.tokenizer.encode_prompt)
+        for name, one in roles.items()
+    }
+    settings = Settings(Sampling(), roles=players)
+    try:
+        return await run(
+            Do(what=what), policy, PROMPT, question="q", account=account, settings=settings
+        )
+    finally:
+        backends = [policy, *roles.values()]
+        assert account.reserved == Cost()
+        assert account.spent.tokens == sum(one.meter.new_tokens for one in backends)
+        assert [(one.branches, one.live) for one in backends] == [(0, [])] * len(backends)
+
+
+async def test_what_is_asked_aside_is_never_the_answer():
+    """However good it looks, and though nothing else was drawn."""
+
+    async def what(search):
+        [aside] = await search.ask("who?", n=1)
+        assert (aside.text, aside.aside, aside.answer) == ("Answer: 9", True, None)
+        assert aside.question == search.root.question
+        # nothing: the best so far
+
+    outcome = await ask(what, ScriptedBackend(["Answer: 9"]))
+    assert (outcome.answer, len(outcome.thoughts)) == (None, 1)
+
+    async def both(search):
+        await search.sample(search.root)
+        await search.ask("who?", n=5)
+
+    outcome = await ask(both, ScriptedBackend(lambda text, _: "3" if text == PROMPT else ANSWER))
+    assert outcome.answer.thought.text == "3"
+
+
+async def test_the_same_question_twice_is_two_samples():
+    """One prompt is one root of the model's, whose draws have keys of their own."""
+    backend = ScriptedBackend(["a", "b", "c", "d"])
+    keys = set()
+
+    async def what(search):
+        texts = []
+        for n in (1, 2):
+            for thought in await search.ask("who?", n=n):
+                texts.append(thought.text)
+                keys.add(thought.branch.key)
+        [other] = await search.ask("what?")
+        keys.add(other.branch.key)
+        assert texts == ["a", "b", "c"]
+        assert other.text == "a"  # another prompt, another root
+        return search.best(await search.sample(search.root))
+
+    await ask(what, backend)
+    assert len(keys) == 4
+
+
+async def test_a_role_has_its_own_model_and_sampling():
+    """Whoever is not named is the policy; `as_role` puts this question, `on` another, and both may be answers."""
+    warm = Sampling(temperature=0.25)
+    large = ScriptedBackend(["Answer: L"], name="large", sampling=warm)
+    judge = ScriptedBackend(["fine"], name="judge")
+    policy = ScriptedBackend(["Answer: P"])
+
+    async def what(search):
+        own = search.as_role("large")
+        [dear] = await own.sample(own.root)
+        assert (dear.text, dear.role, dear.aside) == ("Answer: L", "large", False)
+        assert own.as_role("large") is own
+        nobody = search.as_role("nobody")
+        assert nobody is search
+        [said] = await search.ask("who?", max_tokens=3, temperature=0.5)
+        assert (said.text, said.role, said.aside) == ("fin", "judge", True)
+        [asked] = await search.ask("who?", role="critic")
+        assert (asked.text, asked.role) == ("Answer: P", "policy")
+        other = search.on("another way", role="large")
+        [more] = await other.sample(other.root)
+        assert (more.role, more.aside, more.answer) == ("large", False, "L")
+        return Answer(dear)
+
+    outcome = await ask_roles(what, policy, large=large, judge=judge)
+    assert outcome.answer.thought.answer == "L"
+    assert [task.asked[0].temperature for task in large.draws] == [0.25, 0.25]
+    assert [task.asked[0].temperature for task in judge.draws] == [0.5]
+    assert [task.asked[1].max_tokens for task in judge.draws] == [3]
+    assert [
+        backend.tokenizer.decode(t.branch.tokens)[:11]
+        for backend, t in (
+            (large, large.draws[0]),
+            (large, large.draws[1]),
+            (judge, judge.draws[0]),
+        )
+    ] == ["QAnswer: L", "another way", "who?fin"]
+
+
+async def test_an_unknown_player_is_a_setting_error():
+    """With the keyword that names one."""
+
+    async def what(search):
+        search.player("judge")
+
+    with pytest.raises(SettingError, match="no model plays the role 'judge'"):
+        await ask(what, ScriptedBackend([ANSWER]))
+
+
+@pytest.mark.parametrize("value", [1, True, [1, 0], [], (0.5,)], ids=repr)
+async def test_a_run_scorer_may_give_whole_numbers(value):
+    """A score is a number, a step's too; nothing of it is a crash."""
+
+    class Counts:
+        async def score_in(self, search, thoughts):
+            return [value] * len(thoughts)
+
+    outcome = await ask(BestOfN(n=2), ScriptedBackend([ANSWER]), scorer=Counts())
+    expected = value if isinstance(value, int) else value[-1] if value else float("-inf")
+    assert outcome.answer.thought.score == expected
+
+
+async def test_a_run_scorers_group_of_errors_is_one_error():
+    """The first that is no group: its own kind if it is one of ours."""
+
+    class Fails:
+        def __init__(self, error) -> None:
+            self.error = error
+
+        async def score_in(self, search, thoughts):
+            raise ExceptionGroup("many", [ExceptionGroup("few", [self.error])])
+
+    with pytest.raises(ScorerError, match="ZeroDivisionError: none"):
+        await ask(BestOfN(n=2), ScriptedBackend([ANSWER]), scorer=Fails(ZeroDivisionError("none")))
+    with pytest.raises(NumericalError, match="nan"):
+        await ask(BestOfN(n=2), ScriptedBackend([ANSWER]), scorer=Fails(NumericalError("nan")))
