@@ -93,7 +93,7 @@ def test_what_cannot_be_decoded_is_refused():
     with pytest.raises(SettingError, match="known decoders: auto, plain, speculative"):
         ChatPareto(decoder="fast")
     with pytest.raises(SettingError, match="known decoders"):
-        parse_decoder(Decoder())
+        parse_decoder(Decoder(kind="own"))
     with pytest.raises(SettingError, match="draft_tokens"):
         parse_decoder({"kind": "speculative", "draft_tokens": 0})
     with pytest.raises(SettingError, match="shortest=5 is more than ngram=2"):
