@@ -31,6 +31,8 @@ _MEDIUM = Size(width=192, layers=6, heads=6, feed_forward=512)
 RECIPES = {
     "S": Recipe(Size(width=96, layers=2, heads=6, feed_forward=160), 100_000_000),
     "M": Recipe(_MEDIUM, 60_000_000),
-    "L": Recipe(Size(width=192, layers=18, heads=6, feed_forward=512), 22_000_000, start="M", rate=0.3),
+    "L": Recipe(
+        Size(width=192, layers=18, heads=6, feed_forward=512), 22_000_000, start="M", rate=0.3
+    ),
     "PRM": Recipe(_MEDIUM, 26_000_000, start="M", rate=0.3),
 }
