@@ -7,8 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from langchain_pareto import BigLittle, ChatPareto, Lookup, Plain, Rounds, Speculative, Vote
+from langchain_pareto.backends import loading
 from langchain_pareto.backends.decoders import Decoder, parse_decoder
 from langchain_pareto.backends.loading import load
+from langchain_pareto.backends.nano import draft_path
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.cli import app
 from langchain_pareto.errors import CapabilityError, SettingError
@@ -133,6 +135,76 @@ def test_a_draft_has_settings_of_its_own():
     plain = ChatPareto(decoder="plain", draft="/there/is/none", seed=1, device="cpu")
     assert plain.invoke(QUESTION, max_tokens=8).content
     plain.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "of_model", "of_call"),
+    [
+        (ChatPareto.get_num_tokens, {"decoder": "auto"}, {}),
+        (ChatPareto.invoke, {"decoder": "auto"}, {}),
+        (ChatPareto.invoke, {}, {"decoder": "auto"}),
+        (lambda chat, text, **of_call: list(chat.stream(text, **of_call)), {}, {"decoder": "auto"}),
+    ],
+)
+def test_the_draft_is_loaded_before_its_target(monkeypatch, first, of_model, of_call):
+    """Whichever method is called first: the target's pool takes what memory is left."""
+    loaded = []
+
+    def noted(model, **settings):
+        loaded.append(model)
+        return load(model, **settings)
+
+    monkeypatch.setattr(loading, "load", noted)
+    chat = ChatPareto(seed=1, device="cpu", max_tokens=4, **of_model)
+    assert first(chat, QUESTION, **of_call)
+    chat.invoke(QUESTION, decoder="auto")
+    chat.close()
+    assert loaded == ["nano-draft", None]
+
+
+@pytest.mark.parametrize(
+    ("draft", "match"),
+    [
+        ("", "name is empty"),
+        (" ", "name is empty"),
+        ([], "a Backend, not list"),
+        (3, "a Backend, not int"),
+        ("nano", "nano cannot draft for itself"),
+        (draft_path().parent / "draft" / ".." / "policy", "nano cannot draft for itself"),
+    ],
+)
+def test_a_draft_that_cannot_be_one_is_refused_at_once(draft, match):
+    """By its type, its empty name, or because it is the model; each error says what to give instead."""
+    with pytest.raises(SettingError, match=match):
+        ChatPareto(draft=draft)
+    if isinstance(draft, str):
+        told = CliRunner().invoke(app, ["ask", QUESTION, "--draft", draft])
+        assert told.exit_code == 2
+        assert match in told.stderr
+
+
+def test_no_call_goes_to_the_model_that_drafts():
+    """A call that names the draft as its model says so, and a Backend cannot draft for itself."""
+    chat = ChatPareto(draft="nano-draft", seed=1, device="cpu")
+    with pytest.raises(SettingError, match="nano-draft cannot draft for itself"):
+        chat.invoke(QUESTION, model="nano-draft")
+    with load("nano-draft", device="cpu") as backend, pytest.raises(SettingError, match="itself"):
+        ChatPareto(backend=backend, draft=backend)
+
+
+def test_a_draft_that_waits_is_told_of():
+    """Look-up uses no draft model: the command line refuses one, the chat model may use it in another call and warns."""
+    with pytest.warns(UserWarning, match='"lookup" takes no draft model'):
+        chat = ChatPareto(draft="nano-draft", decoder="lookup", seed=1, device="cpu")
+    asked = chat.invoke(QUESTION, decoder="speculative", max_tokens=8)
+    assert report(asked)["decoder"]["kind"] == "speculative"
+    chat.close()
+    for decoder in ("lookup", "plain"):
+        told = CliRunner().invoke(
+            app, ["ask", QUESTION, "--draft", "nano-draft", "--decoder", decoder]
+        )
+        assert told.exit_code == 2
+        assert f'"{decoder}" takes no draft model' in told.stderr
 
 
 def test_the_command_line_takes_a_decoder():
