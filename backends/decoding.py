@@ -195,9 +195,8 @@ class DecodingBackend:
             turn = "alone"
         guesser: Guesser
         if isinstance(decoder, Lookup):
-            shared = branch.shared(
-                "written", lambda: WrittenBefore(decoder.ngram, decoder.shortest)
-            )
+            lengths = decoder.ngram, decoder.shortest
+            shared = branch.shared(("written", *lengths), lambda: WrittenBefore(*lengths))
             assert isinstance(shared, WrittenBefore)
             guesser, turn = LookupGuesser(shared, branch.sequence), "now"
         else:
