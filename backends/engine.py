@@ -25,8 +25,8 @@ from langchain_pareto.backends.draft_length import Acceptance
 from langchain_pareto.backends.programs import Draw, Interrupted, Result
 from langchain_pareto.backends.results import Results
 from langchain_pareto.backends.running import Running
-from langchain_pareto.backends.scheduler import PREFILL_ALONE, Refusal, Scheduler, Step, goes_on
-from langchain_pareto.backends.sequences import Sequence as TokenSequence
+from langchain_pareto.backends.scheduler import PREFILL_ALONE, Refusal, Scheduler, Step
+from langchain_pareto.backends.sequences import Sequence as TokenSequence, goes_on
 from langchain_pareto.backends.step_times import StepTimes
 from langchain_pareto.errors import (
     BackendError,
@@ -168,8 +168,8 @@ class Engine:
     # --- the engine's thread
 
     def sharing(self, runner: Runner) -> int:
-        """Programs that draw with `runner`."""
-        return sum(running.runner is runner for running in self._live)
+        """Programs that decode with `runner`."""
+        return sum(running.decodes and running.runner is runner for running in self._live)
 
     def times(self, runner: Runner) -> StepTimes:
         """What decode steps of `runner` have taken so far."""
