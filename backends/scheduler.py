@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -230,9 +231,14 @@ class _Turns:
     def __init__(
         self, live: list[Running], runner: Runner, admitted: list[tuple[Running, int]]
     ) -> None:
-        self._drafting = any(r.runner is runner and r.drafting for r in live)
+        self._live, self._runner = live, runner
         alone = [running for running, i in admitted if running.works[i].turn == "alone"]
         self._next = min(alone, key=lambda running: (running.ready, running.order), default=None)
+
+    @cached_property
+    def _drafting(self) -> bool:
+        """Whether any program still guesses."""
+        return any(r.runner is self._runner and r.drafting for r in self._live)
 
     def admit(self, running: Running, work: Work) -> bool:
         """Whether the work takes part."""
