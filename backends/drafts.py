@@ -106,6 +106,8 @@ class ModelGuesser:
         while at < min(len(own), len(tokens)) and own[at] == tokens[at]:
             at += 1
         rewrite(self._runner, self._sequence, at or 1, tokens[at or 1 :])
+        if not self._sequence.pending:  # an earlier request ended after a guess that was not made
+            self._runner.truncate(self._sequence, len(tokens))
         self._agreed = len(tokens)
 
 
