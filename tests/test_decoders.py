@@ -1,7 +1,12 @@
 """Decoders at the face: every route reaches the engine, and lossless ones never change an answer."""
 
+import asyncio
+import gc
 import json
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +18,7 @@ from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.nano import draft_path
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.cli import app
-from langchain_pareto.errors import CapabilityError, SettingError
+from langchain_pareto.errors import BudgetExceeded, CapabilityError, SettingError
 
 QUESTION = "Use 11 7 3 to make 74."
 
@@ -107,6 +112,91 @@ def test_what_cannot_be_decoded_is_refused():
         alone = ChatPareto(backend=target, decoder="speculative")
         with pytest.raises(SettingError, match="needs a draft model"):
             alone.invoke(QUESTION)
+
+
+def engine_of(chat):
+    """The engine, once it has nothing to do."""
+    engine = chat._backend().engine
+    end = time.monotonic() + 60
+    while engine.call(lambda: engine.live).result():
+        assert time.monotonic() < end, "a program goes on"
+    return engine
+
+
+def slots_of(chat):
+    """Slots that branches hold, on the model and on its draft."""
+    gc.collect()
+    engine = engine_of(chat)
+    backends = [chat._backend(), chat._draft_backend(chat._draft())]
+    return [engine.call(lambda b=b: b.runner.pool.live).result() for b in backends]
+
+
+LONG = {"strategy": "single", "temperature": 3.0, "max_tokens": 150}
+DECODERS = [
+    Speculative(draft_tokens=4),
+    Lookup(draft_tokens=4, shortest=1),
+    Rounds(schedule="first_come"),
+    Rounds(),
+    BigLittle(rollback=0),
+]
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.kind)
+def test_leaving_a_stream_ends_its_rounds(llm, decoder):
+    """A loop that breaks off leaves nothing running and nothing held, and the next call draws what it always drew."""
+    wanted = llm.invoke(QUESTION, **LONG).content
+    pieces = []
+    for chunk in llm.stream(QUESTION, decoder=decoder, **LONG):
+        pieces.append(chunk.content)
+        if len(pieces) == 5:
+            break
+    assert wanted.startswith("".join(pieces))
+    assert slots_of(llm) == [0, 0]
+    assert llm.invoke(QUESTION, decoder=decoder, **LONG).content == wanted
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.kind)
+async def test_a_cancelled_call_ends_its_rounds(llm, decoder):
+    """The caller's loop gives up while guesses are made."""
+    begun = asyncio.Event()
+
+    async def read():
+        async for _ in llm.astream(QUESTION, decoder=decoder, **LONG):
+            begun.set()
+
+    task = asyncio.create_task(read())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert slots_of(llm) == [0, 0]
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.kind)
+def test_time_may_run_out_in_a_round(llm, decoder):
+    """What comes of it is a beginning of the whole text, or an error that says so."""
+    whole = llm.invoke(QUESTION, **LONG).content
+    for seconds in (0.001, 0.02, 0.05, 0.1, 0.2):
+        with suppress(BudgetExceeded):
+            text = llm.invoke(QUESTION, decoder=decoder, budget=f"{seconds}s", **LONG).content
+            assert whole.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+    assert slots_of(llm) == [0, 0]
+
+
+def test_threads_use_one_model_under_different_decoders(llm):
+    """Side by side in one engine, each call draws what it draws alone."""
+    short = {"strategy": "single", "max_tokens": 60}
+    asked = [(seed, decoder) for seed in range(3) for decoder in ("plain", "auto", *DECODERS)]
+    wanted = [llm.invoke(QUESTION, seed=seed, **short).content for seed in range(3)]
+
+    def draw(one):
+        seed, decoder = one
+        return llm.invoke(QUESTION, seed=seed, decoder=decoder, **short).content
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = list(pool.map(draw, asked))
+    assert found == [wanted[seed] for seed, _ in asked]
+    assert slots_of(llm) == [0, 0]
 
 
 def test_decoders_are_plain_settings():
