@@ -21,6 +21,7 @@ class Decoder(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     lossless: ClassVar[bool] = True
     drafts: ClassVar[bool] = False  # whether it needs a draft model
+    kind: str
 
     @property
     def most(self) -> int:
@@ -34,11 +35,22 @@ class Plain(Decoder):
     kind: Literal["plain"] = "plain"
 
 
-class Speculative(Decoder):
+class Guessing(Decoder):
+    """One that guesses `draft_tokens` a round, None for as many as pay by measured step times and acceptance, up to `longest`."""
+
+    draft_tokens: int | None = Field(default=None, ge=1, le=64)
+    longest: int = Field(default=8, ge=1, le=64)
+
+    @property
+    def most(self) -> int:
+        """The most tokens that it ever guesses at once."""
+        return self.draft_tokens or self.longest
+
+
+class Speculative(Guessing):
     """A draft model guesses, the target verifies.
 
-    `draft_tokens` a round, None for as many as pay by measured step times and acceptance, up to `longest`. A guess ends before a
-    token to which the draft gives less than `confidence`.
+    A guess ends before a token to which the draft gives less than `confidence`.
 
     `accept="draw"` keeps a guess that is the target's own draw: the text for a seed is that of plain decoding. "max" keeps a little more
     (Leviathan et al. 2023, arXiv 2211.17192): greedy text and the distribution of sampled text are those of plain decoding, the text
@@ -48,33 +60,20 @@ class Speculative(Decoder):
 
     kind: Literal["speculative"] = "speculative"
     drafts: ClassVar[bool] = True
-    draft_tokens: int | None = Field(default=None, ge=1, le=64)
-    longest: int = Field(default=8, ge=1, le=64)
     confidence: float = Field(default=0.0, ge=0, lt=1)
     accept: Accept = "draw"
 
-    @property
-    def most(self) -> int:
-        """The most tokens that it ever guesses at once."""
-        return self.draft_tokens or self.longest
 
-
-class Lookup(Decoder):
+class Lookup(Guessing):
     """What was written before after the same tokens, in the prompt or in any branch of the tree, is the guess: no draft model.
 
     Prompt lookup, across sibling branches (STAND, arXiv 2506.04708). `ngram` and `shortest` are how many equal tokens it looks for.
     """
 
     kind: Literal["lookup"] = "lookup"
-    draft_tokens: int | None = Field(default=None, ge=1, le=64)
     longest: int = Field(default=10, ge=1, le=64)
     ngram: int = Field(default=4, ge=1, le=16)
     shortest: int = Field(default=2, ge=1, le=16)
-
-    @property
-    def most(self) -> int:
-        """The most tokens that it ever guesses at once."""
-        return self.draft_tokens or self.longest
 
     @model_validator(mode="after")
     def _ordered(self) -> Lookup:

@@ -28,6 +28,7 @@ from langchain_pareto.backends.decoders import (
     Accept,
     BigLittle,
     Decoder,
+    Guessing,
     Lookup,
     Plain,
     Rounds,
@@ -51,7 +52,7 @@ class DecodingBackend:
         """Raises SettingError without the draft that the decoder needs, CapabilityError and VocabularyMismatchError for one that does not fit."""
         if decoder.drafts:
             if draft is None:
-                msg = f'the decoder "{decoder.kind}" needs a draft model'  # type: ignore[attr-defined]
+                msg = f'the decoder "{decoder.kind}" needs a draft model'
                 raise SettingError(msg, hint="Name one with draft=, or take another decoder.")
             _check_pair(target, draft)
         self.target, self.decoder = target, decoder
@@ -194,9 +195,8 @@ class DecodingBackend:
             turn = "alone"
         guesser: Guesser
         if isinstance(decoder, Lookup):
-            shared = branch.shared(
-                "written", lambda: WrittenBefore(decoder.ngram, decoder.shortest)
-            )
+            lengths = decoder.ngram, decoder.shortest
+            shared = branch.shared(("written", *lengths), lambda: WrittenBefore(*lengths))
             assert isinstance(shared, WrittenBefore)
             guesser, turn = LookupGuesser(shared, branch.sequence), "now"
         else:
@@ -229,9 +229,9 @@ class DecodingBackend:
     def _length(self, branch: LocalBranch) -> speculation.Length:
         """The length of guesses of the branch's tree."""
         decoder = self.decoder
-        fixed = getattr(decoder, "draft_tokens", None)
-        if fixed is not None:
-            return FixedLength(fixed)
+        assert isinstance(decoder, Guessing | Rounds)
+        if decoder.draft_tokens is not None:
+            return FixedLength(decoder.draft_tokens)
         engine, runner = self.target.engine, self.target.runner
         source = self.drafter if self.drafter is not None else Lookup
         pair = engine.acceptance(runner, source, self._accept)

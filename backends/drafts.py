@@ -106,35 +106,55 @@ class ModelGuesser:
         while at < min(len(own), len(tokens)) and own[at] == tokens[at]:
             at += 1
         rewrite(self._runner, self._sequence, at or 1, tokens[at or 1 :])
+        if not self._sequence.pending:  # an earlier request ended after a guess that was not made
+            self._runner.truncate(self._sequence, len(tokens))
         self._agreed = len(tokens)
 
 
 class WrittenBefore:
-    """Sequences of a few tokens, and what came after them, in all branches of one tree (STAND, arXiv 2506.04708)."""
+    """Sequences of a few tokens, and what came after them, in all branches of one tree (STAND, arXiv 2506.04708).
 
-    def __init__(self, longest: int, shortest: int) -> None:
+    A branch that is freed is remembered until there is as much of others again.
+    """
+
+    def __init__(self, longest: int, shortest: int, *, room: int = 1 << 15) -> None:
+        """`room` is how many places are always kept."""
         self._lengths = range(longest, shortest - 1, -1)
-        self._after = dict[tuple[int, ...], tuple[list[int], int]]()  # where it goes on
+        self._places = dict[tuple[int, ...], tuple[TokenSequence, int]]()  # where it goes on
         self._read = WeakKeyDictionary[Segment, int]()
+        self._least = self._room = room
 
     def read(self, sequence: TokenSequence) -> None:
         """Takes in what is new of a branch."""
+        if len(self._places) > self._room:
+            self._release()
         tokens = sequence.tokens
         for segment, start, stop in sequence.segments(len(tokens)):
             first = max(start, self._read.get(segment, start), 1)
             for at in range(first, stop):  # the token that comes after
                 for n in self._lengths:
                     if n <= at:
-                        self._after[tuple(tokens[at - n : at])] = (tokens, at)
+                        self._places[tuple(tokens[at - n : at])] = (sequence, at)
             self._read[segment] = max(first, stop)
 
     def goes_on(self, tokens: Sequence[int], most: int) -> list[int]:
         """What came after the longest known end of `tokens`, the last time."""
         for n in self._lengths:
-            found = self._after.get(tuple(tokens[-n:])) if n <= len(tokens) else None
-            if found is not None and (after := found[0][found[1] : found[1] + most]):
-                return after
+            end = list(tokens[-n:])
+            found = self._places.get(tuple(end))
+            if found is None:
+                continue
+            written, at = found[0].tokens, found[1]
+            if written[at - n : at] == end and (after := written[at : at + most]):
+                return after  # else the branch was truncated since
         return []
+
+    def _release(self) -> None:
+        """Forgets freed branches; the others read once more what a freed one had read for all."""
+        places = self._places.items()
+        self._places = {end: place for end, place in places if not place[0].freed}
+        self._room = self._least + 2 * len(self._places)
+        self._read.clear()
 
 
 class LookupGuesser:

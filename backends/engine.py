@@ -25,8 +25,8 @@ from langchain_pareto.backends.draft_length import Acceptance
 from langchain_pareto.backends.programs import Draw, Interrupted, Result
 from langchain_pareto.backends.results import Results
 from langchain_pareto.backends.running import Running
-from langchain_pareto.backends.scheduler import PREFILL_ALONE, Refusal, Scheduler, Step, goes_on
-from langchain_pareto.backends.sequences import Sequence as TokenSequence
+from langchain_pareto.backends.scheduler import PREFILL_ALONE, Refusal, Scheduler, Step
+from langchain_pareto.backends.sequences import Sequence as TokenSequence, goes_on
 from langchain_pareto.backends.step_times import StepTimes
 from langchain_pareto.errors import (
     BackendError,
@@ -168,8 +168,8 @@ class Engine:
     # --- the engine's thread
 
     def sharing(self, runner: Runner) -> int:
-        """Programs that draw with `runner`."""
-        return sum(running.runner is runner for running in self._live)
+        """Programs that decode with `runner`."""
+        return sum(running.decodes and running.runner is runner for running in self._live)
 
     def times(self, runner: Runner) -> StepTimes:
         """What decode steps of `runner` have taken so far."""
@@ -302,7 +302,7 @@ class Engine:
         self._charge(step, seconds)
         if step.goes_on:
             self.times(step.runner).note(step.tokens, seconds)
-        touched = dict[int, Running]()
+        touched = dict[Running, None]()  # in order
         for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
             result, sequence = results.get(k), chunk.sequence
             # what gives no row is a piece of a prompt, however short
@@ -315,8 +315,8 @@ class Engine:
                 if isinstance(want, Draw) and want.counted:
                     running.count(new_tokens=len(result))
                 running.results[i] = result
-                touched[id(running)] = running
-        for running in touched.values():
+                touched[running] = None
+        for running in touched:
             if not running.ended and None not in running.results:
                 self._advance(running, [r for r in running.results if r is not None])
 
@@ -325,25 +325,25 @@ class Engine:
         assert step.logits is not None
         spec, total = step.runner.spec, step.tokens
         moved = cost.forward_bytes(spec, step.logits.union, total, len(step.chunks))
-        counted = set[int]()
+        counted = set[Running]()
         for (running, _), chunk in zip(step.items, step.chunks, strict=True):
             sequence, stop = chunk.sequence, chunk.sequence.cached
             charged = sequence.charge(stop - chunk.n, stop, chunk.rows)
             start = stop - charged
-            own = (
-                step.runner is running.runner
-            )  # a draft reads the prompt once more: that is no prompt
+            # a draft reads the prompt once more: that is no prompt
+            own = step.runner is running.runner
             prompt = max(0, min(stop, running.known[sequence]) - start) if own else 0
             flops = cost.forward_flops(spec, start, stop, chunk.rows)
+            first = running not in counted
+            counted.add(running)
             for usage in (running.usage, self.meter):
-                usage.forwards += id(running) not in counted
+                usage.forwards += first
                 usage.prompt_tokens += prompt
                 usage.forward_tokens += charged
                 usage.replayed_tokens += chunk.n - charged
                 usage.flops += flops
                 usage.bytes += moved * chunk.n // total
                 usage.device_seconds += seconds * chunk.n / total
-            counted.add(id(running))
 
     # --- programs
 

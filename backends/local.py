@@ -145,7 +145,7 @@ class LocalBranch:
                 raise SequenceError(msg)
             del self._tokens[length:]
             self._prompt = min(self._prompt, length)
-            self._backend.post(lambda: self._backend.runner.truncate(self.sequence, length))
+            self._backend.post(partial(self._backend.truncate_sequence, self, length))
 
     def free(self) -> None:
         """Gives the branch back; twice is once. A branch that is being extended is freed when that ends."""
@@ -375,6 +375,11 @@ class LocalBackend:
         for child in children:
             child.bind(self.engine.track(self.runner, self.runner.fork(parent.sequence)))
             parent.fork_followers(child)
+
+    def truncate_sequence(self, branch: LocalBranch, length: int) -> None:
+        """The engine's side of a truncation; whoever has read what was cut off reads what comes in its place."""
+        self.runner.truncate(branch.sequence, length)
+        branch.sequence.part()
 
     def discard(self, branch: LocalBranch) -> None:
         """The engine's side of freeing; silent when the engine is gone, and everything with it."""

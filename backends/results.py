@@ -63,15 +63,17 @@ class Results:
         if not draws:
             return {}
         sampler = self._samplers.setdefault(id(step.runner), Sampler())
-        wants = (running.works[i].want for running, i in step.items)
-        stats = any(isinstance(want, Draw) and want.stats for want in wants)
+        wants = {k: _want(step, k) for k in draws}
+        stats = any(want.stats for want in wants.values())
+        widths = {k: want.keep for k, want in wants.items() if want.keep}
         rows = [row for part in draws.values() for row in part]
         host = sampler.draw(step.rows(draws), rows, stats=stats).to_host()
         nan = [math.nan] * len(rows)
-        judged = self._judged(step, draws) or nan
+        judges = any(want.judged for want in wants.values())
+        judged = self._judged(step, draws) if judges else nan
         told = (host.logprobs, host.entropies, host.top_logprobs, host.peaks)
         columns = [column or nan for column in told]
-        kept = self._kept(step, draws, sampler) or itertools.repeat(None)
+        kept = self._kept(step, draws, widths, sampler) if widths else itertools.repeat(None)
         drawn, finite = map(Drawn, host.tokens, *columns, judged, kept), iter(host.finite)
         out = dict[int, Result | Exception]()
         for k, part in draws.items():
@@ -81,10 +83,7 @@ class Results:
         return out
 
     def _judged(self, step: Step, draws: dict[int, list[Row]]) -> list[float]:
-        """Log-probabilities of the tokens that the sequences hold where something is drawn; empty where nobody asks."""
-        wants = (running.works[i].want for running, i in (step.items[k] for k in draws))
-        if not any(isinstance(want, Draw) and want.judged for want in wants):
-            return []
+        """Log-probabilities of the tokens that the sequences hold where something is drawn."""
         ids = list[int]()
         for k, part in draws.items():
             tokens = step.chunks[k].sequence.tokens
@@ -94,17 +93,9 @@ class Results:
             return named_logprobs(logits, torch.tensor(ids, device=logits.device)).tolist()
 
     def _kept(
-        self, step: Step, draws: dict[int, list[Row]], sampler: Sampler
+        self, step: Step, draws: dict[int, list[Row]], widths: dict[int, int], sampler: Sampler
     ) -> list[torch.Tensor | None]:
-        """The distribution behind each draw that is to keep it; empty where none is."""
-        widths = dict[int, int]()
-        for k in draws:
-            running, i = step.items[k]
-            want = running.works[i].want
-            if isinstance(want, Draw) and want.keep:
-                widths[k] = want.keep
-        if not widths:
-            return []
+        """The distribution behind each draw that is to keep it, over so many ids."""
         with torch.inference_mode():
             p = sampler.distribution(step.rows(widths), [r for k in widths for r in draws[k]])
             fits = {width: fitted(p, width).unbind() for width in set(widths.values())}
@@ -131,6 +122,14 @@ class Results:
             part = list(itertools.islice(logprobs, len(tokens)))
             out[k] = _not_finite(step.runner) if any(map(math.isnan, part)) else part
         return out
+
+
+def _want(step: Step, k: int) -> Draw:
+    """What the program of chunk number `k`, which draws, wants."""
+    running, i = step.items[k]
+    want = running.works[i].want
+    assert isinstance(want, Draw)
+    return want
 
 
 def _rows(want: Draw, sequence: TokenSequence, rows: int) -> list[Row]:

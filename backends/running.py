@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 from langchain_pareto.backends.base import Finish, Runner, Usage
 from langchain_pareto.backends.programs import Draw, Program, Result, Work
-from langchain_pareto.backends.sequences import Sequence as TokenSequence
+from langchain_pareto.backends.sequences import Sequence as TokenSequence, goes_on
 
 
 class Running:
@@ -43,6 +43,9 @@ class Running:
         self.results: list[Result | None] = []
         self.known = dict[TokenSequence, int]()  # tokens that were there before this program
         self.held = dict[TokenSequence, Runner]()  # everything that it has worked on
+        self.decodes = (
+            True  # whether it draws token by token: it is not scored, and has read its prompt
+        )
         self.ended = False
         self._cancelled = False
 
@@ -54,11 +57,15 @@ class Running:
             for work, result in zip(self.works, self.results, strict=True)
         )
 
-    def count(self, **counts: int) -> None:
-        """Adds to what only the program can count: fields of Usage."""
-        more = Usage(**counts)
-        self.usage.add(more)
-        self.meter.add(more)
+    def count(
+        self, *, new_tokens: int, drafted: int = 0, accepted: int = 0, rounds: int = 0
+    ) -> None:
+        """Adds what only the program can count, to its usage and to the meter."""
+        for usage in (self.usage, self.meter):
+            usage.new_tokens += new_tokens
+            usage.drafted += drafted
+            usage.accepted += accepted
+            usage.rounds += rounds
 
     def cancel(self) -> None:
         """Ends the program within one step; its future resolves to what it has so far."""
@@ -83,3 +90,11 @@ class Running:
             guesses = work.rows - 1 if isinstance(work.want, Draw) else 0
             self.known.setdefault(work.sequence, len(work.sequence.tokens) - guesses)
             self.held[work.sequence] = work.runner
+        self.decodes = all(map(self._decodes, works))
+
+    def _decodes(self, work: Work) -> bool:
+        """Whether a work draws the next tokens of a sequence, or guesses them."""
+        sequence = work.sequence
+        return isinstance(work.want, Draw) and (
+            work.runner is not self.runner or goes_on(sequence.cached, sequence.pending, work.rows)
+        )

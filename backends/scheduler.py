@@ -12,20 +12,20 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from langchain_pareto.backends.base import Logits, Runner
 from langchain_pareto.backends.programs import Work
 from langchain_pareto.backends.running import Running
-from langchain_pareto.backends.sequences import Chunk, Segment, Sequence as TokenSequence
+from langchain_pareto.backends.sequences import Chunk, Segment, Sequence as TokenSequence, goes_on
 from langchain_pareto.errors import CapacityError
 
 PREFILL_CHUNK = 512  # tokens a step while somebody else decodes or has a deadline
 PREFILL_ALONE = 2048  # tokens a step otherwise
 _HEADROOM = 32  # slots for each decoding sequence that stay free when a prefill is let in
 _SHARED_START = 16  # tokens: a prefill that starts like another one's waits for it
-_FEW = 8  # pending tokens of a sequence that goes on: no prefill yet
 _PATIENCE = 16  # steps that go without a work which waits for others to guess
 
 
@@ -231,9 +231,14 @@ class _Turns:
     def __init__(
         self, live: list[Running], runner: Runner, admitted: list[tuple[Running, int]]
     ) -> None:
-        self._drafting = any(r.runner is runner and r.drafting for r in live)
+        self._live, self._runner = live, runner
         alone = [running for running, i in admitted if running.works[i].turn == "alone"]
         self._next = min(alone, key=lambda running: (running.ready, running.order), default=None)
+
+    @cached_property
+    def _drafting(self) -> bool:
+        """Whether any program still guesses."""
+        return any(r.runner is self._runner and r.drafting for r in self._live)
 
     def admit(self, running: Running, work: Work) -> bool:
         """Whether the work takes part."""
@@ -243,11 +248,6 @@ class _Turns:
             running.waited += 1
             return False
         return True
-
-
-def goes_on(cached: int, tokens: int, rows: int) -> bool:
-    """Whether computing so many tokens after `cached` ones continues a sequence, rather than reads a prompt."""
-    return tokens <= max(1, rows) or (tokens <= _FEW and cached > 0)
 
 
 class _Trees:

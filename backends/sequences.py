@@ -16,6 +16,8 @@ import numpy as np
 from langchain_pareto.backends.kv_pool import Slots
 from langchain_pareto.errors import SequenceError
 
+_FEW = 8  # pending tokens of a sequence that goes on: no prefill yet
+
 
 class Segment:
     """A stretch of tokens from `start` on; `computed` is the furthest position ever computed in it, for charging once."""
@@ -59,12 +61,19 @@ class Sequence:
     def fork(self) -> Sequence:
         """A child that shares everything so far; the caller retains its slots."""
         self.check_usable()
+        self.part()
         length = len(self.tokens)
-        if self.path[-1].start < length:
-            self._branch_at(length)
         child = Sequence(self.tokens.copy(), [*self.path[:-1], Segment(length)], self.ends.copy())
         child.put(self.slots)
         return child
+
+    def part(self) -> None:
+        """Closes the own segment: what comes after it is another stretch."""
+        length = len(self.tokens)
+        if self.path[-1].start < length:
+            self.ends.append(length)
+            self.path.append(Segment(length))
+            self.version += 1
 
     def put(self, slots: Slots) -> None:
         """Notes that the next `len(slots)` tokens are computed."""
@@ -136,11 +145,10 @@ class Sequence:
             msg = "this branch was freed and cannot be used any more"
             raise SequenceError(msg)
 
-    def _branch_at(self, length: int) -> None:
-        """Closes the own segment at `length` and starts a new one."""
-        self.ends.append(length)
-        self.path.append(Segment(length))
-        self.version += 1
+
+def goes_on(cached: int, tokens: int, rows: int) -> bool:
+    """Whether computing so many tokens after `cached` ones continues a sequence, rather than reads a prompt."""
+    return tokens <= max(1, rows) or (tokens <= _FEW and cached > 0)
 
 
 @dataclass(frozen=True, slots=True)

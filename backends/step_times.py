@@ -30,10 +30,6 @@ class StepTimes:
         else:
             self._seconds[width] = _OLD * known + (1 - _OLD) * min(seconds, _SLOW * known)
 
-    def known(self, tokens: int) -> bool:
-        """Whether a step of this width was measured."""
-        return _width(tokens) in self._seconds
-
     def seconds(self, tokens: int) -> float | None:
         """Seconds that a step of so many tokens takes, None before anything was measured."""
         if not self._widths:

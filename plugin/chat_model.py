@@ -7,6 +7,7 @@ and are shared in the process; a pickle carries settings only.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -36,7 +37,7 @@ from pydantic import (
 from typing_extensions import override
 
 from langchain_pareto.backends.base import BACKENDS, Backend
-from langchain_pareto.backends.decoders import Decoder, Plain, Speculative, parse_decoder
+from langchain_pareto.backends.decoders import Decoder, Lookup, Plain, Speculative, parse_decoder
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
@@ -45,9 +46,11 @@ from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
 from langchain_pareto.models import (
     Models,
+    check_draft,
     draft_for,
     draft_settings,
     identity,
+    is_backend,
     model_name,
     only,
     reward_for,
@@ -162,6 +165,9 @@ class ChatPareto(BaseChatModel):
             if isinstance(cause, ParetoError):  # its own words, and its hint
                 raise cause from None
             raise
+        if self.draft is not None and isinstance(self.decoder, Lookup):
+            msg = 'the decoder "lookup" takes no draft model: draft= waits for calls with another decoder'
+            warnings.warn(msg, stacklevel=2)
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -191,10 +197,16 @@ class ChatPareto(BaseChatModel):
     @field_validator("backend")
     @classmethod
     def _check_backend(cls, value: object) -> object:
-        if value not in BACKENDS and not hasattr(value, "extend"):
+        if value not in BACKENDS and not is_backend(value):
             msg = f"there is no backend {value!r}; known backends: {', '.join(BACKENDS)}, or a Backend object"
             raise SettingError(msg)
         return value
+
+    @model_validator(mode="after")
+    def _check_draft(self) -> Self:
+        if self.draft is not None:
+            check_draft(self.draft, self.model if isinstance(self.backend, str) else self.backend)
+        return self
 
     @model_validator(mode="after")
     def _set_pareto_version(self) -> Self:
@@ -402,7 +414,8 @@ class ChatPareto(BaseChatModel):
         on_thought: OnThought,
     ) -> AsyncIterator[AIMessageChunk]:
         """A single sample as it grows; any other strategy's winner in one piece, after the decision."""
-        tokenizer = (await self._abackend(kwargs.get("model"))).tokenizer
+        backend = await self._abackend(kwargs.get("model"), kwargs.get("decoder"))
+        tokenizer = backend.tokenizer
         prompt = prompt_text(tokenizer, messages, self.chat_template_kwargs)
 
         def respond_(on_text: Callable[[str], None]) -> Coroutine[object, object, Reply]:
@@ -420,8 +433,9 @@ class ChatPareto(BaseChatModel):
         on_thought: OnThought | None = None,
     ) -> Reply:
         call = self._call(stop, kwargs)
-        backend: Backend = await self._abackend(kwargs.get("model"))
+        # before the model's pool takes what memory is left
         call = replace(call, roles=await self._players(call))
+        backend = await self._abackend(kwargs.get("model"), call.decoder)
         if not isinstance(call.decoder, Plain):
             backend = await self._decoding(backend, call.decoder)
         return await respond(call, backend, messages, on_text=on_text, on_thought=on_thought)
@@ -484,6 +498,7 @@ class ChatPareto(BaseChatModel):
     def _draft(self, model: object = None) -> object:
         """The draft model for `model`: the one that was given, else what is bundled for the bundled policy."""
         if self.draft is not None:
+            check_draft(self.draft, self._wanted(model))
             return self.draft
         return draft_for(self._wanted(model)) if isinstance(self.backend, str) else None
 
@@ -494,21 +509,21 @@ class ChatPareto(BaseChatModel):
 
         draft: object = None
         if decoder.drafts and (draft := self._draft(target.name)) is not None:
-            draft = await self._abeside(draft)
+            draft = await asyncio.to_thread(self._beside, draft)
         for backend in (target, draft):
             if backend is not None and not isinstance(backend, LocalBackend):
                 msg = f"only a model on this machine can be decoded step by step, and {type(backend).__name__} is none"
                 raise CapabilityError(msg, hint='Take decoder="plain".')
         return DecodingBackend(target, decoder, draft)  # type: ignore[arg-type]  # checked above
 
-    async def _abeside(self, model: Any) -> Backend:
+    def _beside(self, model: Any) -> Backend:
         """The backend of a draft or of another role, loaded as the model is."""
-        if hasattr(model, "extend"):
+        if is_backend(model):
             backend: Backend = model
             return backend
         name = self.backend if isinstance(self.backend, str) else "auto"
         settings = draft_settings(model, backend=name, device=self.device, dtype=self.dtype)
-        return await self._drafts.aget(model, settings)
+        return self._drafts.get(model, settings)
 
     # --- models
 
@@ -519,7 +534,9 @@ class ChatPareto(BaseChatModel):
             reward = reward_for(self.model)
             if reward is not None:
                 wanted.setdefault(call.scorer.role, reward)
-        return {name: await self._abeside(model) for name, model in wanted.items()}
+        return {
+            name: await asyncio.to_thread(self._beside, model) for name, model in wanted.items()
+        }
 
     def _name(self, model: object) -> str:
         return model_name(model if isinstance(self.backend, str) else self.backend)
@@ -538,19 +555,20 @@ class ChatPareto(BaseChatModel):
         )
         return {name: getattr(self, name) for name in names}
 
-    def _backend(self, model: object = None) -> Backend:
-        """The loaded model, shared with everybody who asks for the same."""
+    def _backend(self, model: object = None, decoder: object = None) -> Backend:
+        """The loaded model, shared with everybody who asks for the same; `decoder` is that of the call, if it names one."""
         if not isinstance(self.backend, str):
             return only(self.backend, model)
+        asked = self.decoder if decoder is None else decoder
+        if self._decoder(asked, model).drafts and (draft := self._draft(model)) is not None:
+            self._beside(draft)  # before the target's pool takes what memory is left
         return self._known(model, self._models.get(self._wanted(model), self._settings()))
 
-    async def _abackend(self, model: object) -> Backend:
+    async def _abackend(self, model: object, decoder: object) -> Backend:
         """As `_backend`, without holding up the loop while it loads."""
         if not isinstance(self.backend, str):
             return only(self.backend, model)
-        if self.draft is not None and self._decoder(self.decoder, model).drafts:
-            await self._abeside(self.draft)  # before the target's pool takes what memory is left
-        return self._known(model, await self._models.aget(self._wanted(model), self._settings()))
+        return await asyncio.to_thread(self._backend, model, decoder)
 
     def _wanted(self, model: object) -> object:
         return self.model if model is None else model

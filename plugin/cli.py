@@ -215,14 +215,21 @@ def _decoder(
 ) -> tuple[Decoder | str, str | None]:
     """How tokens are drawn, and the model that guesses ahead, if it takes one."""
     from langchain_pareto.backends.decoders import parse_decoder
-    from langchain_pareto.models import draft_for
+    from langchain_pareto.models import check_draft, draft_for
 
     if decoder is None:
         decoder = "plain" if draft is None else "auto"
     parsed = parse_decoder(decoder)
-    guesses = draft or draft_for(model)
+    if draft is None:
+        guesses = draft_for(model)
+    else:
+        check_draft(draft, model)
+        guesses = draft
     if parsed is None:
         return ("plain", None) if guesses is None else ("speculative", guesses)
+    if draft is not None and not parsed.drafts:
+        msg = f'the decoder "{parsed.kind}" takes no draft model, and --draft names {draft}'
+        raise SettingError(msg, hint="Leave --draft out, or take --decoder speculative.")
     return parsed, guesses if parsed.drafts else None
 
 

@@ -6,7 +6,6 @@ Knows names and backends; knows no call. A copy of a chat model has a Models of 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Mapping
@@ -40,10 +39,6 @@ class Models:
                 self._loaded[key] = loading.load(model, **settings)
             return self._loaded[key]
 
-    async def aget(self, model: Any, settings: Mapping[str, Any]) -> Backend:
-        """As `get`, without holding up the loop while it loads."""
-        return await asyncio.to_thread(self.get, model, settings)
-
     def close(self) -> None:
         """Gives all back; the next `get` loads again."""
         with self._lock:
@@ -62,6 +57,33 @@ def model_name(model: object) -> str:
         )
     path = Path(str(model))
     return path.name if path.is_absolute() else str(model)
+
+
+def is_backend(value: object) -> bool:
+    """Whether somebody opened it already."""
+    return hasattr(value, "estimate")
+
+
+def check_draft(draft: object, model: object) -> None:
+    """Raises SettingError for what cannot guess ahead of `model`, as far as that shows without loading either."""
+    if isinstance(draft, str | Path):
+        if not str(draft).strip() or draft == Path():
+            msg = "the draft's name is empty"
+            raise SettingError(msg, hint="Give a path or hub id, or leave the draft out.")
+    elif not (is_backend(draft) or hasattr(draft, "config")):
+        msg = f"a draft is a path, a hub id, a model of transformers or a Backend, not {type(draft).__name__}"
+        raise SettingError(msg)
+    if _place(draft) == _place(model):
+        msg = f"{model_name(model)} cannot draft for itself"
+        raise SettingError(msg, hint='Name a smaller model, or take the decoder "lookup".')
+
+
+def _place(model: object) -> object:
+    """What is the same for a model that is named in two ways."""
+    folder = bundled(model)
+    if folder is None and isinstance(model, str | Path):
+        folder = Path(model)
+    return id(model) if folder is None else folder.resolve()
 
 
 def draft_for(model: object) -> str | None:

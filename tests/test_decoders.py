@@ -1,17 +1,24 @@
 """Decoders at the face: every route reaches the engine, and lossless ones never change an answer."""
 
+import asyncio
+import gc
 import json
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
 
 from langchain_pareto import BigLittle, ChatPareto, Lookup, Plain, Rounds, Speculative, Vote
+from langchain_pareto.backends import loading
 from langchain_pareto.backends.decoders import Decoder, parse_decoder
 from langchain_pareto.backends.loading import load
+from langchain_pareto.backends.nano import draft_path
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.cli import app
-from langchain_pareto.errors import CapabilityError, SettingError
+from langchain_pareto.errors import BudgetExceeded, CapabilityError, SettingError
 
 QUESTION = "Use 11 7 3 to make 74."
 
@@ -93,7 +100,7 @@ def test_what_cannot_be_decoded_is_refused():
     with pytest.raises(SettingError, match="known decoders: auto, plain, speculative"):
         ChatPareto(decoder="fast")
     with pytest.raises(SettingError, match="known decoders"):
-        parse_decoder(Decoder())
+        parse_decoder(Decoder(kind="own"))
     with pytest.raises(SettingError, match="draft_tokens"):
         parse_decoder({"kind": "speculative", "draft_tokens": 0})
     with pytest.raises(SettingError, match="shortest=5 is more than ngram=2"):
@@ -105,6 +112,91 @@ def test_what_cannot_be_decoded_is_refused():
         alone = ChatPareto(backend=target, decoder="speculative")
         with pytest.raises(SettingError, match="needs a draft model"):
             alone.invoke(QUESTION)
+
+
+def engine_of(chat):
+    """The engine, once it has nothing to do."""
+    engine = chat._backend().engine
+    end = time.monotonic() + 60
+    while engine.call(lambda: engine.live).result():
+        assert time.monotonic() < end, "a program goes on"
+    return engine
+
+
+def slots_of(chat):
+    """Slots that branches hold, on the model and on its draft."""
+    gc.collect()
+    engine = engine_of(chat)
+    backends = [chat._backend(), chat._draft_backend(chat._draft())]
+    return [engine.call(lambda b=b: b.runner.pool.live).result() for b in backends]
+
+
+LONG = {"strategy": "single", "temperature": 3.0, "max_tokens": 150}
+DECODERS = [
+    Speculative(draft_tokens=4),
+    Lookup(draft_tokens=4, shortest=1),
+    Rounds(schedule="first_come"),
+    Rounds(),
+    BigLittle(rollback=0),
+]
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.kind)
+def test_leaving_a_stream_ends_its_rounds(llm, decoder):
+    """A loop that breaks off leaves nothing running and nothing held, and the next call draws what it always drew."""
+    wanted = llm.invoke(QUESTION, **LONG).content
+    pieces = []
+    for chunk in llm.stream(QUESTION, decoder=decoder, **LONG):
+        pieces.append(chunk.content)
+        if len(pieces) == 5:
+            break
+    assert wanted.startswith("".join(pieces))
+    assert slots_of(llm) == [0, 0]
+    assert llm.invoke(QUESTION, decoder=decoder, **LONG).content == wanted
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.kind)
+async def test_a_cancelled_call_ends_its_rounds(llm, decoder):
+    """The caller's loop gives up while guesses are made."""
+    begun = asyncio.Event()
+
+    async def read():
+        async for _ in llm.astream(QUESTION, decoder=decoder, **LONG):
+            begun.set()
+
+    task = asyncio.create_task(read())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert slots_of(llm) == [0, 0]
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.kind)
+def test_time_may_run_out_in_a_round(llm, decoder):
+    """What comes of it is a beginning of the whole text, or an error that says so."""
+    whole = llm.invoke(QUESTION, **LONG).content
+    for seconds in (0.001, 0.02, 0.05, 0.1, 0.2):
+        with suppress(BudgetExceeded):
+            text = llm.invoke(QUESTION, decoder=decoder, budget=f"{seconds}s", **LONG).content
+            assert whole.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+    assert slots_of(llm) == [0, 0]
+
+
+def test_threads_use_one_model_under_different_decoders(llm):
+    """Side by side in one engine, each call draws what it draws alone."""
+    short = {"strategy": "single", "max_tokens": 60}
+    asked = [(seed, decoder) for seed in range(3) for decoder in ("plain", "auto", *DECODERS)]
+    wanted = [llm.invoke(QUESTION, seed=seed, **short).content for seed in range(3)]
+
+    def draw(one):
+        seed, decoder = one
+        return llm.invoke(QUESTION, seed=seed, decoder=decoder, **short).content
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = list(pool.map(draw, asked))
+    assert found == [wanted[seed] for seed, _ in asked]
+    assert slots_of(llm) == [0, 0]
 
 
 def test_decoders_are_plain_settings():
@@ -133,6 +225,76 @@ def test_a_draft_has_settings_of_its_own():
     plain = ChatPareto(decoder="plain", draft="/there/is/none", seed=1, device="cpu")
     assert plain.invoke(QUESTION, max_tokens=8).content
     plain.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "of_model", "of_call"),
+    [
+        (ChatPareto.get_num_tokens, {"decoder": "auto"}, {}),
+        (ChatPareto.invoke, {"decoder": "auto"}, {}),
+        (ChatPareto.invoke, {}, {"decoder": "auto"}),
+        (lambda chat, text, **of_call: list(chat.stream(text, **of_call)), {}, {"decoder": "auto"}),
+    ],
+)
+def test_the_draft_is_loaded_before_its_target(monkeypatch, first, of_model, of_call):
+    """Whichever method is called first: the target's pool takes what memory is left."""
+    loaded = []
+
+    def noted(model, **settings):
+        loaded.append(model)
+        return load(model, **settings)
+
+    monkeypatch.setattr(loading, "load", noted)
+    chat = ChatPareto(seed=1, device="cpu", max_tokens=4, **of_model)
+    assert first(chat, QUESTION, **of_call)
+    chat.invoke(QUESTION, decoder="auto")
+    chat.close()
+    assert loaded == ["nano-draft", None]
+
+
+@pytest.mark.parametrize(
+    ("draft", "match"),
+    [
+        ("", "name is empty"),
+        (" ", "name is empty"),
+        ([], "a Backend, not list"),
+        (3, "a Backend, not int"),
+        ("nano", "nano cannot draft for itself"),
+        (draft_path().parent / "draft" / ".." / "policy", "nano cannot draft for itself"),
+    ],
+)
+def test_a_draft_that_cannot_be_one_is_refused_at_once(draft, match):
+    """By its type, its empty name, or because it is the model; each error says what to give instead."""
+    with pytest.raises(SettingError, match=match):
+        ChatPareto(draft=draft)
+    if isinstance(draft, str):
+        told = CliRunner().invoke(app, ["ask", QUESTION, "--draft", draft])
+        assert told.exit_code == 2
+        assert match in told.stderr
+
+
+def test_no_call_goes_to_the_model_that_drafts():
+    """A call that names the draft as its model says so, and a Backend cannot draft for itself."""
+    chat = ChatPareto(draft="nano-draft", seed=1, device="cpu")
+    with pytest.raises(SettingError, match="nano-draft cannot draft for itself"):
+        chat.invoke(QUESTION, model="nano-draft")
+    with load("nano-draft", device="cpu") as backend, pytest.raises(SettingError, match="itself"):
+        ChatPareto(backend=backend, draft=backend)
+
+
+def test_a_draft_that_waits_is_told_of():
+    """Look-up uses no draft model: the command line refuses one, the chat model may use it in another call and warns."""
+    with pytest.warns(UserWarning, match='"lookup" takes no draft model'):
+        chat = ChatPareto(draft="nano-draft", decoder="lookup", seed=1, device="cpu")
+    asked = chat.invoke(QUESTION, decoder="speculative", max_tokens=8)
+    assert report(asked)["decoder"]["kind"] == "speculative"
+    chat.close()
+    for decoder in ("lookup", "plain"):
+        told = CliRunner().invoke(
+            app, ["ask", QUESTION, "--draft", "nano-draft", "--decoder", decoder]
+        )
+        assert told.exit_code == 2
+        assert f'"{decoder}" takes no draft model' in told.stderr
 
 
 def test_the_command_line_takes_a_decoder():

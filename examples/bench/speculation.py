@@ -8,14 +8,13 @@ while the draft still runs; the speed-up against the one that the same run's ste
 fixed one. `trees`: branches of one prompt under every schedule: steps of the target for each token, and seconds.
 """
 
-import random
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from _measure import LLAMA_100M, Shape, alternate, backend_of, report
+from _measure import LLAMA_100M, Shape, Supplied, alternate, backend_of, report
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from langchain_pareto.backends.base import Logits, Sampling, Stop, Usage
@@ -134,33 +133,6 @@ def _assisted(
 
 
 # --- guesses of any quality
-
-
-class Supplied:
-    """Makes a draft guess what was recorded, with probability `rate`; it computes all the same."""
-
-    def __init__(self, draft: LocalBackend) -> None:
-        self.rate = 1.0
-        self._next = dict[tuple[int, ...], int]()
-        self._step = draft.runner.step
-        draft.runner.step = self._supplied
-
-    def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> None:
-        """One branch of a plain run."""
-        whole = [*prompt, *tokens]
-        for at in range(len(prompt), len(whole)):
-            self._next[tuple(whole[:at])] = whole[at]
-
-    def _supplied(self, chunks: Sequence[Chunk]) -> Logits:
-        logits = self._step(chunks)
-        rows, at = logits.rows.clone(), 0
-        for chunk in chunks:
-            known = tuple(chunk.sequence.tokens)
-            at += chunk.rows
-            if chunk.rows and (token := self._next.get(known)) is not None:
-                right = random.Random(f"{known}").random() < self.rate
-                rows[at - 1, token if right else (token + 1) % rows.shape[1]] = 1e9
-        return Logits(rows, logits.union)
 
 
 def supplied_rows() -> None:

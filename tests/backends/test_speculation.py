@@ -376,6 +376,30 @@ def test_plain_and_speculative_programs_share_an_engine(pair):
     assert [task.future.result(WAIT).tokens for task in tasks] == wanted
 
 
+def test_only_what_decodes_shares_the_steps(pair, gate):
+    """Draft lengths go by the branches that draw: what is scored, prefilled or waits for others' trees is none."""
+    target, draft = pair(NOISE["like"])
+    backend, shared = DecodingBackend(target, Speculative(draft_tokens=2), draft), []
+    gated = gate(target)
+    gated.before = lambda _: shared.append(target.engine.sharing(target.runner))
+    gated.stop_at(0)
+    root, stop = backend.open(PROMPT), Stop(12, eos=False)
+    tasks = [backend.extend(child, HOT, stop) for child in root.fork(3)]
+    tasks += [target.score(root, [[1, 2], [3]]) for _ in range(5)]
+    tasks.append(target.prefill(target.open(list(range(100)))))
+    gated.open()
+    for task in tasks:
+        task.future.result(WAIT)
+    assert max(shared) == 3
+
+    target.runner.max_roots = 1
+    shared.clear()
+    roots = [target.open([k, *range(40)], seed=k) for k in range(3)]
+    for task in [target.extend(one, HOT, stop) for one in roots]:
+        task.future.result(WAIT)
+    assert max(shared) == 1
+
+
 def test_a_draft_is_never_shown_a_token_that_it_does_not_have(pair, gate):
     """Padding rows of the target's vocabulary may be drawn; where the draft has fewer of them, the target goes on alone."""
     target, draft = pair(0.0)
