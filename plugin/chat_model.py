@@ -53,13 +53,12 @@ from langchain_pareto.models import (
     is_backend,
     model_name,
     only,
-    reward_for,
+    reward_role,
 )
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Strategy, parse_strategy
 from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat
-from langchain_pareto.strategies.process_reward import ProcessReward
 from langchain_pareto.strategies.scorers import MeanLogprob
 from langchain_pareto.strategies.scoring import parse_scorer
 from langchain_pareto.strategies.steps import Steps
@@ -529,11 +528,8 @@ class ChatPareto(BaseChatModel):
 
     async def _players(self, call: Call) -> dict[str, Backend]:
         """The models of other roles, loaded as drafts are: beside the model."""
-        wanted = dict(self.roles)
-        if isinstance(call.scorer, ProcessReward) and isinstance(self.backend, str):
-            reward = reward_for(self.model)
-            if reward is not None:
-                wanted.setdefault(call.scorer.role, reward)
+        bundled = reward_role(call.scorer, self.model) if isinstance(self.backend, str) else {}
+        wanted = bundled | self.roles
         return {
             name: await asyncio.to_thread(self._beside, model) for name, model in wanted.items()
         }

@@ -84,8 +84,23 @@ def ask(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help="auto, single, vote, best_of_n, or a strategy's JSON.")
+        str,
+        typer.Option(
+            help="auto, single, vote, best_of_n, weighted_vote, rebase and others, or a strategy's JSON."
+        ),
     ] = "auto",
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="What searches go by: mean_logprob, process_reward, judge_score and others, or a scorer's JSON."
+        ),
+    ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another model by its role, e.g. judge=./my-judge, scorer=..., large=...; may be repeated."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +154,8 @@ def ask(
         llm = _model(
             budget=budget,
             strategy=strategy,
+            scorer=scorer,
+            roles=role or [],
             model=model,
             backend=backend,
             device=device,
@@ -151,9 +168,9 @@ def ask(
         try:
             failed = asyncio.run(_answer_all(llm, questions, show))
         finally:
-            llm.backend.close()
-            if llm.draft is not None:
-                llm.draft.close()
+            for one in (llm.backend, llm.draft, *llm.roles.values()):
+                if one is not None:
+                    one.close()
         if failed and not as_json and file is None:
             raise failed[0]
     if failed:
@@ -167,6 +184,8 @@ def _model(
     *,
     budget: str | None,
     strategy: str,
+    scorer: str | None,
+    roles: Sequence[str],
     model: str | None,
     backend: str,
     device: str | None,
@@ -186,28 +205,50 @@ def _model(
     err = console.stderr()
     with err.status(f"Loading {model or 'nano'}"):
         from langchain_pareto.strategies import parse_strategy
+        from langchain_pareto.strategies.scoring import parse_scorer
 
-        chosen = parse_strategy(strategy)
+        chosen, judge = parse_strategy(strategy), parse_scorer(scorer or "mean_logprob")
         from langchain_pareto.call import Draws
         from langchain_pareto.chat_model import ChatPareto
-        from langchain_pareto.models import draft_settings
+        from langchain_pareto.models import draft_settings, reward_role
 
+        players = reward_role(judge, model) | dict(map(_role, roles))
         asked = Draws.read(draws).model_dump(exclude_none=True)
         from langchain_pareto.backends import loading
 
         decoding, guesses = _decoder(decoder, draft, model)
-        small = None
-        if guesses is not None:  # before the model's pool takes what memory is left
-            settings = draft_settings(guesses, backend=backend, device=device, dtype=dtype)
-            small = loading.load(guesses, **settings)
+        # before the model's pool takes what memory is left
+        beside = {
+            name: loading.load(
+                small, **draft_settings(small, backend=backend, device=device, dtype=dtype)
+            )
+            for name, small in {**players, "draft": guesses}.items()
+            if small is not None
+        }
         loaded = loading.load(model, backend=backend, device=device, dtype=dtype)
     name = model or "nano (bundled: word problems and Countdown puzzles only; yours: --model)"
     err.print(
         Text(f"{name} on {loaded.spec.device}, {loaded.spec.dtype}", style="dim"), soft_wrap=True
     )
     return ChatPareto(
-        backend=loaded, draft=small, decoder=decoding, strategy=chosen, budget=limits, **asked
+        backend=loaded,
+        draft=beside.pop("draft", None),
+        decoder=decoding,
+        strategy=chosen,
+        scorer=judge,
+        roles=beside,
+        budget=limits,
+        **asked,
     )
+
+
+def _role(option: str) -> tuple[str, str]:
+    """The name and the model of one --role."""
+    name, _, model = (part.strip() for part in option.partition("="))
+    if not name or not model or name == "draft":
+        msg = f"--role {option!r} names no role and its model"
+        raise SettingError(msg, hint="Write NAME=MODEL, for example --role judge=./my-judge.")
+    return name, model
 
 
 def _decoder(

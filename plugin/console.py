@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _PATIENCE = 2.0  # seconds before a progress bar appears
 _NODES = 16  # thoughts that a tree shows
 _ENDS = {"eos": "ended", "stop": "ended", "length": "cut off", "deadline": "out of time"}
+_PARTS = {"step": "step", None: "given"}  # of a text that goes on; nobody sampled what is given
 _UNITS = {
     "flops": "FLOP",
     "memory": "B",
@@ -171,13 +172,16 @@ def _shown(nodes: Sequence[Node]) -> list[Node]:
 def _thought(node: Node, out: Console) -> Text:
     """One thought: a line about it, and a line of it."""
     mark = _sign(out, "✓ ", "* ") if node["chosen"] else ""
-    told = "no answer" if node["answer"] is None else short(node["answer"], 36)
+    told = _PARTS.get(node["finish"], "no answer")
+    if node["answer"] is not None:
+        told = short(node["answer"], 36)
     facts = [f"{node['tokens']} tokens"]
     if node["score"] is not None:
         facts.append(f"score {node['score']:.3g}")
     if node["mean_logprob"] is not None:
         facts.append(f"mean logprob {node['mean_logprob']:.2f}")
-    facts.append(_ENDS.get(node["finish"], node["finish"]))
+    if node["finish"] not in _PARTS:
+        facts.append(_ENDS.get(node["finish"], node["finish"]))
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{mark}{node['id']}  {told}", "bold green" if node["chosen"] else "")
     line.append("  " + _sign(out, " · ", ", ").join(facts) + "\n", "dim")

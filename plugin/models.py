@@ -15,6 +15,7 @@ from typing import Any
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.backends.nano import DRAFT, PRM, bundled, policy_path
 from langchain_pareto.errors import SettingError
+from langchain_pareto.strategies.process_reward import ProcessReward
 
 _DRAFT_MEMORY = 0.1  # of what is free: the target's pool comes after it
 _logger = logging.getLogger("langchain_pareto")
@@ -91,9 +92,11 @@ def draft_for(model: object) -> str | None:
     return DRAFT if bundled(model) == policy_path() else None
 
 
-def reward_for(model: object) -> str | None:
-    """The bundled reward model of the bundled policy; None for any other model."""
-    return PRM if bundled(model) == policy_path() else None
+def reward_role(scorer: object, model: object) -> dict[str, str]:
+    """The bundled reward model in its role, where a process reward scores the bundled policy; nothing for any other."""
+    if isinstance(scorer, ProcessReward) and bundled(model) == policy_path():
+        return {scorer.role: PRM}
+    return {}
 
 
 def draft_settings(

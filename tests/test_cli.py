@@ -106,6 +106,15 @@ def test_people_get_answer_spending_and_tree() -> None:
     assert "… 4 more" in done.stdout
 
 
+def test_a_search_shows_its_steps() -> None:
+    """A scorer by its name, the bundled reward model in its role; a step is no missing answer."""
+    settings = ["--strategy", "rebase", "--scorer", "process_reward", "--seed", "1"]
+    done = here("ask", "Use 11 7 3 to make 74.", *settings, "--budget", "400 tokens")
+    assert done.exit_code == 0, done.output
+    assert "step  " in done.stdout
+    assert "score 0" in done.stdout
+
+
 def test_any_terminal_can_show_it() -> None:
     """Where stdout is ASCII, so is all that is printed."""
     done = pareto("ask", "Use 3 4 to make 7 é", "--max-tokens", "30", PYTHONIOENCODING="ascii")
@@ -159,7 +168,10 @@ def test_an_error_at_a_limit_is_exit_code_1() -> None:
     [
         (["hi", "--budget", "5 parsecs"], "5 parsecs"),
         (["hi", "--budget", "0 tokens"], "above zero"),
-        (["hi", "--strategy", "guess"], "known strategies: auto, best_of_n, single, vote"),
+        (["hi", "--strategy", "guess"], "known strategies: auto, beam, best_of_n, "),
+        (["hi", "--scorer", "guess"], "known scorers: judge_score, "),
+        (["hi", "--role", "judge"], "names no role and its model"),
+        (["hi", "--role", "judge=/no/such/model"], "/no/such/model"),
         (["hi", "--backend", "abacus"], "known backends: auto, torch"),
         (["hi", "--model", "/no/such/model"], "/no/such/model"),
         (["hi", "--device", "abacus"], "cpu"),

@@ -67,9 +67,7 @@ def test_one_seed_is_one_tree(llm, strategy):
     """Decoders and doors change nothing of what is drawn or chosen."""
     first = None
     for decoder in DECODERS:
-        for door, messages in doors(
-            llm, strategy=strategy, decoder=decoder, budget=ENOUGH
-        ).items():
+        for door, messages in doors(llm, strategy=strategy, decoder=decoder, budget=ENOUGH).items():
             trees = [tree(message) for message in messages]
             first = first or trees
             assert trees == first, (decoder, door)

@@ -50,9 +50,7 @@ def test_every_strategy_goes_through_json_and_back(strategy):
         assert hash(again) == hash(strategy)
 
 
-@pytest.mark.parametrize(
-    "kind", get_args(get_args(AnyStrategy)[0]), ids=lambda kind: kind.__name__
-)
+@pytest.mark.parametrize("kind", get_args(get_args(AnyStrategy)[0]), ids=lambda kind: kind.__name__)
 def test_a_name_is_a_strategy_with_its_defaults(kind):
     """ "vote" is Vote()."""
     assert parse_strategy(kind.model_fields["kind"].default) == kind()
