@@ -161,6 +161,17 @@ class Drawing:
             return n if _times(unspent, self._price(thought, cap)) >= n else 1
         return min(n, max(1, _times(unspent, self._price(thought, min(likely, cap)))))
 
+    def steps_in_half(self, thought: Thought, n: int) -> int:
+        """How many of `n` steps below a thought half of the room holds, at their likely length."""
+        cap = self.cap(thought)
+        if not self.limited or not cap:
+            return n
+        price = self._price(thought, min(self._likely(thought, STEP) or _STEP, cap))
+        held = _times(self.desk.account.room().unspent, price) // 2
+        if held < n:
+            self.desk.note_limit(_multiple(price, 2 * n))
+        return min(n, held)
+
     async def _draw(
         self, thought: Thought, until: Until, number: int, share: int
     ) -> Thought | None:

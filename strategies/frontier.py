@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from langchain_pareto.strategies.drawing import ANSWER, STEP, Until
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, chosen
+from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, chosen, preference
 
 
 class Frontier:
@@ -21,8 +21,23 @@ class Frontier:
         self._search, self._choose = search, choose
 
     async def grow(self, paths: Sequence[Thought]) -> list[Thought]:
-        """Draws a next step of each path, which may be named several times, and scores it; all but those that were cut off, in order."""
-        return await self._draw(paths, STEP)
+        """Draws a next step of each path, which may be named several times, and scores it; all but those that were cut off, in order.
+
+        While there is no answer, one level takes at most half of what is left, the best paths first, and the first step shows how long
+        steps are; where that is no whole step any more, the best path is drawn to its end.
+        """
+        rest, drawn = list(paths), list[Thought]()
+        while rest:
+            n, measured = self._affordable(rest), self._search.knows_steps
+            if n < len(rest):
+                rest.sort(key=preference, reverse=True)
+            if n == 0:
+                break
+            drawn += await self._draw(rest[:n], STEP)
+            rest = [] if measured else rest[n:]
+        if rest and not drawn:
+            await self.finish(rest[:1])
+        return drawn
 
     async def finish(self, paths: Sequence[Thought]) -> None:
         """Draws the rest of each path in one piece: no answer is lost at a limit of depth."""
@@ -35,6 +50,12 @@ class Frontier:
     def answer(self) -> Answer:
         """What is chosen among the leaves; raises NothingDrawn where there is none."""
         return chosen(self.leaves, self._choose)
+
+    def _affordable(self, paths: Sequence[Thought]) -> int:
+        """How many of the paths may take a step now."""
+        if self.leaves or not self._search.limited:
+            return len(paths)
+        return self._search.steps_in_half(paths[0], len(paths)) if self._search.knows_steps else 1
 
     async def _draw(self, paths: Sequence[Thought], until: Until) -> list[Thought]:
         drawn = [t for t in await self._search.expand(paths, until) if t.whole]

@@ -102,6 +102,15 @@ class Search:
         """
         return self._drawing.append(thought, text)
 
+    def steps_in_half(self, thought: Thought, n: int) -> int:
+        """How many of `n` steps below a thought half of what is left pays for, at their likely length."""
+        return self._drawing.steps_in_half(thought, n)
+
+    @property
+    def knows_steps(self) -> bool:
+        """Whether a step of this question was drawn already, so that their likely length is known."""
+        return self._record.steps.count > 0
+
     def drop(self, thoughts: Sequence[Thought]) -> None:
         """Gives up thoughts that nothing will continue; what is theirs alone of the cache is free for others."""
         for thought in thoughts:

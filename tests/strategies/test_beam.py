@@ -149,7 +149,7 @@ async def test_a_budget_ends_it_with_the_best_so_far(ask, tokens):
     outcome = await ask(Beam(n=4, expansion=2), tree(TREE), tokens, scorer=Told())
     assert outcome.spent.tokens <= tokens
     found = {t.answer for t in outcome.thoughts if t.answer is not None}
-    assert (outcome.answer.thought.answer in found) if found else outcome.answer.thought.text
+    assert (outcome.answer.thought.answer in found) if found else outcome.answer.thought.whole_text
     assert (outcome.stopped_by == "tokens") == (tokens < 4 * 6 + 3 * 6 + 19 + 2 * 19)
 
 
