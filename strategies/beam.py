@@ -31,7 +31,8 @@ class Beam(Strategy):
     async def run(self, search: Search) -> Answer:
         """Level after level."""
         search = search.at_temperature(self.temperature)
-        frontier, width = Frontier(search, self.choose), max(1, self.n // self.expansion)
+        frontier, expansion = Frontier(search, self.choose), min(self.n, self.expansion)
+        width = self.n // expansion
         steps, paths = [search.root] * self.n, list[Thought]()
         for _ in range(self.depth):
             drawn = await frontier.grow(steps)
@@ -41,7 +42,7 @@ class Beam(Strategy):
             paths = ranked[:places]
             if not paths:
                 break
-            steps = [path for path in paths for _ in range(self.expansion)]
+            steps = [path for path in paths for _ in range(expansion)]
         else:
             await frontier.finish(paths)
         return frontier.answer()

@@ -30,16 +30,16 @@ class DVTS(Strategy):
     async def run(self, search: Search) -> Answer:
         """All subtrees side by side, level after level."""
         search = search.at_temperature(self.temperature)
-        frontier = Frontier(search, self.choose)
-        drawn = await frontier.grow([search.root] * self.n)
-        trees = [drawn[at : at + self.expansion] for at in range(0, len(drawn), self.expansion)]
+        frontier, expansion = Frontier(search, self.choose), min(self.n, self.expansion)
+        drawn = await frontier.grow([search.root] * (self.n // expansion * expansion))
+        trees = [drawn[at : at + expansion] for at in range(0, len(drawn), expansion)]
         for _ in range(1, self.depth):
             best = [max(steps, key=_promise) for steps in trees if steps]
             frontier.give_up([t for t in drawn if t not in best and not t.finished])
             paths = [path for path in best if not path.finished]
             if not paths:
                 break
-            drawn = await frontier.grow([path for path in paths for _ in range(self.expansion)])
+            drawn = await frontier.grow([path for path in paths for _ in range(expansion)])
             trees = [[t for t in drawn if t.parent is path] for path in paths]
         else:
             open_ = (max(steps, key=_promise) for steps in trees if steps)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.desk import Desk
+from langchain_pareto.strategies.marks import encode_after
 from langchain_pareto.strategies.thoughts import Reading, Thought
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ RLHFLOW = RewardFormat(
     before="+<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
     after="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
 )
-"""RLHFlow/Llama3.1-8B-PRM-Mistral-Data and its kin: each step is a user's turn, each judgement the assistant's."""
+"""RLHFlow/Llama3.1-8B-PRM-Mistral-Data and its kin: each step is a user's turn, each judgement the assistant's.
+
+Written out after the published training code; where a model's own chat template puts a system turn first, it belongs into `prompt`.
+"""
 
 
 _FORMATS = {"nano": NANO, "math_shepherd": MATH_SHEPHERD, "rlhflow": RLHFLOW}
@@ -91,8 +95,8 @@ class _Reader:
 
     def __init__(self, how: RewardFormat, search: Search, desk: Desk, role: Role) -> None:
         self._how, self._desk, self._role = how, desk, role
-        self._split, self._encode = search.settings.steps.split, role.backend.tokenizer.encode
-        self._words = [self._encode(word)[-1] for word in (how.good, how.bad)]
+        self._split = search.settings.steps.split
+        self._words = [role.backend.tokenizer.encode(word)[-1] for word in (how.good, how.bad)]
         if self._words[0] == self._words[1]:
             msg = f"{role.backend.name} writes {how.good!r} and {how.bad!r} with the same token"
             raise SettingError(msg, hint="Give the RewardFormat that this model was trained with.")
@@ -119,7 +123,8 @@ class _Reader:
         memory = 0
         for i, step in enumerate(self._split(thought.text)):
             before = self._how.before if paid or i else ""
-            branch.append(self._encode(before + step.strip() + self._how.after))
+            text = before + step.strip() + self._how.after
+            branch.append(encode_after(self._role.backend.tokenizer, text))
             said = await self._desk.judge(branch, paid, self._words)
             if said is None:
                 return None

@@ -1,7 +1,7 @@
 """
 Samples of a trained model, drawn with the project's own engine.
 
-    python -m nano.samples M --split train --problems 9000
+    python -m nano.samples M --split train --problems 16000
     python -m nano.samples M --split validation --problems 600
 
 write work/samples/M.train.jsonl and M.validation.jsonl, one problem per line, for the training of the PRM; the same command again
