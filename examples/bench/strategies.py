@@ -1,10 +1,11 @@
 """
-Strategies at equal cost: `python examples/bench/strategies.py [countdown | words] [--problems 1000] [--n 4 16 64]`.
+Strategies at equal cost: `python examples/bench/strategies.py [countdown | words | wall] [--problems 1000] [--n 4 16 64]`.
 
 `countdown`: REBASE, beam search, DVTS, MCTS, tree of thought, best of n, weighted vote, majority vote and one sample on held-out puzzles
 of four numbers, scored by the bundled reward model; what each reaches, what it costs in FLOPs (the scorer's too), generated tokens and
 measured seconds, and how far it is ahead of best-of-n at equal cost, paired by problem, with 95 % intervals. `words`: one sample,
-majority and weighted vote on held-out word problems of 4 to 6 facts.
+majority and weighted vote on held-out word problems of 4 to 6 facts. `wall`: REBASE of 16 paths against 16 samples one after another,
+seconds of 20 puzzles, each alone.
 
 The exact checker judges the answers; no strategy sees it. Results lie in examples/nano/work until all are there, so that a run that
 was stopped goes on; then one line each is printed, and the curves are drawn beside this file's results.
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from _measure import alternate, report
 
 from langchain_pareto.backends.base import Backend, Sampling
 from langchain_pareto.backends.loading import load
@@ -169,6 +171,24 @@ def measure(task: str, problems: int, widths: Sequence[int], path: Path) -> dict
     return {name: done[name] for name in wanted}
 
 
+def wall(policy: Backend, reward: Backend) -> None:
+    """Seconds of REBASE-16 and of 16 single samples in turn, over the same puzzles."""
+    bench, refs = Bench(policy, reward), problems_of(BANDS["countdown"], "test", 20)
+
+    def search() -> None:
+        for ref in refs:
+            asyncio.run(bench.results(Rebase(n=16), [ref], seed=0))
+
+    def sequential() -> None:
+        for ref in refs:
+            for seed in range(16):
+                asyncio.run(bench.results(Single(), [ref], seed=seed))
+
+    seconds = alternate({"REBASE-16": search, "16 samples in turn": sequential}, rounds=3)
+    ours, theirs = seconds.values()
+    report("strategies", "REBASE-16 against 16 samples in turn", ours, theirs, ours / theirs, "s", bar="<= 0.5")  # fmt: skip
+
+
 # --- at equal cost
 
 Array = npt.NDArray[np.float64]
@@ -256,11 +276,18 @@ def draw(task: str, done: Mapping[str, list[Result]], path: Path) -> None:
 def main() -> None:
     """Reads the command line of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("task", nargs="?", choices=list(BANDS), default="countdown")
+    parser.add_argument("task", nargs="?", choices=[*BANDS, "wall"], default="countdown")
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--n", type=int, nargs="+", default=[4, 16, 64])
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.task == "wall":
+        with (
+            load(trained_or_shipped("M"), tokenizer=TOKENIZER, memory="2 GB") as policy,
+            load(trained_or_shipped("PRM"), tokenizer=TOKENIZER, memory="2 GB") as reward,
+        ):
+            wall(policy, reward)
+        return
     path = WORK / f"strategies.{options.task}.{options.problems}.jsonl"
     done = measure(options.task, options.problems, options.n, path)
     for row in rows(options.task, done):
