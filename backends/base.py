@@ -56,11 +56,10 @@ class Sampling:
 class Stop:
     """When one extension ends: at `max_tokens` drawn, at a string, at a token, at the model's end of text, or at a step's end.
 
-    A step ends with the token in which `step`, a regular expression that matches no empty text, first matches what this extension has drawn,
-    blanks before it aside. `keep` is for a branch
-    that goes on afterwards: the text of the stop stays, and half a character waits for its other half, so that the texts of consecutive
-    extensions join to the text of their tokens. `before` is the end of the text that the branch has already: a stop string or a
-    step may begin in it.
+    A step ends with the token in which `step`, a regular expression that matches no empty text, first matches what this extension has
+    drawn, blanks before it aside. `keep` is for a branch that goes on afterwards: the text of the stop stays, and half a character
+    waits for its other half, so that the texts of consecutive extensions join to the text of their tokens. `before` is the end of the
+    text that the branch has before this extension: a stop string or a step may begin in it.
     """
 
     max_tokens: int

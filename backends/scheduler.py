@@ -158,10 +158,14 @@ class Scheduler:
         sequence = work.sequence
         found = step.runner.reuse(sequence, work.rows)
         running.usage.cached_tokens += found
-        if step.leads(sequence):
-            return 0  # the same start is being computed in this very step
         headroom = _HEADROOM * len(step.chunks)
-        if not self._make_room(step, running, i, sequence.pending + headroom):
+        # who begins like another one in this very step waits for it
+        if step.leads(sequence) or not self._make_room(
+            step, running, i, sequence.pending + headroom
+        ):
+            if found and not step.runner.can_step(step.tokens, step.unplaced):
+                step.runner.drop(sequence)  # it took the place of one that takes part
+                running.usage.cached_tokens -= found
             return 0
         if not found:  # for want of a place, maybe
             running.usage.cached_tokens += step.runner.reuse(sequence, work.rows)

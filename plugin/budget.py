@@ -231,6 +231,9 @@ class Cost:
     def __sub__(self, other: "Cost") -> "Cost":
         return Cost(*map(sub, _amounts(self), _amounts(other)))
 
+    def __mul__(self, n: int) -> "Cost":
+        return Cost(*(amount * n for amount in _amounts(self)))
+
     def is_negative(self) -> bool:
         """Whether any resource is below zero, as a difference may be."""
         return min(_amounts(self)) < 0
@@ -262,6 +265,14 @@ class Limits:
     def hold(self, cost: Cost) -> bool:
         """Whether `cost` fits in every resource."""
         return self.lack(cost) is None
+
+    def times(self, cost: Cost, most: int) -> int:
+        """How many times `cost` fits, at most `most`."""
+        if not self.hold(cost):
+            return 0
+        pairs = zip(_bounds(self), _amounts(cost), strict=True)
+        fits = (limit // amount for limit, amount in pairs if limit is not None and amount > 0)
+        return min((most, *fits))
 
     def less(self, cost: Cost) -> "Limits":
         """What is left of these limits after `cost`."""

@@ -81,9 +81,8 @@ class Call:
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     decoder: Decoder = field(default_factory=Plain)
-    roles: Mapping[str, Backend] = field(
-        default_factory=dict
-    )  # other models that strategies and scorers name
+    # other models that strategies and scorers name
+    roles: Mapping[str, Backend] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
     aggregation: Aggregation = "last"
 
@@ -183,6 +182,15 @@ class _AfterThinking(AnswerFormat):
     def extract(self, text: str) -> str | None:
         """The answer after the block's end."""
         return super().extract("<think>" + text)
+
+
+def read_stops(value: object) -> tuple[str, ...]:
+    """Stop strings, of which one may come bare; raises SettingError."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
+        msg = f"stop must be strings that are not empty, got {value!r:.80}"
+        raise SettingError(msg)
+    return tuple(stops)
 
 
 async def respond(

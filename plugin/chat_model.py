@@ -37,9 +37,9 @@ from pydantic import (
 from typing_extensions import override
 
 from langchain_pareto.backends.base import BACKENDS, Backend
-from langchain_pareto.backends.decoders import Decoder, Lookup, Plain, Speculative, parse_decoder
+from langchain_pareto.backends.decoders import Lookup, parse_decoder
 from langchain_pareto.budget import Budget
-from langchain_pareto.call import WARM, Call, Draws, Reply, respond
+from langchain_pareto.call import WARM, Call, Draws, Reply, read_stops, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
 from langchain_pareto.loop import iterate_sync, run_sync
@@ -47,14 +47,11 @@ from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
 from langchain_pareto.models import (
     Models,
     check_draft,
-    draft_for,
-    draft_settings,
+    check_roles,
     identity,
     is_backend,
-    model_name,
-    only,
-    reward_role,
 )
+from langchain_pareto.players import Players
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Strategy, parse_strategy
 from langchain_pareto.strategies.aggregation import Aggregation
@@ -79,8 +76,9 @@ class ChatPareto(BaseChatModel):
     """The best answer that a compute budget can buy, from a model on this machine.
 
     `model` is a path (of a folder, or of a GGUF file) or hub id (the bundled nano model without it), or an already loaded
-    transformers model; `backend` is "torch", "llama-cpp", by default whichever runs the model's files, or a Backend. `budget` and `strategy` are defaults that every call can override: as a keyword, by `.bind`, through
-    `config={"configurable": {...}}`, or from around it with `run_budget`.
+    transformers model; `backend` is "torch", "llama-cpp", by default whichever runs the model's files, or a Backend. `budget` and
+    `strategy` are defaults that every call can override: as a keyword, by `.bind`, through `config={"configurable": {...}}`, or from
+    around it with `run_budget`.
     """
 
     model: Any = Field(default=None, alias="model_name")
@@ -152,7 +150,7 @@ class ChatPareto(BaseChatModel):
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     _models: Models = PrivateAttr(default_factory=Models)
-    _drafts: Models = PrivateAttr(default_factory=Models)
+    _beside: Models = PrivateAttr(default_factory=Models)
     _warned: bool = PrivateAttr(default=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -160,13 +158,21 @@ class ChatPareto(BaseChatModel):
         try:
             super().__init__(*args, **kwargs)
         except ValidationError as error:
-            cause = error.errors()[0].get("ctx", {}).get("error")
-            if isinstance(cause, ParetoError):  # its own words, and its hint
-                raise cause from None
-            raise
+            raise _own_words(error) from None
         if self.draft is not None and isinstance(self.decoder, Lookup):
             msg = 'the decoder "lookup" takes no draft model: draft= waits for calls with another decoder'
             warnings.warn(msg, stacklevel=2)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A field of ours is read as the constructor reads it."""
+        if name in ChatPareto.__annotations__ and name in ChatPareto.model_fields:
+            read = type(self).model_construct()
+            try:
+                self.__pydantic_validator__.validate_assignment(read, name, value)
+            except ValidationError as error:
+                raise _own_words(error) from None
+            value = getattr(read, name)
+        super().__setattr__(name, value)
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -183,6 +189,12 @@ class ChatPareto(BaseChatModel):
     def _parse_scorer(cls, value: object) -> object:
         return parse_scorer(value)
 
+    @field_validator("roles")
+    @classmethod
+    def _check_roles(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_roles(value)
+        return value
+
     @field_validator("decoder", mode="before")
     @classmethod
     def _parse_decoder(cls, value: object) -> object:
@@ -191,7 +203,7 @@ class ChatPareto(BaseChatModel):
     @field_validator("stop", mode="before")
     @classmethod
     def _parse_stop(cls, value: object) -> list[str] | None:
-        return None if value is None else list(_stops(value))
+        return None if value is None else list(read_stops(value))
 
     @field_validator("backend")
     @classmethod
@@ -250,7 +262,7 @@ class ChatPareto(BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "pareto"
-        params["ls_model_name"] = self._name(kwargs.get("model", self.model))
+        params["ls_model_name"] = self._players.name(kwargs.get("model", self.model))
         return params
 
     @override
@@ -432,11 +444,11 @@ class ChatPareto(BaseChatModel):
         on_thought: OnThought | None = None,
     ) -> Reply:
         call = self._call(stop, kwargs)
-        # before the model's pool takes what memory is left
-        call = replace(call, roles=await self._players(call))
+        players = self._players
+        # before the model, whose pool takes what memory is left
+        call = replace(call, roles=await players.load_roles(call.scorer))
         backend = await self._abackend(kwargs.get("model"), call.decoder)
-        if not isinstance(call.decoder, Plain):
-            backend = await self._decoding(backend, call.decoder)
+        backend = await players.decoding(backend, call.decoder)
         return await respond(call, backend, messages, on_text=on_text, on_thought=on_thought)
 
     def _call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
@@ -458,7 +470,7 @@ class ChatPareto(BaseChatModel):
             strategy=strategy,
             budget=budget,
             draws=draws,
-            stop=_stops(stop if stop is not None else self.stop or ()),
+            stop=read_stops(stop if stop is not None else self.stop or ()),
             answers=self.answers,
             scorer=self.scorer,
             steps=self.steps,
@@ -469,7 +481,9 @@ class ChatPareto(BaseChatModel):
                 usd_per_hour=self.usd_per_hour,
                 watts=self.watts,
             ),
-            decoder=self._decoder(asked.get("decoder", self.decoder), asked.get("model")),
+            decoder=self._players.decoder_for(
+                asked.get("decoder", self.decoder), asked.get("model")
+            ),
         )
         self._warn_if_cold(call)
         return call
@@ -483,107 +497,45 @@ class ChatPareto(BaseChatModel):
             )
             warnings.warn(msg, stacklevel=2)
 
-    # --- decoders
-
-    def _decoder(self, asked: object, model: object) -> Decoder:
-        """The decoder of a call that asked for this one, to `model` if it named one."""
-        if asked is None:
-            asked = "plain" if self.draft is None else "auto"
-        decoder = parse_decoder(asked)  # type: ignore[arg-type]
-        if decoder is not None:
-            return decoder
-        return Speculative() if self._draft(model) is not None else Plain()
-
-    def _draft(self, model: object = None) -> object:
-        """The draft model for `model`: the one that was given, else what is bundled for the bundled policy."""
-        if self.draft is not None:
-            check_draft(self.draft, self._wanted(model))
-            return self.draft
-        return draft_for(self._wanted(model)) if isinstance(self.backend, str) else None
-
-    async def _decoding(self, target: Backend, decoder: Decoder) -> Backend:
-        """The target under a decoder."""
-        from langchain_pareto.backends.decoding import DecodingBackend
-        from langchain_pareto.backends.local import LocalBackend
-
-        draft: object = None
-        if decoder.drafts and (draft := self._draft(target.name)) is not None:
-            draft = await asyncio.to_thread(self._beside, draft)
-        for backend in (target, draft):
-            if backend is not None and not isinstance(backend, LocalBackend):
-                msg = f"only a model on this machine can be decoded step by step, and {type(backend).__name__} is none"
-                raise CapabilityError(msg, hint='Take decoder="plain".')
-        return DecodingBackend(target, decoder, draft)  # type: ignore[arg-type]  # checked above
-
-    def _beside(self, model: Any) -> Backend:
-        """The backend of a draft or of another role, loaded as the model is."""
-        if is_backend(model):
-            backend: Backend = model
-            return backend
-        name = self.backend if isinstance(self.backend, str) else "auto"
-        settings = draft_settings(model, backend=name, device=self.device, dtype=self.dtype)
-        return self._drafts.get(model, settings)
-
     # --- models
 
-    async def _players(self, call: Call) -> dict[str, Backend]:
-        """The models of other roles, loaded as drafts are: beside the model."""
-        bundled = reward_role(call.scorer, self.model) if isinstance(self.backend, str) else {}
-        wanted = bundled | self.roles
-        return {
-            name: await asyncio.to_thread(self._beside, model) for name, model in wanted.items()
-        }
-
-    def _name(self, model: object) -> str:
-        return model_name(model if isinstance(self.backend, str) else self.backend)
-
-    def _settings(self) -> dict[str, Any]:
-        """How models are loaded."""
-        names = (
-            "backend",
-            "tokenizer",
-            "device",
-            "dtype",
-            "revision",
-            "model_kwargs",
-            "memory",
-            "max_context",
+    @property
+    def _players(self) -> Players:
+        """The models that it names, as its fields stand."""
+        names = "backend tokenizer device dtype revision model_kwargs memory max_context".split()
+        return Players(
+            model=self.model,
+            backend=self.backend,
+            draft=self.draft,
+            decoder=self.decoder,
+            roles=self.roles,
+            loading={name: getattr(self, name) for name in names},
+            models=self._models,
+            beside=self._beside,
         )
-        return {name: getattr(self, name) for name in names}
 
     def _backend(self, model: object = None, decoder: object = None) -> Backend:
-        """The loaded model, shared with everybody who asks for the same; `decoder` is that of the call, if it names one."""
-        if not isinstance(self.backend, str):
-            return only(self.backend, model)
-        asked = self.decoder if decoder is None else decoder
-        if self._decoder(asked, model).drafts and (draft := self._draft(model)) is not None:
-            self._beside(draft)  # before the target's pool takes what memory is left
-        return self._known(model, self._models.get(self._wanted(model), self._settings()))
+        """The loaded model; `decoder` is that of the call, if it names one."""
+        backend = self._players.load(model, decoder)
+        if isinstance(self.backend, str) and model is None and self.profile is None:
+            self.profile = _profile(backend)
+        return backend
 
     async def _abackend(self, model: object, decoder: object) -> Backend:
         """As `_backend`, without holding up the loop while it loads."""
         if not isinstance(self.backend, str):
-            return only(self.backend, model)
+            return self._backend(model, decoder)
         return await asyncio.to_thread(self._backend, model, decoder)
-
-    def _wanted(self, model: object) -> object:
-        return self.model if model is None else model
-
-    def _known(self, model: object, backend: Backend) -> Backend:
-        """From its first call on, the model's profile is known."""
-        if model is None and self.profile is None:
-            self.profile = _profile(backend)
-        return backend
 
     def close(self) -> None:
         """Gives its models back; the next call loads them again. A Backend that was handed in stays open."""
         self._models.close()
-        self._drafts.close()
+        self._beside.close()
 
     def __copy__(self) -> Self:
         """The same settings; a copy has its own part in the models, to close by itself."""
         copied = super().__copy__()
-        copied._models, copied._drafts = Models(), Models()  # noqa: SLF001 - one of us
+        copied._models, copied._beside = Models(), Models()  # noqa: SLF001 - one of us
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -613,13 +565,10 @@ class ChatPareto(BaseChatModel):
         self.model_post_init(None)
 
 
-def _stops(value: object) -> tuple[str, ...]:
-    """Stop strings, of which one may come bare; raises SettingError."""
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
-        msg = f"stop must be strings that are not empty, got {value!r:.80}"
-        raise SettingError(msg)
-    return tuple(stops)
+def _own_words(error: ValidationError) -> Exception:
+    """Our own error, which has a hint, where pydantic reports one."""
+    cause = error.errors()[0].get("ctx", {}).get("error")
+    return cause if isinstance(cause, ParetoError) else error
 
 
 def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:

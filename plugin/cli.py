@@ -34,6 +34,7 @@ from langchain_pareto.questions import Question, read_questions
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
+    from langchain_pareto.backends.base import Backend
     from langchain_pareto.backends.decoders import Decoder
     from langchain_pareto.chat_model import ChatPareto
 
@@ -210,22 +211,13 @@ def _model(
         chosen, judge = parse_strategy(strategy), parse_scorer(scorer or "mean_logprob")
         from langchain_pareto.call import Draws
         from langchain_pareto.chat_model import ChatPareto
-        from langchain_pareto.models import draft_settings, reward_role
+        from langchain_pareto.models import reward_role
 
-        players = reward_role(judge, model) | dict(map(_role, roles))
+        players = reward_role(judge, model) | _roles(roles)
         asked = Draws.read(draws).model_dump(exclude_none=True)
-        from langchain_pareto.backends import loading
-
         decoding, guesses = _decoder(decoder, draft, model)
-        # before the model's pool takes what memory is left
-        beside = {
-            name: loading.load(
-                small, **draft_settings(small, backend=backend, device=device, dtype=dtype)
-            )
-            for name, small in {**players, "draft": guesses}.items()
-            if small is not None
-        }
-        loaded = loading.load(model, backend=backend, device=device, dtype=dtype)
+        small = players if guesses is None else {**players, "draft": guesses}
+        loaded, beside = _load(model, small, backend=backend, device=device, dtype=dtype)
     name = model or "nano (bundled: word problems and Countdown puzzles only; yours: --model)"
     err.print(
         Text(f"{name} on {loaded.spec.device}, {loaded.spec.dtype}", style="dim"), soft_wrap=True
@@ -242,13 +234,41 @@ def _model(
     )
 
 
-def _role(option: str) -> tuple[str, str]:
-    """The name and the model of one --role."""
-    name, _, model = (part.strip() for part in option.partition("="))
-    if not name or not model or name == "draft":
-        msg = f"--role {option!r} names no role and its model"
-        raise SettingError(msg, hint="Write NAME=MODEL, for example --role judge=./my-judge.")
-    return name, model
+def _load(
+    model: str | None,
+    small: Mapping[str, str],
+    *,
+    backend: str,
+    device: str | None,
+    dtype: str | None,
+) -> tuple[Backend, dict[str, Backend]]:
+    """The model, and the small ones beside it: these come first, before its pool takes what memory is left."""
+    from langchain_pareto.backends.loading import load
+    from langchain_pareto.models import draft_settings
+
+    beside: dict[str, Backend] = {
+        name: load(one, **draft_settings(one, backend=backend, device=device, dtype=dtype))
+        for name, one in small.items()
+    }
+    return load(model, backend=backend, device=device, dtype=dtype), beside
+
+
+def _roles(options: Sequence[str]) -> dict[str, str]:
+    """The models of each --role."""
+    from langchain_pareto.models import check_roles
+
+    roles = dict[str, str]()
+    for option in options:
+        name, _, model = (part.strip() for part in option.partition("="))
+        if not name or not model or name == "draft":
+            msg = f"--role {option!r} names no role and its model"
+            raise SettingError(msg, hint="Write NAME=MODEL, for example --role judge=./my-judge.")
+        if name in roles:
+            msg = f"two models are named for the role {name!r}: {roles[name]} and {model}"
+            raise SettingError(msg, hint="Leave one of them out.")
+        roles[name] = model
+    check_roles(roles)
+    return roles
 
 
 def _decoder(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from langchain_pareto.backends.base import Backend
 from langchain_pareto.backends.nano import DRAFT, PRM, bundled, policy_path
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.process_reward import ProcessReward
+from langchain_pareto.strategies.thoughts import POLICY
 
 _DRAFT_MEMORY = 0.1  # of what is free: the target's pool comes after it
 _logger = logging.getLogger("langchain_pareto")
@@ -79,6 +80,13 @@ def check_draft(draft: object, model: object) -> None:
         raise SettingError(msg, hint='Name a smaller model, or take the decoder "lookup".')
 
 
+def check_roles(roles: Collection[str]) -> None:
+    """Raises SettingError for a role that nobody else can play."""
+    if POLICY in roles:
+        msg = f"the role {POLICY!r} is the model's own"
+        raise SettingError(msg, hint="Give the model that answers as model=.")
+
+
 def _place(model: object) -> object:
     """What is the same for a model that is named in two ways."""
     folder = bundled(model)
@@ -94,9 +102,9 @@ def draft_for(model: object) -> str | None:
 
 def reward_role(scorer: object, model: object) -> dict[str, str]:
     """The bundled reward model in its role, where a process reward scores the bundled policy; nothing for any other."""
-    if isinstance(scorer, ProcessReward) and bundled(model) == policy_path():
-        return {scorer.role: PRM}
-    return {}
+    if not isinstance(scorer, ProcessReward) or scorer.role == POLICY:
+        return {}
+    return {scorer.role: PRM} if bundled(model) == policy_path() else {}
 
 
 def draft_settings(

@@ -7,29 +7,34 @@ Knows Runnables and traces; the call itself is the chat model's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import override
 
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget, BudgetLike
-from langchain_pareto.call import Call, Draws, respond
+from langchain_pareto.call import Call, Draws, read_stops, respond
 from langchain_pareto.errors import SettingError
 from langchain_pareto.events import describe
 from langchain_pareto.loop import run_sync
+from langchain_pareto.models import check_roles, is_backend
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Strategy, parse_strategy
 from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
+from langchain_pareto.strategies.scoring import parse_scorer
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import Thought
+
+_T = TypeVar("_T")
 
 
 class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
@@ -45,26 +50,32 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
         backend: Backend,
         *,
         budget: BudgetLike | None = None,
-        scorer: Scorer | RunScorer | None = None,
+        scorer: Scorer | RunScorer | str | None = None,
         answers: AnswerFormat | None = None,
         roles: Mapping[str, Backend] | None = None,
         steps: Steps | None = None,
         aggregation: Aggregation = "last",
-        stop: tuple[str, ...] = (),
+        stop: Sequence[str] = (),
         rates: Rates | None = None,
         **draws: Any,
     ) -> None:
-        """`roles` are the other models that the strategy and the scorer name; `rates` price budgets in usd and joules; `draws` are temperature, top_p, top_k, min_p, the penalties, seed and max_tokens."""
+        """`roles` are the other models that the strategy and the scorer name; `rates` price budgets in usd and joules.
+
+        `draws` are temperature, top_p, top_k, min_p, the penalties, seed and max_tokens.
+        """
         self.strategy = parse_strategy(strategy)
-        self.backend = backend
+        self.backend = _opened(backend, "the model")
         self.budget = None if budget is None else Budget.parse(budget)
-        self.scorer = scorer if scorer is not None else MeanLogprob()
-        self.answers = answers if answers is not None else AnswerFormat()
-        self.roles = {} if roles is None else dict(roles)
-        self.steps = steps if steps is not None else Steps()
-        self.aggregation: Aggregation = aggregation
-        self.stop = stop
-        self.rates = rates if rates is not None else Rates()
+        self.scorer = MeanLogprob() if scorer is None else parse_scorer(scorer)
+        self.answers = _read(AnswerFormat, "answers", {} if answers is None else answers)
+        self.roles = _read(dict[str, Any], "roles", {} if roles is None else roles)
+        check_roles(self.roles)
+        for name, player in self.roles.items():
+            _opened(player, f"the role {name!r}")
+        self.steps = _read(Steps, "steps", {} if steps is None else steps)
+        self.aggregation: Aggregation = _read(Aggregation, "aggregation", aggregation)  # type: ignore[arg-type]
+        self.stop = read_stops(stop)
+        self.rates = _read(Rates, "rates", {} if rates is None else rates)
         self.draws = Draws.read(draws)
         self.name = f"{type(self.strategy).__name__}Runnable"
 
@@ -156,9 +167,30 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
         )
 
 
+def _read(kind: type[_T], name: str, value: object) -> _T:
+    """A setting as it is meant, or from a dict; raises SettingError."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        msg = f"{name} cannot be {value!r:.80}: {error.errors()[0]['msg']}"
+        raise SettingError(msg) from None
+
+
+def _opened(backend: Backend, who: str) -> Backend:
+    """The Backend itself; raises SettingError for a model that nobody has opened."""
+    if not is_backend(backend):
+        msg = f"{who} must be a Backend, got {backend!r:.80}"
+        hint = 'Open one with langchain_pareto.backends.loading.load("..."), or take ChatPareto.'
+        raise SettingError(msg, hint=hint)
+    return backend
+
+
 def _messages(asked: LanguageModelInput) -> list[BaseMessage]:
     if isinstance(asked, PromptValue):
         return asked.to_messages()
+    if not isinstance(asked, str | Sequence):
+        msg = f"a question is a text, messages or a prompt, not {type(asked).__name__}"
+        raise SettingError(msg)
     return convert_to_messages([asked] if isinstance(asked, str) else asked)
 
 

@@ -29,7 +29,6 @@ class Auto(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """The first sample decides."""
-        search = search.at_temperature(self.temperature)
         first = search.best(await search.sample(search.root))
         search.offer(first)
         if first.thought.answer is None or search.settings.sampling.temperature == 0:

@@ -19,7 +19,8 @@ from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought
 class Strategy(BaseModel):
     """How to spend tokens on one question.
 
-    `temperature` is the strategy's own sampling temperature; None takes the call's.
+    `temperature` is the strategy's own sampling temperature, at which `run` is given its search; None takes the call's, or that of the
+    strategy around it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -12,7 +12,7 @@ from pydantic import Field
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.frontier import Frontier
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, preference
+from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, promise
 
 
 class Beam(Strategy):
@@ -30,13 +30,12 @@ class Beam(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Level after level."""
-        search = search.at_temperature(self.temperature)
         frontier, expansion = Frontier(search, self.choose), min(self.n, self.expansion)
         width = self.n // expansion
         steps, paths = [search.root] * self.n, list[Thought]()
         for _ in range(self.depth):
             drawn = await frontier.grow(steps)
-            ranked = sorted((t for t in drawn if not t.finished), key=preference, reverse=True)
+            ranked = sorted((t for t in drawn if not t.finished), key=promise, reverse=True)
             places = max(0, width - len(frontier.leaves))
             frontier.give_up(ranked[places:])
             paths = ranked[:places]

@@ -26,6 +26,6 @@ class BestOfN(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Sample, score, choose."""
-        thoughts = await search.at_temperature(self.temperature).run(self.of, self.n)
+        thoughts = await search.run(self.of, self.n)
         await search.score(thoughts)
         return search.best(thoughts)

@@ -18,7 +18,6 @@ from langchain_pareto.strategies.single import Single
 from langchain_pareto.strategies.thoughts import (
     POLICY,
     Answer,
-    NothingDrawn,
     Thought,
     ballot,
     best_of,
@@ -55,8 +54,6 @@ class Cascade(Strategy):
         if self._is_good(cheap):
             return search.best(cheap)
         dear = await self._answers(search, self.large, self.n_large)
-        if not cheap and not dear:
-            raise NothingDrawn
         return _pooled(cheap, dear)
 
     async def _answers(self, search: Search, role: str, n: int) -> list[Thought]:

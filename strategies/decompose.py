@@ -56,9 +56,9 @@ _ITEM = re.compile(r"(?m)^[ \t]*[0-9]+[.)][ \t]+(\S.*?)[ \t]*$")
 class Decompose(Strategy):
     """Asks for up to `parts` independent parts, solves them side by side, and answers with what they gave.
 
-    Where there is nothing to split, the question is simply answered. A part that was cut off is left out. Under a budget of tokens the
-    plan may take half of what is left, then each part and the answer an equal share. The
-    answer's figures are `sequential_tokens`, `total_tokens` and `children`, as those of `SpawnJoin`.
+    Where there is nothing to split, the question is simply answered. A part that was cut off is left out. Under a budget the
+    plan may take half of what is left, then each part and the answer an equal share. The answer's figures are `sequential_tokens`,
+    `total_tokens` and `children`, as those of `SpawnJoin`.
     """
 
     varied: ClassVar[bool] = False
@@ -72,23 +72,15 @@ class Decompose(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """The plan, its parts, the answer."""
-        search = search.at_temperature(self.temperature)
-        question = search.root.question
+        question, solved = search.root.question, list[Thought | None]()
         asked = fill(self.plan, question=question, n=str(self.parts))
         plan = await self._ask(search, [asked], among=2)
         parts = _items(plan[0])[: self.parts]
-        solved = list[Thought | None]()
         if len(parts) > 1:
             prompts = [fill(self.solve, question=question, part=part) for part in parts]
             solved = await self._ask(search, prompts, among=len(parts) + 1)
-            results = [
-                fill(self.result, i=str(i), part=part, result=shown(thought).strip())
-                for i, (part, thought) in enumerate(zip(parts, solved, strict=True), 1)
-                if thought is not None and thought.finished
-            ]
-            if results:
-                joined = fill(self.join, question=question, results="".join(results))
-                search = search.asking(joined)
+        if results := self._results(parts, solved):
+            search = search.asking(fill(self.join, question=question, results="".join(results)))
         best = search.best(await search.sample(search.root))
         return Answer(best.thought, figures=_figures([*plan, best.thought], solved))
 
@@ -101,6 +93,14 @@ class Decompose(Strategy):
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(aside.sample(aside.root)) for aside in asides]
         return [next(iter(task.result()), None) for task in tasks]
+
+    def _results(self, parts: Sequence[str], solved: Sequence[Thought | None]) -> list[str]:
+        """What the answer is told of each part that was solved."""
+        return [
+            fill(self.result, i=str(i), part=part, result=shown(thought).strip())
+            for i, (part, thought) in enumerate(zip(parts, solved, strict=False), 1)
+            if thought is not None and thought.finished
+        ]
 
 
 def _items(plan: Thought | None) -> list[str]:

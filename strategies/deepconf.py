@@ -16,24 +16,23 @@ from pydantic import Field
 
 from langchain_pareto.errors import CapabilityError
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.drawing import ANSWER, Until
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.thoughts import Answer, Thought, ballot
+from langchain_pareto.strategies.until import ANSWER, Until
 
 _SHORTEST = 16  # tokens of a group
 _LONGEST = 2048  # the paper's, where samples have ten thousand tokens and more
 
 
 class DeepConf(Strategy):
-    """Up to `total` samples; the most confident `keep` of the first `warmup` set a threshold, and whoever falls below it is cut and has no vote.
+    """Up to `total` samples vote with their confidence; the first `warmup` set a threshold, and whoever falls below it is cut and has no vote.
 
-    A sample that ends above it votes with its confidence. `window` tokens are a group: None is an eighth of the mean length of the first
-    samples, from 16 to the paper's 2048. After the first ones, `wave` samples at a time are drawn, `check` tokens at a time,
-    until the leader has `consensus` of all confidence. With `mode="offline"` all are drawn to their end, and all
-    set the threshold.
+    The threshold keeps the most confident `keep` of the first samples. `window` tokens are a group: None is an eighth of the mean length
+    of the first samples, from 16 to the paper's 2048. After them, `wave` samples at a time are drawn, `check` tokens at a time, until the
+    leader has `consensus` of all confidence. With `mode="offline"` all are drawn to their end, and all set the threshold.
 
-    The paper has 16 to warm up, a consensus of 0.95, 512 samples in total (its code 256), and keeps 0.1 ("low", more saved and more risked)
-    or 0.9 ("high", which its code does when asked for a `confidence_percentile` of 90).
+    The paper has 16 to warm up, a consensus of 0.95, 512 samples in total (its code 256), and keeps 0.1 ("low", more saved and more
+    risked) or 0.9 ("high", which its code does when asked for a `confidence_percentile` of 90).
     """
 
     kind: Literal["deepconf"] = "deepconf"
@@ -48,16 +47,15 @@ class DeepConf(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Warm up, then waves until those that vote agree."""
-        search = search.at_temperature(self.temperature)
         first = self.total if self.mode == "offline" else min(self.warmup, self.total)
         drawn = await search.sample(search.root, first)
         ended = [thought for thought in drawn if thought.finished]
         if not ended:
             return search.best(drawn)
         window = self.window or _window([thought.length for thought in ended])
-        lowest = {thought: confidence(thought.confidences, window) for thought in ended}
+        lowest = _lowest(ended, window)
         threshold = quantile(lowest.values(), 1 - self.keep)
-        voters = {thought: value for thought, value in lowest.items() if value >= threshold}
+        voters = _above(threshold, lowest)
         answer = elected(voters)
         left = self.total - first if len(drawn) == first else 0
         while left > 0 and (answer.share or 0) < self.consensus:
@@ -75,23 +73,23 @@ class DeepConf(Strategy):
         """Those of `n` samples that end without falling below the threshold; and whether all could be paid for."""
         # a stop string may begin in one piece and end in the next: with one, samples are drawn whole
         until: Until = ANSWER if search.settings.stop else self.check
-        live, voters, paid = [search.root] * n, dict[Thought, float](), True
+        live, ended, paid = [search.root] * n, list[Thought](), True
         while live:
             drawn = await search.expand(live, until)
             paid = paid and len(drawn) == len(live)
+            ended += [thought for thought in drawn if thought.finished]
             live = []
-            for thought in drawn:
-                if thought.finished:
-                    value = confidence(thought.confidences, window)
-                    if value >= threshold:
-                        voters[thought] = value
-                    continue
-                recent = thought.confidences[-window - self.check :]
-                if len(recent) >= window and confidence(recent, window) < threshold:
+            for thought in (t for t in drawn if not t.finished):
+                if self._has_fallen(thought, window, threshold):
                     search.drop(thought.path)
                 elif thought.whole and thought.length < search.context:
                     live.append(thought)
-        return voters, paid
+        return _above(threshold, _lowest(ended, window)), paid
+
+    def _has_fallen(self, thought: Thought, window: int, threshold: float) -> bool:
+        """Whether a group that ends in its last `check` tokens is below the threshold."""
+        recent = thought.confidences[-window - self.check :]
+        return len(recent) >= window and confidence(recent, window) < threshold
 
 
 def confidence(tokens: Sequence[float], window: int) -> float:
@@ -120,6 +118,16 @@ def elected(voters: Mapping[Thought, float]) -> Answer:
     if most is None:
         return Answer(max(voters, key=voters.__getitem__))
     return Answer(max(classes[most], key=voters.__getitem__), sums[most] / math.fsum(sums))
+
+
+def _lowest(ended: Sequence[Thought], window: int) -> dict[Thought, float]:
+    """The confidence of each sample."""
+    return {thought: confidence(thought.confidences, window) for thought in ended}
+
+
+def _above(threshold: float, lowest: Mapping[Thought, float]) -> dict[Thought, float]:
+    """Those that are not below the threshold: the voters."""
+    return {thought: value for thought, value in lowest.items() if value >= threshold}
 
 
 def _window(lengths: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 
 from langchain_pareto.backends.base import Backend, Branch, Request, Task
 from langchain_pareto.budget import Cost
-from langchain_pareto.ledger import Account, Lease
+from langchain_pareto.ledger import Account, Lease, Price
 from langchain_pareto.strategies.record import Bill, Record, finished
 
 
@@ -58,7 +58,7 @@ class Desk:
             return False
         flops, memory = self.backend.estimate(Request(known, pending - 1, 1, 1))
         start = partial(self.backend.prefill, branch, deadline=self.account.deadline)
-        bill = await self.read(start, self.cost(0, flops, memory))
+        bill = await self._read(start, self.cost(0, flops, memory))
         return bill is not None and bool(bill.future.result())
 
     async def judge(
@@ -74,24 +74,21 @@ class Desk:
         start = partial(
             self.backend.score, branch, [[t] for t in tokens], deadline=self.account.deadline
         )
-        bill = await self.read(start, self.cost(0, flops, memory))
+        bill = await self._read(start, self.cost(0, flops, memory))
         if bill is None or (found := bill.future.result()) is None:
             return None
         assert isinstance(found, list)
         return [logprob for [logprob] in found], bill.held
 
-    async def read(self, start: Callable[[], Task], cost: Cost) -> Bill | None:
-        """A request that draws nothing, done and paid; None where there is no room for it."""
-        lease = await self.account.reserve(lambda _: cost, 1)
+    async def lease(self, price: Price, most: int = 1, least: int = 1) -> Lease | None:
+        """Room for a request of up to `most` tokens; None where not even `least` fit, or the run has ended."""
+        lease = await self.account.reserve(price, most, least)
         if lease is None:
-            self.note_limit(cost)
-            return None
-        if self.record.ended:
+            self.note_limit(price(least))
+        elif self.record.ended:
             lease.cancel()
             return None
-        bill = self.start(start, lease)
-        await finished(bill)
-        return bill
+        return lease
 
     def start(self, start: Callable[[], Task], lease: Lease, *, pending: int = 0) -> Bill:
         """Starts a request; whatever happens to us meanwhile, its lease is committed at what it took.
@@ -126,3 +123,12 @@ class Desk:
         reason = self.account.stopped_by(least)
         if reason is not None:
             self.record.limited_by, self.record.refused = reason, least
+
+    async def _read(self, start: Callable[[], Task], cost: Cost) -> Bill | None:
+        """A request that draws nothing, done and paid; None where there is no room for it."""
+        lease = await self.lease(lambda _: cost)
+        if lease is None:
+            return None
+        bill = self.start(start, lease)
+        await finished(bill)
+        return bill

@@ -12,7 +12,7 @@ from pydantic import Field
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.frontier import Frontier
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, preference
+from langchain_pareto.strategies.thoughts import Answer, Choice, promise
 
 
 class DVTS(Strategy):
@@ -29,12 +29,11 @@ class DVTS(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """All subtrees side by side, level after level."""
-        search = search.at_temperature(self.temperature)
         frontier, expansion = Frontier(search, self.choose), min(self.n, self.expansion)
         drawn = await frontier.grow([search.root] * (self.n // expansion * expansion))
         trees = [drawn[at : at + expansion] for at in range(0, len(drawn), expansion)]
         for _ in range(1, self.depth):
-            best = [max(steps, key=_promise) for steps in trees if steps]
+            best = [max(steps, key=promise) for steps in trees if steps]
             frontier.give_up([t for t in drawn if t not in best and not t.finished])
             paths = [path for path in best if not path.finished]
             if not paths:
@@ -42,11 +41,6 @@ class DVTS(Strategy):
             drawn = await frontier.grow([path for path in paths for _ in range(expansion)])
             trees = [[t for t in drawn if t.parent is path] for path in paths]
         else:
-            open_ = (max(steps, key=_promise) for steps in trees if steps)
+            open_ = (max(steps, key=promise) for steps in trees if steps)
             await frontier.finish([path for path in open_ if not path.finished])
         return frontier.answer()
-
-
-def _promise(thought: Thought) -> tuple[float, float, int]:
-    """Orders steps, the last ones of a text or not, by score, then mean log-probability, then first drawn."""
-    return preference(thought)[1:]

@@ -12,15 +12,15 @@ from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought, leader
+from langchain_pareto.strategies.thoughts import Answer, Thought, leader
 
 
 class FirstFinish(Strategy):
     """Starts `n` samples, lets the first `take` that come to their own end vote, and cancels the rest; the paper's has `take` = 1.
 
     Samples share the engine's steps, so the shortest end first, whatever the machine: those that vote depend on lengths, and on chance
-    only where samples of one length compete for the last place. How far the rest had come when they were cancelled
-    depends on time; all of it is paid.
+    only where samples of one length compete for the last place. How far the rest had come when they were cancelled depends on time;
+    all of it is paid.
     """
 
     kind: Literal["first_finish"] = "first_finish"
@@ -29,13 +29,10 @@ class FirstFinish(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """As many as there are, until enough have ended."""
-        search = search.at_temperature(self.temperature)
         drawn = list[Thought]()
         async for thought in search.samples(search.root, self.n):
             drawn.append(thought)
             search.offer(leader(drawn))
             if sum(t.finished for t in drawn) >= self.take:
                 break
-        if not drawn:
-            raise NothingDrawn
         return leader(drawn)

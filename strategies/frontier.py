@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from langchain_pareto.strategies.drawing import ANSWER, STEP, Until
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, chosen, preference
+from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, chosen, promise
+from langchain_pareto.strategies.until import ANSWER, STEP, Until
 
 
 class Frontier:
@@ -30,7 +30,7 @@ class Frontier:
         while rest:
             n, measured = self._affordable(rest), self._search.knows_steps
             if n < len(rest):
-                rest.sort(key=preference, reverse=True)
+                rest.sort(key=promise, reverse=True)
             if n == 0:
                 break
             drawn += await self._draw(rest[:n], STEP)

@@ -22,7 +22,6 @@ from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
 from langchain_pareto.strategies.thoughts import (
     Answer,
-    NothingDrawn,
     Thought,
     ballot,
     best_of,
@@ -51,9 +50,7 @@ class Knockout(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Round after round, the matches of each side by side."""
-        drawn = await search.at_temperature(self.temperature).run(self.of, self.n)
-        if not drawn:
-            raise NothingDrawn
+        drawn = await search.run(self.of, self.n)
         entrants, judged = _seeded(drawn), False
         while len(entrants) > 1:
             search.offer(entrants[0])

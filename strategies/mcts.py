@@ -17,7 +17,7 @@ from pydantic import Field
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.frontier import Frontier
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, preference
+from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, promise
 
 
 class MCTS(Strategy):
@@ -39,13 +39,12 @@ class MCTS(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Rounds of selection, expansion and back-up."""
-        search = search.at_temperature(self.temperature)
         frontier, tree, left = Frontier(search, self.choose), _Tree(search.root), self.expansions
         while chosen := tree.select(min(self.parallel, left), self.exploration):
             left -= len(chosen)
             drawn = await frontier.grow([t for node in chosen for t in self._named(node)])
-            tree.add(chosen, drawn, self.depth)
-        paths = sorted(tree.unfinished(), key=preference, reverse=True)
+            tree.expand(chosen, drawn, self.depth)
+        paths = sorted(tree.unfinished(), key=promise, reverse=True)
         await frontier.finish(paths[: self.completions])
         return frontier.answer()
 
@@ -70,7 +69,7 @@ class _Node:
         """Whether there is anything to draw at it or below."""
         return any(child.open for child in self.children) if self.children else not self.closed
 
-    def line(self) -> Iterator[_Node]:
+    def lineage(self) -> Iterator[_Node]:
         """Itself, and all above it."""
         node: _Node | None = self
         while node is not None:
@@ -94,19 +93,19 @@ class _Tree:
                 open_ = [child for child in node.children if child.open]
                 node = max(open_, key=lambda child: self._uct(child, exploration))
             node.closed = True
-            for above in node.line():
+            for above in node.lineage():
                 above.pending += 1
             chosen.append(node)
         return chosen
 
-    def add(self, chosen: Sequence[_Node], drawn: Sequence[Thought], depth: int) -> None:
-        """Takes the virtual losses back, and backs up what was found instead.
+    def expand(self, chosen: Sequence[_Node], drawn: Sequence[Thought], depth: int) -> None:
+        """Takes the virtual losses back, adds what was drawn below the chosen nodes, and backs up its scores.
 
         What has no score is neither backed up nor followed.
         """
         parents = {node.thought: node for node in chosen}
         for node in chosen:
-            for above in node.line():
+            for above in node.lineage():
                 above.pending -= 1
         for thought in drawn:
             assert thought.parent is not None
@@ -116,19 +115,23 @@ class _Tree:
             self.nodes.append(child)
             if thought.score is None or not math.isfinite(thought.score):
                 child.closed = True
-                continue
-            self._worst = min(self._worst, thought.score)
-            for above in child.line():
-                above.visits += 1
-                above.total += thought.score
+            else:
+                self._back_up(child, thought.score)
 
     def unfinished(self) -> list[Thought]:
         """Ends of paths that are no answer yet."""
         ends = (node.thought for node in self.nodes if not node.children)
         return [thought for thought in ends if not thought.finished]
 
+    def _back_up(self, node: _Node, score: float) -> None:
+        self._worst = min(self._worst, score)
+        for above in node.lineage():
+            above.visits += 1
+            above.total += score
+
     def _uct(self, node: _Node, exploration: float) -> float:
         assert node.parent is not None
         visits, above = node.visits + node.pending, node.parent.visits + node.parent.pending
-        mean = (node.total + (node.pending and node.pending * self._worst)) / visits
+        lost = node.pending * self._worst if node.pending else 0.0  # 0 * inf is NaN
+        mean = (node.total + lost) / visits
         return mean + exploration * math.sqrt(math.log(above) / visits)

@@ -30,4 +30,7 @@ def parse(value: object, adapter: TypeAdapter[_T], what: str, names: Iterable[st
         msg = f"cannot read the {what} {value!r}: {problems}"
         raise SettingError(msg, hint=known) from None
     msg = f"there is no {what} {value!r}; {known}"
-    raise SettingError(msg)
+    hint = (
+        f"A {what} is made of a class: {value.__name__}(...)." if isinstance(value, type) else None
+    )
+    raise SettingError(msg, hint=hint)

@@ -119,6 +119,10 @@ class _Reader:
         if twin is not thought and twin.branch is not None:
             told = await self.read(twin)
             return told and Reading(self._desk.fork(told.branch), told.paid, told.scores)
+        return await self._read_steps(thought, above)
+
+    async def _read_steps(self, thought: Thought, above: Reading) -> Reading | None:
+        """A judgement of each step, one after the other; None where the budget has no room for one."""
         branch, paid, scores = self._desk.fork(above.branch), above.paid, list[float]()
         memory = 0
         for i, step in enumerate(self._split(thought.text)):

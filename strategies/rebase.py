@@ -33,15 +33,14 @@ class Rebase(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Level after level."""
-        search = search.at_temperature(self.temperature)
         frontier = Frontier(search, self.choose)
         paths = [search.root] * self.n
         for _ in range(self.depth):
-            paths_ = [t for t in await frontier.grow(paths) if not t.finished]
+            open_ = [t for t in await frontier.grow(paths) if not t.finished]
             left = self.n - len(frontier.leaves)
-            shares = widths([t.score for t in paths_], left, self.score_temperature)
-            frontier.give_up([t for t, width in zip(paths_, shares, strict=True) if width == 0])
-            paths = [t for t, width in zip(paths_, shares, strict=True) for _ in range(width)]
+            shares = widths([t.score for t in open_], left, self.score_temperature)
+            frontier.give_up([t for t, width in zip(open_, shares, strict=True) if width == 0])
+            paths = [t for t, width in zip(open_, shares, strict=True) for _ in range(width)]
             if not paths:
                 break
         else:
@@ -52,8 +51,8 @@ class Rebase(Strategy):
 def widths(scores: Sequence[float | None], total: int, temperature: float) -> list[int]:
     """How many of `total` next steps each path gets: in proportion to exp(score / temperature), by largest remainder (Hamilton).
 
-    They sum to `total`, ties to the better path, then to the earlier; a path without a score, or of -inf, gets some only where all are so. Rounding each
-    share by itself, as the paper writes it, may sum to nothing: 16 equal paths for 4 steps.
+    They sum to `total`, ties to the better path, then to the earlier; a path without a score, or of -inf, gets some only where all are
+    so. Rounding each share by itself, as the paper writes it, may sum to nothing: 16 equal paths for 4 steps.
     """
     if not scores or total <= 0:
         return [0] * len(scores)

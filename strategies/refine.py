@@ -5,13 +5,12 @@ Self-refine: draft, critique, revise (Madaan et al. 2023, arXiv 2303.17651, algo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.judge import checked_prompt
-from langchain_pareto.strategies.prompts import fill, shown
+from langchain_pareto.strategies.prompts import fill, showing, shown
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
 from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought
@@ -50,8 +49,8 @@ class Refine(Strategy):
     """Drafts an answer, and up to `rounds` times has it criticised and writes it anew; the paper's has 4 rounds at most.
 
     The role `critic` criticises (the policy, where nobody plays it). A critique whose last line is `approval` ends it; so does a
-    revision that was cut off, or that has lost the answer: it is no version. The answer is the last version, or
-    the one that the run's scorer likes best.
+    revision that was cut off, or that has lost the answer: it is no version. The answer is the last version, or the one that the
+    run's scorer likes best.
     """
 
     varied: ClassVar[bool] = False
@@ -61,23 +60,12 @@ class Refine(Strategy):
     keep: Literal["last", "best"] = "last"
     critic: str = "judge"
     approval: str = "CORRECT"
-    critique: str = _CRITIQUE
-    revision: str = _REVISION
+    critique: Annotated[str, showing("question", "answer")] = _CRITIQUE
+    revision: Annotated[str, showing("question", "answer", "critique")] = _REVISION
     of: AnyStrategy = Field(default_factory=Single)
-
-    @field_validator("critique")
-    @classmethod
-    def _check_critique(cls, value: str) -> str:
-        return checked_prompt(value, ("question", "answer"))
-
-    @field_validator("revision")
-    @classmethod
-    def _check_revision(cls, value: str) -> str:
-        return checked_prompt(value, ("question", "answer", "critique"))
 
     async def run(self, search: Search) -> Answer:
         """A draft, and better versions of it."""
-        search = search.at_temperature(self.temperature)
         versions = await search.run(self.of)
         if not versions:
             raise NothingDrawn

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from langchain_pareto.backends.base import Backend, Usage
+from langchain_pareto.backends.base import Backend, Branch, Usage
 from langchain_pareto.budget import Cost
 from langchain_pareto.errors import BudgetExceeded
 from langchain_pareto.ledger import Account
@@ -72,11 +72,7 @@ async def run(
     branch = backend.open(prompt, seed=seed)
     record = Record(branches=[branch], seed=seed, on_thought=on_thought)
     root = Thought(question, branch=branch)
-    if POLICY not in settings.roles:
-        render = backend.tokenizer.encode_prompt
-        policy = Role(backend, settings.sampling, lambda: branch.tokens, render)
-        settings = replace(settings, roles={**settings.roles, POLICY: policy})
-    search = Search(backend, root, account, settings, record)
+    search = Search(backend, root, account, _with_policy(settings, backend, branch), record)
     answer: Answer | None = None
     try:
         await _admit(account)
@@ -103,19 +99,23 @@ async def run(
         try:
             await _end_draws(record)
         finally:
-            chosen = answer.thought.branch if answer is not None else None
-            # what was chosen last: the next turn goes on there, and what is freed last stays cached longest
-            for one in sorted(record.branches, key=lambda branch: branch is chosen):
-                one.free()
-            with record.lock:
-                account.release(memory=record.held)
+            _free(record, account, answer)
+
+
+def _with_policy(settings: Settings, backend: Backend, branch: Branch) -> Settings:
+    """The same with the policy among the roles, so that strategies can name it."""
+    if POLICY in settings.roles:
+        return settings
+    render = backend.tokenizer.encode_prompt
+    policy = Role(backend, settings.sampling, lambda: branch.tokens, render)
+    return replace(settings, roles={**settings.roles, POLICY: policy})
 
 
 async def _answer(
     strategy: Strategy, search: Search, record: Record, account: Account
 ) -> Answer | None:
     """The strategy's answer; at the deadline, or when it ends with nothing, the best that was drawn."""
-    run_ = asyncio.ensure_future(strategy.run(search))
+    run_ = asyncio.ensure_future(strategy.run(search.at_temperature(strategy.temperature)))
     try:
         done, _ = await asyncio.wait({run_}, timeout=account.room().seconds)
         if not done:
@@ -139,6 +139,15 @@ async def _answer(
     if isinstance(result, Thought):
         return Answer(result)
     return result if isinstance(result, Answer) else anytime(record)
+
+
+def _free(record: Record, account: Account, answer: Answer | None) -> None:
+    """Gives all branches back, what was chosen last: the next turn goes on there, and what is freed last stays cached longest."""
+    chosen = answer.thought.branch if answer is not None else None
+    for branch in sorted(record.branches, key=lambda branch: branch is chosen):
+        branch.free()
+    with record.lock:
+        account.release(memory=record.held)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

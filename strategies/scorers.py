@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from langchain_pareto.errors import ScorerError
+from langchain_pareto.errors import ParetoError, ScorerError
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies.search import Search
     from langchain_pareto.strategies.thoughts import Thought
+
+_HINT = "A scorer has `async def score(thoughts)`, which returns one number for each; -inf for one that it cannot score, never NaN."
 
 
 class Scorable(Protocol):
@@ -69,14 +71,7 @@ class MeanLogprob(BaseModel):
     kind: Literal["mean_logprob"] = "mean_logprob"
 
     async def score(self, thoughts: Sequence[Scorable]) -> list[float]:
-        found = [thought.mean_logprob for thought in thoughts]
-        if found and all(value is None for value in found):
-            message = f"none of {len(found)} thoughts carries log-probabilities"
-            raise ScorerError(message, hint="Use a backend that returns them, or another scorer.")
-        if any(value is not None and math.isnan(value) for value in found):
-            message = "a thought's mean log-probability is NaN"
-            raise ScorerError(message)
-        return [-math.inf if value is None else value for value in found]
+        return _known([thought.mean_logprob for thought in thoughts], "mean log-probability")
 
 
 class MeanConfidence(BaseModel):
@@ -94,11 +89,59 @@ class MeanConfidence(BaseModel):
 
     async def score(self, thoughts: Sequence[Scorable]) -> list[float]:
         found = [thought.confidences for thought in thoughts]
-        if found and not any(found):
-            message = f"none of {len(found)} thoughts carries log-probabilities"
-            raise ScorerError(message, hint="Use a backend that returns them, or another scorer.")
-        means = [math.fsum(values) / len(values) if values else -math.inf for values in found]
-        if any(map(math.isnan, means)):
-            message = "a thought's mean confidence is NaN"
-            raise ScorerError(message)
-        return means
+        means = [math.fsum(values) / len(values) if values else None for values in found]
+        return _known(means, "mean confidence")
+
+
+async def ask_scorer(
+    scorer: Scorer | RunScorer, search: Search, thoughts: Sequence[Thought]
+) -> Sequence[float | Sequence[float] | None]:
+    """What a scorer says of each thought, once that is numbers; raises ScorerError."""
+    try:
+        if isinstance(scorer, RunScorer):
+            found = [_numbers(score) for score in await scorer.score_in(search, thoughts)]
+        else:
+            found = [float(score) for score in await scorer.score(thoughts)]
+    except ParetoError:
+        raise
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, ParetoError):
+            raise cause from None
+        msg = f"the scorer failed: {type(cause).__name__}: {cause}"
+        raise ScorerError(msg, hint=_HINT) from error
+    if len(found) != len(thoughts) or any(map(_is_nan, found)):
+        msg = f"expected {len(thoughts)} scores, got {len(found)}: {found!r:.80}"
+        raise ScorerError(msg, hint=_HINT)
+    return found
+
+
+def _known(values: Sequence[float | None], what: str) -> list[float]:
+    """The values, -inf for what is not known; ScorerError where nothing is, or on NaN."""
+    if values and all(value is None for value in values):
+        message = f"none of {len(values)} thoughts carries log-probabilities"
+        raise ScorerError(message, hint="Use a backend that returns them, or another scorer.")
+    if any(value is not None and math.isnan(value) for value in values):
+        message = f"a thought's {what} is NaN"
+        raise ScorerError(message)
+    return [-math.inf if value is None else value for value in values]
+
+
+def _numbers(score: float | Sequence[float] | None) -> float | Sequence[float] | None:
+    """What a scorer says of one thought, as plain floats."""
+    if isinstance(score, Sequence):
+        return tuple(map(float, score))
+    return None if score is None else float(score)
+
+
+def _is_nan(score: float | Sequence[float] | None) -> bool:
+    if score is None:
+        return False
+    return math.isnan(score) if isinstance(score, float | int) else any(map(math.isnan, score))
+
+
+def _cause(error: Exception) -> Exception:
+    """The first error of a scorer's own tasks, which fail as a group."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

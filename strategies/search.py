@@ -8,22 +8,23 @@ spent. Every finished sample is offered by itself, so whenever the run ends ther
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from langchain_pareto.backends.base import Backend
-from langchain_pareto.budget import Budget
-from langchain_pareto.errors import ParetoError, ScorerError, SettingError
+from langchain_pareto.budget import Budget, BudgetLike
+from langchain_pareto.errors import SettingError
 from langchain_pareto.ledger import Account, Room
 from langchain_pareto.strategies.aggregation import aggregate
 from langchain_pareto.strategies.desk import Desk
-from langchain_pareto.strategies.drawing import ANSWER, STEP, Drawing, Until
+from langchain_pareto.strategies.drawing import Drawing
 from langchain_pareto.strategies.record import Record
-from langchain_pareto.strategies.scorers import RunScorer, Scorer
+from langchain_pareto.strategies.scorers import RunScorer, Scorer, ask_scorer
 from langchain_pareto.strategies.settings import Role, Settings
-from langchain_pareto.strategies.thoughts import POLICY, Answer, NothingDrawn, Thought, best_of
+from langchain_pareto.strategies.sizing import Sizing
+from langchain_pareto.strategies.thoughts import POLICY, Answer, Thought, best_of
+from langchain_pareto.strategies.until import ANSWER, STEP, Until
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies.base import Strategy
@@ -48,7 +49,8 @@ class Search:
         self._account = account
         self._record = record
         self._desk = Desk(backend, account, record, settings.usd_per_token, main)
-        self._drawing = Drawing(self._desk, settings, root)
+        self._sizing = Sizing(self._desk, settings.max_tokens, root.aside)
+        self._drawing = Drawing(self._desk, settings, root, self._sizing)
         self._nested = nested  # one of several: its offers are not the run's
 
     @property
@@ -56,15 +58,19 @@ class Search:
         """What is left of the budget, at the tightest level."""
         return self._account.room()
 
-    def share(self, n: int) -> int | None:
-        """Tokens that each of `n` may take of what is left, at least one; None where they have no limit."""
-        tokens = self.room.unspent.tokens
-        return None if tokens is None else max(1, tokens // n)
+    def share(self, n: int) -> Budget:
+        """What each of `n` may take of what is left, at least one of a kind; what has no limit has none here."""
+        left = self.room.unspent
+        return Budget(
+            tokens=None if left.tokens is None else max(1, left.tokens // n),
+            flops=None if left.flops is None else max(1, left.flops // n),
+            usd=None if left.nanodollars is None else max(1, left.nanodollars // n) / 1e9,
+        )
 
     @property
     def limited(self) -> bool:
         """Whether any resource that a draw takes has a limit."""
-        return self._drawing.limited
+        return self._sizing.limited
 
     @property
     def has_deadline(self) -> bool:
@@ -74,7 +80,7 @@ class Search:
     @property
     def context(self) -> int:
         """Tokens that a path may have at most, by the model and the caller, the prompt aside."""
-        return self._drawing.cap(self.root)
+        return self._sizing.cap(self.root)
 
     # --- drawing
 
@@ -104,7 +110,7 @@ class Search:
 
     def steps_in_half(self, thought: Thought, n: int) -> int:
         """How many of `n` steps below a thought half of what is left pays for, at their likely length."""
-        return self._drawing.steps_in_half(thought, n)
+        return self._sizing.steps_in_half(thought, n)
 
     @property
     def knows_steps(self) -> bool:
@@ -114,17 +120,7 @@ class Search:
     def drop(self, thoughts: Sequence[Thought]) -> None:
         """Gives up thoughts that nothing will continue; what is theirs alone of the cache is free for others."""
         for thought in thoughts:
-            if thought.branch is not None:
-                thought.branch.free()
-                thought.branch = None
-            memory, thought.memory = thought.memory, 0
-            for key, reading in list(thought.readings.items()):
-                if not reading.done() or reading.cancelled() or reading.exception() is not None:
-                    continue
-                del thought.readings[key]
-                if (read := reading.result()) is not None:
-                    read.branch.free()
-                    memory += read.memory
+            memory = thought.free()
             with self._record.lock:
                 self._record.held -= memory
                 self._account.release(memory=memory)
@@ -139,7 +135,8 @@ class Search:
         new = [t for t in dict.fromkeys(thoughts) if t.score is None and t.whole]
         if not new:
             return
-        for thought, value in zip(new, await self._scores(new), strict=True):
+        found = await ask_scorer(self.settings.scorer, self, new)
+        for thought, value in zip(new, found, strict=True):
             if isinstance(value, float | int):
                 thought.score = float(value)
             elif value is not None:
@@ -158,11 +155,11 @@ class Search:
         root = replace(self.root, branch=self._desk.fork(self.root.branch))
         return self._with(root=root, account=self._account.child(), nested=True)
 
-    def within(self, tokens: int | None) -> Search:
-        """The same search with at most so many more tokens, None for no cap."""
-        if tokens is None:
+    def within(self, budget: BudgetLike | None) -> Search:
+        """The same search with at most so much more, None for no cap."""
+        if budget is None:
             return self
-        return self._with(account=self._account.child(Budget(tokens=tokens)))
+        return self._with(account=self._account.child(Budget.parse(budget)))
 
     def at_temperature(self, temperature: float | None) -> Search:
         """The same search with another sampling temperature, None for the same."""
@@ -239,8 +236,6 @@ class Search:
 
     def best(self, thoughts: Sequence[Thought]) -> Answer:
         """The best scored thought; ties by mean log-probability, then first drawn."""
-        if not thoughts:
-            raise NothingDrawn
         return Answer(best_of(thoughts))
 
     def _with(
@@ -275,39 +270,3 @@ class Search:
         return self._with(
             root=self._record.roots[key], settings=settings, backend=role.backend, main=False
         )
-
-    async def _scores(
-        self, thoughts: Sequence[Thought]
-    ) -> Sequence[float | Sequence[float] | None]:
-        """What the scorer says, once that is numbers."""
-        scorer = self.settings.scorer
-        try:
-            if isinstance(scorer, RunScorer):
-                scores = await scorer.score_in(self, thoughts)
-            else:
-                scores = [float(score) for score in await scorer.score(thoughts)]
-        except ParetoError:
-            raise
-        except Exception as error:
-            cause = _cause(error)
-            if isinstance(cause, ParetoError):
-                raise cause from None
-            msg = f"the scorer failed: {type(cause).__name__}: {cause}"
-            raise ScorerError(msg) from error
-        if len(scores) != len(thoughts) or any(map(_is_nan, scores)):
-            msg = f"expected {len(thoughts)} scores, got {len(scores)}: {scores!r:.80}"
-            raise ScorerError(msg)
-        return scores
-
-
-def _is_nan(score: float | Sequence[float] | None) -> bool:
-    if score is None:
-        return False
-    return math.isnan(score) if isinstance(score, float | int) else any(map(math.isnan, score))
-
-
-def _cause(error: Exception) -> Exception:
-    """The first error of a scorer's own tasks, which fail as a group."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error

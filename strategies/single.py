@@ -20,7 +20,6 @@ class Single(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """One sample."""
-        search = search.at_temperature(self.temperature)
         return search.best(await search.sample(search.root))
 
     async def run_many(self, search: Search, n: int) -> list[Thought]:

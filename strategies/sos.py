@@ -30,7 +30,6 @@ class SoS(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """One chain."""
-        search = search.at_temperature(self.temperature)
         if self.token_budget is not None:
             told = fill(self.condition, tokens=str(self.token_budget))
             search = search.asking(told + search.root.question)

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from langchain_pareto.budget import Budget
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.marks import Before
 from langchain_pareto.strategies.prompts import fill
@@ -34,6 +35,16 @@ class _Thread:
     rounds: int = 0  # spawns of its own
     spawns: int = 0  # its own and its children's
     children: int = 0
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For the report."""
+        return {
+            "sequential_tokens": self.sequential,
+            "total_tokens": self.total,
+            "children": self.children,
+            "spawns": self.spawns,
+        }
 
     def draw(self, thought: Thought) -> None:
         """It wrote more."""
@@ -59,7 +70,7 @@ class SpawnJoin(Strategy):
     `sub_calls` tells the model how many children to start (the paper's conditioning); the question is then asked by itself, without what
     stands before it in the chat. Hard caps: `children` of one spawn, `rounds` of spawns in a thread, `depth` of threads below
     the first, `thread_tokens` of each and `total_tokens` of all. A child beyond a cap is not run and has found nothing, as one that
-    was cut off. Under a budget of tokens each child may take its equal share of what is left, the parent too.
+    was cut off. Under a budget each child may take its equal share of what is left, the parent too.
 
     The answer's figures are `sequential_tokens` (the longest chain that cannot be drawn side by side), `total_tokens`, `children` and
     `spawns`.
@@ -79,22 +90,14 @@ class SpawnJoin(Strategy):
     async def run(self, search: Search) -> Answer:
         """The first thread."""
         question = search.root.question
-        search = search.at_temperature(self.temperature).within(self.total_tokens)
+        search = search.within(self.total_tokens)
         if self.sub_calls is not None:
             told = fill(self.grammar.condition, n=str(self.sub_calls))
             search = search.asking(told + question)
         thread = await self._thread(search, question, level=0)
         if thread.last is None:
             raise NothingDrawn
-        return Answer(
-            thread.last,
-            figures={
-                "sequential_tokens": thread.sequential,
-                "total_tokens": thread.total,
-                "children": thread.children,
-                "spawns": thread.spawns,
-            },
-        )
+        return Answer(thread.last, figures=thread.figures)
 
     async def _thread(self, search: Search, question: str, level: int) -> _Thread:
         """A thread from its prompt to its end, through all its spawns."""
@@ -139,9 +142,9 @@ class SpawnJoin(Strategy):
         level: int,
     ) -> list[str | None]:
         """What each child found, in the order of the calls; None where it found nothing, was cut off or not run."""
-        children = self.children if level <= self.depth and thread.rounds < self.rounds else 0
-        asked = [(i, call.prompt) for i, call in enumerate(calls) if call.prompt is not None]
-        asked = asked[:children]
+        allowed = self.children if level <= self.depth and thread.rounds < self.rounds else 0
+        prompts = {i: call.prompt for i, call in enumerate(calls) if call.prompt is not None}
+        asked = list(prompts.items())[:allowed]
         share = search.share(len(asked) + 1)
         async with asyncio.TaskGroup() as group:
             running = {
@@ -155,7 +158,7 @@ class SpawnJoin(Strategy):
             search.drop([] if child.last is None else child.last.path)
         return results
 
-    async def _child(self, search: Search, prompt: str, share: int | None, level: int) -> _Thread:
+    async def _child(self, search: Search, prompt: str, share: Budget, level: int) -> _Thread:
         child = search.asking(prompt, aside=True).within(share)
         return await self._thread(child, prompt, level)
 

@@ -68,6 +68,12 @@ class Thought:
         return self.finish in ("eos", "stop")
 
     @property
+    def paid(self) -> int:
+        """Tokens of its branch that are paid for."""
+        assert self.branch is not None
+        return len(self.branch.tokens) - 1 if self.computed else self.known
+
+    @property
     def path(self) -> list[Thought]:
         """From the root's child down to this thought."""
         out, node = list[Thought](), self
@@ -96,6 +102,21 @@ class Thought:
         """A process reward's scores of all steps from the root to here."""
         return [score for thought in self.path for score in thought.step_scores]
 
+    def free(self) -> int:
+        """Frees its branch, and those of other models that have read it; the bytes of cache that they held."""
+        if self.branch is not None:
+            self.branch.free()
+            self.branch = None
+        memory, self.memory = self.memory, 0
+        for key, reading in list(self.readings.items()):
+            if not reading.done() or reading.cancelled() or reading.exception() is not None:
+                continue
+            del self.readings[key]
+            if (read := reading.result()) is not None:
+                read.branch.free()
+                memory += read.memory
+        return memory
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -113,17 +134,22 @@ class NothingDrawn(Exception):
     """There is no thought to choose from: a strategy could not pay for a single draw. Not an error of the user's."""
 
 
+def promise(thought: Thought) -> tuple[float, float, int]:
+    """Orders thoughts, finished or not: by score, then mean log-probability, then first drawn."""
+    score = -math.inf if thought.score is None else thought.score
+    logprob = -math.inf if thought.mean_logprob is None else thought.mean_logprob
+    return score, round(logprob, 4), -thought.number  # a tie is one also after float noise
+
+
 def preference(thought: Thought) -> tuple[bool, float, float, int]:
-    """Orders thoughts: finished first, then by score, then mean log-probability, then first drawn."""
-    low = float("-inf")
-    score = low if thought.score is None else thought.score
-    logprob = low if thought.mean_logprob is None else thought.mean_logprob
-    logprob = round(logprob, 4)  # a tie is one also after float noise
-    return thought.finished, score, logprob, -thought.number
+    """Orders answers: finished ones first, then as `promise` does."""
+    return thought.finished, *promise(thought)
 
 
 def best_of(thoughts: Sequence[Thought]) -> Thought:
-    """The preferred one of at least one."""
+    """The preferred one; raises NothingDrawn where there is none."""
+    if not thoughts:
+        raise NothingDrawn
     return max(thoughts, key=preference)
 
 
@@ -179,8 +205,6 @@ Choice = Literal["best", "majority", "weighted"]
 
 def chosen(thoughts: Sequence[Thought], how: Choice) -> Answer:
     """One of the thoughts; raises NothingDrawn where there is none."""
-    if not thoughts:
-        raise NothingDrawn
     if how == "best":
         return Answer(best_of(thoughts))
     return leader(thoughts) if how == "majority" else weighted_leader(thoughts)

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.frontier import Frontier
-from langchain_pareto.strategies.judge import (
-    JudgeScore,
-    JudgeVote,
-    checked_prompt,
-    replies,
-)
-from langchain_pareto.strategies.prompts import fill
+from langchain_pareto.strategies.judge import JudgeScore, JudgeVote
+from langchain_pareto.strategies.prompts import fill, showing
+from langchain_pareto.strategies.replies import replies
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, preference
+from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, promise
 
 PROPOSE = """\
 A problem is to be solved step by step.
@@ -82,19 +78,13 @@ class TreeOfThought(Strategy):
     threshold: float | None = Field(default=None, allow_inf_nan=False)
     answers: int = Field(default=1, ge=1)
     expansions: int = Field(default=100, ge=1)
-    propose: str = PROPOSE
+    propose: Annotated[str, showing("question", "path")] = PROPOSE
     value: JudgeScore = Field(default_factory=lambda: JudgeScore(prompt=VALUE))
     vote: JudgeVote = Field(default_factory=lambda: JudgeVote(prompt=VOTE))
     choose: Choice = "best"
 
-    @field_validator("propose")
-    @classmethod
-    def _check_propose(cls, value: str) -> str:
-        return checked_prompt(value, ("question", "path"))
-
     async def run(self, search: Search) -> Answer:
         """The tree, in one of the two orders."""
-        search = search.at_temperature(self.temperature)
         if self.evaluate != "score":
             search = search.scored_by(self.value if self.evaluate == "value" else self.vote)
         frontier = Frontier(search, self.choose)
@@ -113,7 +103,7 @@ class TreeOfThought(Strategy):
             followed = {thought.parent for thought in drawn}
             ended += [path for path in paths if path not in followed]
             open_ = self._worth([t for t in drawn if not t.finished], last=not frontier.leaves)
-            best = sorted([*open_, *frontier.leaves], key=_promise, reverse=True)[: self.breadth]
+            best = sorted([*open_, *frontier.leaves], key=promise, reverse=True)[: self.breadth]
             paths = [t for t in best if not t.finished]
             frontier.give_up([t for t in drawn if not t.finished and t not in paths])
             if not paths:
@@ -134,7 +124,7 @@ class TreeOfThought(Strategy):
             open_ = [t for t in drawn if not t.finished]
             worth = self._worth(open_, last=not stack and not frontier.leaves)
             frontier.give_up([t for t in open_ if t not in worth])
-            stack += sorted(worth, key=_promise)
+            stack += sorted(worth, key=promise)
         if not frontier.leaves:
             await frontier.finish(stack[-1:])
 
@@ -150,15 +140,7 @@ class TreeOfThought(Strategy):
 
     async def _proposed(self, search: Search, paths: Sequence[Thought]) -> list[Thought]:
         """What the model proposes as the next step of each path, when asked aside."""
-        prompts = [
-            fill(
-                self.propose,
-                question=path.question,
-                path=path.whole_text.strip() or "(none)",
-                n=str(self.samples),
-            )
-            for path in paths
-        ]
+        prompts = [self._prompt(path) for path in paths]
         temperature = search.settings.sampling.temperature
         said = await replies(search, prompts, role=search.root.role, temperature=temperature)
         end = (search.settings.steps.delimiters or ("\n",))[0]
@@ -173,13 +155,18 @@ class TreeOfThought(Strategy):
                     thoughts.append(thought)
         return thoughts
 
+    def _prompt(self, path: Thought) -> str:
+        """What asks for the next steps of a path."""
+        steps = path.whole_text.strip() or "(none)"
+        return fill(self.propose, question=path.question, path=steps, n=str(self.samples))
+
     def _worth(self, thoughts: Sequence[Thought], *, last: bool = False) -> list[Thought]:
         """Those that the threshold does not prune; the most promising in any case, if one of them is the `last` hope."""
         if self.threshold is None:
             return list(thoughts)
         least = self.threshold
         worth = [t for t in thoughts if t.score is not None and t.score >= least]
-        return sorted(thoughts, key=_promise)[-1:] if last and not worth else worth
+        return sorted(thoughts, key=promise)[-1:] if last and not worth else worth
 
     async def _vote(self, search: Search, leaves: Sequence[Thought]) -> None:
         for leaf, share in zip(leaves, await self.vote.score_in(search, leaves), strict=True):
@@ -195,8 +182,3 @@ def proposals(reply: Thought) -> list[str]:
     steps = [item[1] for item in items if item] or [line for line in lines if line]
     done = len(steps) == 1 and re.fullmatch(r"\W*done\W*", steps[0], re.IGNORECASE)
     return [] if done else list(dict.fromkeys(steps))
-
-
-def _promise(thought: Thought) -> tuple[float, float, int]:
-    """Orders states, finished or not, by score, then mean log-probability, then first drawn."""
-    return preference(thought)[1:]

@@ -89,8 +89,8 @@ class Verifier:
             gate = asyncio.Semaphore(self.workers)
             outcomes = await asyncio.gather(*(self._await(*pair, gate) for pair in pairs))
         else:
-            loop = asyncio.get_running_loop()
-            calls = [loop.run_in_executor(self._threads, self._call, *pair) for pair in pairs]
+            loop, lost = asyncio.get_running_loop(), list[_Outcome]()
+            calls = [loop.run_in_executor(self._threads, self._call, *pair, lost) for pair in pairs]
             outcomes = await asyncio.gather(*calls)
         return self._scores(outcomes)
 
@@ -117,12 +117,16 @@ class Verifier:
             _logger.warning("verifier failed on %d of %d samples", len(failures), len(outcomes))
         return [outcome.score for outcome in outcomes]
 
-    def _call(self, question: str, answer: str) -> _Outcome:
+    def _call(self, question: str, answer: str, lost: list[_Outcome]) -> _Outcome:
+        """One verdict; none is tried once a process could not start, which may run the user's script again and take a minute."""
         worker = self._idle.get()
         try:
-            return worker.call(question, answer)
+            outcome = lost[0] if lost else worker.call(question, answer)
         finally:
             self._idle.put(worker)
+        if outcome.kind == "unusable":
+            lost.append(outcome)
+        return outcome
 
     async def _await(self, question: str, answer: str, gate: asyncio.Semaphore) -> _Outcome:
         function = cast("Callable[[str, str], Awaitable[Verdict]]", self.function)

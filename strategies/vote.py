@@ -20,7 +20,6 @@ from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
 from langchain_pareto.strategies.thoughts import (
     Answer,
-    NothingDrawn,
     Thought,
     ballot,
     leader,
@@ -47,7 +46,7 @@ class Vote(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Waves until the vote is decided."""
-        return await self.continue_from(search.at_temperature(self.temperature), [])
+        return await self.continue_from(search, [])
 
     async def continue_from(self, search: Search, drawn: Sequence[Thought]) -> Answer:
         """The vote, with what is drawn already."""
@@ -65,8 +64,6 @@ class Vote(Strategy):
                 search.offer(leader(thoughts))
             if len(new) < wanted:
                 break  # no more can be paid for
-        if not thoughts:
-            raise NothingDrawn
         return leader(thoughts)
 
 

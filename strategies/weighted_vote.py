@@ -13,7 +13,7 @@ from pydantic import Field
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
-from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, weighted_leader
+from langchain_pareto.strategies.thoughts import Answer, weighted_leader
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
@@ -28,8 +28,6 @@ class WeightedVote(Strategy):
 
     async def run(self, search: Search) -> Answer:
         """Sample, score, vote."""
-        thoughts = await search.at_temperature(self.temperature).run(self.of, self.n)
-        if not thoughts:
-            raise NothingDrawn
+        thoughts = await search.run(self.of, self.n)
         await search.score(thoughts)
         return weighted_leader(thoughts)

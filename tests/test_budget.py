@@ -212,3 +212,16 @@ def test_limits() -> None:
     assert limits.lack(Cost(tokens=10, calls=3)) == "calls"
     assert limits.less(Cost(tokens=4, memory=9)) == Limits(tokens=6, calls=2)
     assert limits.tightest(Limits(tokens=3, memory=7)) == Limits(tokens=3, calls=2, memory=7)
+
+
+@given(
+    st.builds(Limits, *[st.none() | st.integers(-5, 1000)] * 6),
+    st.builds(Cost, *[st.integers(0, 20)] * 6),
+    st.integers(0, 100),
+)
+def test_times(limits: Limits, cost: Cost, most: int) -> None:
+    """A cost fits as many times as its multiple does, and no more often than asked."""
+    n = limits.times(cost, most)
+    assert 0 <= n <= most
+    assert n == 0 or limits.hold(cost * n)
+    assert n == most or not limits.hold(cost * (n + 1))

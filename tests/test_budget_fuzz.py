@@ -86,7 +86,7 @@ def test_no_budget_is_overrun_and_every_report_is_the_engines(part):
             spent = message.response_metadata["pareto"]["spent"]
             assert (spent["tokens"], spent["flops"]) == (tokens, flops)
             assert message.usage_metadata["output_tokens"] == tokens
-    assert 10 <= answered < 50
+    assert 0 < answered < 50  # how many depends on the machine: some budgets are seconds
 
 
 def test_concurrent_calls_share_one_budget_without_overrun_or_deadlock():

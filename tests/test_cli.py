@@ -223,6 +223,15 @@ def test_a_traceback_for_who_asks() -> None:
     assert "Traceback" in done.stderr
 
 
+# in the background a shell starts its children with it ignored
+_INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from langchain_pareto.cli import main
+main()
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
     """An interrupt in the middle of a search ends the process in silence."""
@@ -232,7 +241,7 @@ def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
     )
     settings = ["--strategy", '{"kind": "best_of_n", "n": 500}']
     running = subprocess.Popen(
-        [*PARETO, "ask", "--file", file, *settings],
+        [sys.executable, "-c", _INTERRUPTIBLE, "ask", "--file", file, *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -127,7 +127,7 @@ def slots_of(chat):
     """Slots that branches hold, on the model and on its draft."""
     gc.collect()
     engine = engine_of(chat)
-    backends = [chat._backend(), chat._beside(chat._draft())]
+    backends = [chat._backend(), chat._players.load_beside(chat._players.draft_for())]
     return [engine.call(lambda b=b: b.runner.pool.live).result() for b in backends]
 
 

@@ -25,6 +25,8 @@ from langchain_pareto import ChatPareto
 from langchain_pareto.backends.loading import load
 from langchain_pareto.errors import EngineClosedError
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
+
 for folder in sys.stdin:
     folder = folder.rstrip()
     child = os.fork()

@@ -10,9 +10,9 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.strategies import Single
 from langchain_pareto.strategies.aggregation import Aggregation, aggregate
-from langchain_pareto.strategies.drawing import STEP
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.settings import Settings
+from langchain_pareto.strategies.until import STEP
 
 HOW = get_args(Aggregation)
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=8)

@@ -13,7 +13,8 @@ from langchain_pareto.budget import Budget, Cost
 from langchain_pareto.errors import NumericalError, ScorerError, SettingError
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Strategy
-from langchain_pareto.strategies.judge import JudgeCompare, JudgeScore, JudgeVote, replies
+from langchain_pareto.strategies.judge import JudgeCompare, JudgeScore, JudgeVote
+from langchain_pareto.strategies.replies import replies
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.settings import Role, Settings

@@ -23,7 +23,6 @@ from langchain_pareto.errors import (
 )
 from langchain_pareto.messages import HumanMessage
 from langchain_pareto.strategies import BestOfN, Rebase, Strategy, WeightedVote
-from langchain_pareto.strategies.drawing import STEP
 from langchain_pareto.strategies.process_reward import (
     MATH_SHEPHERD,
     NANO,
@@ -34,6 +33,7 @@ from langchain_pareto.strategies.process_reward import (
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import Answer
+from langchain_pareto.strategies.until import STEP
 
 QUESTION = "2+2?"  # as in conftest.py
 PLAIN = RewardFormat(good="+", bad="-", after="\n")  # one character each

@@ -19,13 +19,13 @@ from langchain_pareto.errors import (
 )
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Single, Strategy, Vote
-from langchain_pareto.strategies.drawing import STEP
 from langchain_pareto.strategies.record import Lengths
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.settings import Role, Settings
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import Answer
+from langchain_pareto.strategies.until import STEP
 
 PROMPT = "2+2?"  # 4 tokens
 ANSWER = "Answer: 1"  # 9 tokens and the end
