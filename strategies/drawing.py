@@ -193,6 +193,7 @@ class Drawing:
         thought.tokens, thought.finish, thought.usage = drawn.tokens, drawn.finish, drawn.usage
         thought.logprobs, thought.entropies = drawn.logprobs, drawn.entropies
         thought.top_logprobs = drawn.top_logprobs
+        thought.find_origin()
         logprobs = [x for t in thought.path for x in t.logprobs]
         thought.mean_logprob = sum(logprobs) / len(logprobs) if logprobs else None
         thought.whole = end.is_whole(drawn)

@@ -115,9 +115,9 @@ class _Reader:
         above = await self.read(thought.parent)
         if above is None:
             return None
-        twin = above.below.setdefault(thought.text, thought)
-        if twin is not thought and twin.branch is not None:
-            told = await self.read(twin)
+        origin = thought.origin
+        if origin is not thought and origin.branch is not None:
+            told = await self.read(origin)
             return told and Reading(self._desk.fork(told.branch), told.paid, told.scores)
         return await self._read_steps(thought, above)
 

@@ -15,6 +15,7 @@ from typing import Literal
 from langchain_pareto.backends.base import Branch, Finish, Usage
 from langchain_pareto.strategies.answers import group
 
+_ROUNDING = 0.05  # nats: by more than that no two rows differ for one text, in any precision
 POLICY = "policy"  # the role of the model that answers
 
 
@@ -26,7 +27,6 @@ class Reading:
     paid: int = 0
     scores: tuple[float, ...] = ()
     memory: int = 0  # bytes of cache on the account
-    below: dict[str, Thought] = field(default_factory=dict)  # the first of each text, one step on
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +61,8 @@ class Thought:
     known: int = 0  # tokens of the branch that are paid for in any case, as its parent's
     memory: int = 0  # bytes of cache on the account
     readings: dict[object, Future[Reading | None]] = field(default_factory=dict)  # by other models
+    below: dict[tuple[int, ...], Thought] = field(default_factory=dict)  # the first to draw each
+    first: Thought | None = None  # to say the same from the root on, if that is another one
 
     @property
     def finished(self) -> bool:
@@ -101,6 +103,21 @@ class Thought:
     def path_scores(self) -> list[float]:
         """A process reward's scores of all steps from the root to here."""
         return [score for thought in self.path for score in thought.step_scores]
+
+    @property
+    def origin(self) -> Thought:
+        """The first thought that said the same from the root on."""
+        return self if self.first is None else self.first
+
+    def find_origin(self) -> None:
+        """Takes over how likely its tokens are from the first that drew the same: in another row of a batch they are rounded otherwise."""
+        assert self.parent is not None
+        origin = self.parent.origin.below.setdefault(tuple(self.tokens), self)
+        pairs = zip(origin.logprobs, self.logprobs, strict=True)
+        if origin is not self and all(abs(a - b) < _ROUNDING for a, b in pairs):
+            self.first = origin
+            self.logprobs, self.entropies = origin.logprobs, origin.entropies
+            self.top_logprobs = origin.top_logprobs
 
     def free(self) -> int:
         """Frees its branch, and those of other models that have read it; the bytes of cache that they held."""

@@ -249,6 +249,7 @@ def draw(task: str, done: Mapping[str, list[Result]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
+    import matplotlib.ticker
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), sharey=True, layout="constrained")
@@ -263,6 +264,7 @@ def draw(task: str, done: Mapping[str, list[Result]], path: Path) -> None:
         one = done["one sample, 1"]
         axes.plot(_costs(one, cost), 100 * _rights(one).mean(), "k*", label="one sample")
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xlabel(f"{cost} a problem")
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("right, per cent")
@@ -292,6 +294,7 @@ def main() -> None:
     done = measure(options.task, options.problems, options.n, path)
     for row in rows(options.task, done):
         print(json.dumps(row), flush=True)
+    HERE.mkdir(exist_ok=True)
     draw(options.task, done, HERE / f"strategies-{options.task}.png")
 
 

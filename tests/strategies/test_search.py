@@ -842,3 +842,16 @@ async def test_a_run_scorers_group_of_errors_is_one_error():
         await ask(BestOfN(n=2), ScriptedBackend([ANSWER]), scorer=Fails(ZeroDivisionError("none")))
     with pytest.raises(NumericalError, match="nan"):
         await ask(BestOfN(n=2), ScriptedBackend([ANSWER]), scorer=Fails(NumericalError("nan")))
+
+
+async def test_what_says_the_same_is_as_likely():
+    """Rows of a batch are rounded apart, and that decides nothing; what differs by more is another model's doing, and stays."""
+    lines = [Line("Answer: 1", logprob) for logprob in (-1.0, -1.01, -2.0)]
+
+    async def what(search):
+        drawn = await search.sample(search.root, 3)
+        assert [t.mean_logprob for t in drawn] == [-1.0, -1.0, -2.0]
+        assert [t.origin.number for t in drawn] == [1, 1, 3]
+        return drawn[0]
+
+    await ask(what, ScriptedBackend(lines))
