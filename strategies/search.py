@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget, BudgetLike
-from langchain_pareto.errors import SettingError
+from langchain_pareto.errors import ContextLengthError, SettingError
 from langchain_pareto.ledger import Account, Room
 from langchain_pareto.strategies.aggregation import aggregate
 from langchain_pareto.strategies.desk import Desk
@@ -28,6 +28,13 @@ from langchain_pareto.strategies.until import ANSWER, STEP, Until
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies.base import Strategy
+
+
+def _too_long(role: str, error: ContextLengthError) -> ContextLengthError:
+    """The user did not write this prompt."""
+    msg = f"what the role {role!r} is asked has {error.length} tokens, and its context holds {error.limit}"
+    hint = "Give the role a model with a longer context, or ask it about fewer or shorter texts."
+    return ContextLengthError(msg, length=error.length, limit=error.limit, hint=hint)
 
 
 class Search:
@@ -261,7 +268,10 @@ class Search:
     def _at(self, role: Role, name: str, prompt: Sequence[int], *, aside: bool) -> Search:
         key = (name, aside, tuple(prompt))
         if key not in self._record.roots:
-            branch = replace(self._desk, backend=role.backend).open(prompt)
+            try:
+                branch = replace(self._desk, backend=role.backend).open(prompt)
+            except ContextLengthError as error:
+                raise _too_long(name, error) from error
             # one root for one prompt, so that all that is drawn below it has keys of its own
             self._record.roots[key] = Thought(
                 self.root.question, branch=branch, role=name, aside=aside

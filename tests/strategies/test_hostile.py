@@ -9,8 +9,8 @@ import pytest
 
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
-from langchain_pareto.errors import ScorerError, SettingError
-from langchain_pareto.strategies import BestOfN, Decompose, Single
+from langchain_pareto.errors import ContextLengthError, ScorerError, SettingError
+from langchain_pareto.strategies import BestOfN, Decompose, Knockout, Single
 from langchain_pareto.strategies.thoughts import Thought
 from langchain_pareto.strategies.verifier import Verifier
 
@@ -85,3 +85,12 @@ def test_a_process_that_cannot_start_is_tried_once(monkeypatch):
     verifier.close()
     assert "only_here" in str(caught.value)
     assert len(tries) == 1
+
+
+async def test_a_judge_whose_context_is_too_short_is_named(ask):
+    """The prompt is not the user's: the error names the role, and what would help."""
+    backend = ScriptedBackend(["Answer: 1", "Answer: 2"], context_length=60)
+    with pytest.raises(ContextLengthError, match="what the role 'policy' is asked") as caught:
+        await ask(Knockout(n=2), backend)
+    assert "Give the role a model with a longer context" in str(caught.value.__notes__)
+    assert backend.branches == 0
