@@ -64,8 +64,8 @@ from langchain_pareto.streaming import chunks
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-_PER_CALL = frozenset({"budget", "strategy", "decoder", "model", *Draws.model_fields})
-_TRAVEL = ("budget", "strategy", "decoder")  # also through config["configurable"]
+_PER_CALL = frozenset({"budget", "strategy", "scorer", "decoder", "model", *Draws.model_fields})
+_TRAVEL = ("budget", "strategy", "scorer", "decoder")  # also through config["configurable"]
 # LangChain hands these down for its own ends
 _IGNORED = frozenset(
     {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
@@ -472,7 +472,7 @@ class ChatPareto(BaseChatModel):
             draws=draws,
             stop=read_stops(stop if stop is not None else self.stop or ()),
             answers=self.answers,
-            scorer=self.scorer,
+            scorer=parse_scorer(asked.get("scorer", self.scorer)),
             steps=self.steps,
             aggregation=self.aggregation,
             template_kwargs=self.chat_template_kwargs,

@@ -2,7 +2,15 @@
 
 import pytest
 
-from langchain_pareto import Budget, ChatPareto, JudgeScore, ProcessReward, StrategyRunnable, Vote
+from langchain_pareto import (
+    BestOfN,
+    Budget,
+    ChatPareto,
+    JudgeScore,
+    ProcessReward,
+    StrategyRunnable,
+    Vote,
+)
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.cli import _roles
 from langchain_pareto.errors import SettingError
@@ -104,3 +112,21 @@ def test_a_field_that_is_set_is_read_as_one_that_is_given(backend):
     with pytest.raises(ValueError, match="temperature"):
         llm.temperature = -1
     assert llm.strategy == Vote()
+
+
+def test_a_scorer_may_be_named_per_call():
+    """As a keyword, bound, or in the config; a name that nobody knows is refused."""
+    llm = ChatPareto(strategy=BestOfN(n=3), seed=1)
+    question = "Use 11 7 3 to make 74."
+    config = {"configurable": {"scorer": "process_reward"}}
+    messages = [
+        llm.invoke(question, scorer="process_reward"),
+        llm.bind(scorer={"kind": "process_reward"}).invoke(question),
+        llm.invoke(question, config=config),
+    ]
+    for message in messages:
+        scores = [node["score"] for node in message.response_metadata["pareto"]["tree"]]
+        assert all(0 <= score <= 1 for score in scores)
+    with pytest.raises(SettingError, match="known scorers: "):
+        llm.invoke(question, scorer="taste")
+    llm.close()
