@@ -18,7 +18,6 @@ from langchain_pareto.errors import CapabilityError
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.thoughts import Answer, Thought, ballot
-from langchain_pareto.strategies.until import ANSWER, Until
 
 _SHORTEST = 16  # tokens of a group
 _LONGEST = 2048  # the paper's, where samples have ten thousand tokens and more
@@ -71,11 +70,9 @@ class DeepConf(Strategy):
         self, search: Search, n: int, window: int, threshold: float
     ) -> tuple[dict[Thought, float], bool]:
         """Those of `n` samples that end without falling below the threshold; and whether all could be paid for."""
-        # a stop string may begin in one piece and end in the next: with one, samples are drawn whole
-        until: Until = ANSWER if search.settings.stop else self.check
         live, ended, paid = [search.root] * n, list[Thought](), True
         while live:
-            drawn = await search.expand(live, until)
+            drawn = await search.expand(live, self.check)
             paid = paid and len(drawn) == len(live)
             ended += [thought for thought in drawn if thought.finished]
             live = []

@@ -60,9 +60,10 @@ def ends(
     until: Until, above: Thought, cap: int, *, settings: Settings, tokenizer: Tokenizer
 ) -> Ends:
     """What ends a draw of at most `cap` tokens below the thought `above`."""
-    if isinstance(until, int):
-        return Ends(tokens=min(cap, until), counted=True)
     stops, steps = settings.stop, settings.steps
+    if isinstance(until, int):
+        tokens = min(cap, until)
+        return Ends(tokens=tokens, counted=True, strings=stops, before=_tail(above, stops))
     if isinstance(until, Before):
         strings = stops + until.words(tokenizer)
         return Ends(

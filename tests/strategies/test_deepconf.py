@@ -101,11 +101,14 @@ async def test_a_runaway_ends_at_the_longest_length(ask):
 
 
 async def test_stop_strings_are_heeded(ask):
-    """They may lie across pieces, so samples are drawn whole; those below the threshold still have no vote."""
-    backend = speaker(*whole((1, 5), (2, 6)), ("Answer: 1\n\nQ", [9]), ("Answer: 2\n\nQ", [4]))
+    """Also across pieces; those below the threshold are cut as ever, and have no vote."""
+    texts = ("so Answer: 1\n\nQ", [9]), ("or Answer: 2\n\nQ", [4])
+    backend = speaker(*whole((1, 5), (2, 6)), *texts)
     strategy = DeepConf(warmup=2, total=4, keep=1, window=1, check=4)
     outcome = await ask(strategy, backend, stop=("\n\n",))
-    assert [t.text for t in outcome.thoughts] == [f"Answer: {n}" for n in (1, 2, 1, 2)]
+    ended = [t.whole_text.rstrip("\n") for t in outcome.thoughts if t.finished]
+    assert ended == ["Answer: 1", "Answer: 2", "so Answer: 1"]
+    assert [t.text for t in outcome.thoughts[2:4]] == ["so A", "or A"]
     assert outcome.answer.share == 14 / 20
 
 
