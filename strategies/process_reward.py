@@ -112,14 +112,16 @@ class _Reader:
         if thought.parent is None:
             branch = self._desk.open(self._question(thought.question))
             return Reading(branch)
-        above = await self.read(thought.parent)
-        if above is None:
-            return None
         origin = thought.origin
         if origin is not thought and origin.branch is not None:
-            told = await self.read(origin)
-            return told and Reading(self._desk.fork(told.branch), told.paid, told.scores)
-        return await self._read_steps(thought, above)
+            read = await self.read(origin)
+            read = read and Reading(self._desk.fork(read.branch), read.paid, read.scores)
+        else:
+            above = await self.read(thought.parent)
+            read = above and await self._read_steps(thought, above)
+        if read is not None:
+            thought.step_scores = read.scores  # also where only what is below it was to be scored
+        return read
 
     async def _read_steps(self, thought: Thought, above: Reading) -> Reading | None:
         """A judgement of each step, one after the other; None where the budget has no room for one."""
@@ -136,7 +138,6 @@ class _Reader:
             (good, bad), held = said
             memory += held
             scores.append(1 / (1 + math.exp(min(bad - good, 700.0))))
-        thought.step_scores = tuple(scores)  # also where only what is below it was to be scored
         return Reading(branch, paid, tuple(scores), memory)
 
     def _question(self, question: str) -> Sequence[int]:
