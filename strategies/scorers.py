@@ -137,7 +137,7 @@ def _numbers(score: float | Sequence[float] | None) -> float | Sequence[float] |
 def _is_nan(score: float | Sequence[float] | None) -> bool:
     if score is None:
         return False
-    return math.isnan(score) if isinstance(score, float | int) else any(map(math.isnan, score))
+    return math.isnan(score) if isinstance(score, float) else any(map(math.isnan, score))
 
 
 def _cause(error: Exception) -> Exception:

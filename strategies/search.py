@@ -144,8 +144,8 @@ class Search:
             return
         found = await ask_scorer(self.settings.scorer, self, new)
         for thought, value in zip(new, found, strict=True):
-            if isinstance(value, float | int):
-                thought.score = float(value)
+            if isinstance(value, float):
+                thought.score = value
             elif value is not None:
                 thought.step_scores = tuple(value)
                 thought.score = aggregate(thought.path_scores, self.settings.aggregation)
