@@ -40,8 +40,8 @@ use of samples where answers can be checked, but the rows below the rule use the
 no achievement.
 
 The model is tiny and knows these two tasks only, and with 20 problems a figure has a standard error of about 2. This \
-shows how the machinery behaves, not how good your own model will be. What the bundled models reach on 1,000 problems \
-of each kind stands on the cards beside their weights, in backends/nano."""
+shows how the machinery behaves, not how good your own model will be. What is known of the bundled models is told beside \
+their weights, in backends/nano."""
 
 
 @dataclass(frozen=True)
