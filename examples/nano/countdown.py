@@ -118,7 +118,7 @@ def _after(left: tuple[int, ...], line: str) -> tuple[int, ...] | None:
         rest.remove(n)
     rest = sorted([*rest, value])
     said = sorted(map(int, m[5].split())) if m[5] else rest if len(rest) == 1 else None
-    return tuple(rest) if _apply(m[2], a, b) == value and said == rest else None
+    return tuple(rest) if apply(m[2], a, b) == value and said == rest else None
 
 
 def _combine_all(rng: random.Random, left: list[_Term]) -> tuple[list[str], list[_Term]]:
@@ -143,14 +143,14 @@ def _draw_pair(rng: random.Random, left: list[_Term]) -> tuple[int, int, str, in
         i, j = rng.sample(range(len(left)), 2)
         a, b = left[i][0], left[j][0]
         symbol = rng.choice("+-*/")
-        value = _apply(symbol, a, b)
+        value = apply(symbol, a, b)
         trivial = symbol in "*/" and b == 1
         if value is not None and 0 < value < 1000 and not trivial:
             return i, j, symbol, value
     return None
 
 
-def _apply(symbol: str, a: int, b: int) -> int | None:
+def apply(symbol: str, a: int, b: int) -> int | None:
     """The value of `a symbol b`; None for a division that leaves something."""
     if symbol == "/" and (b == 0 or a % b != 0):
         return None
@@ -170,7 +170,7 @@ def _search(left: list[_Term], target: int, failed: set[tuple[int, ...]]) -> str
                 continue
             rest = [term for k, term in enumerate(left) if k not in {i, j}]
             for symbol in OPERATIONS:
-                value = _apply(symbol, a, b)
+                value = apply(symbol, a, b)
                 if value is None:
                     continue
                 combined = (value, f"({first} {symbol} {second})")
@@ -203,6 +203,6 @@ def _value(node: ast.expr) -> int | None:
             return value
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _SYMBOLS:
             a, b = _value(left), _value(right)
-            return None if a is None or b is None else _apply(_SYMBOLS[type(op)], a, b)
+            return None if a is None or b is None else apply(_SYMBOLS[type(op)], a, b)
         case _:
             return None

@@ -1,7 +1,7 @@
 """
 What the PRM learns and reads: solutions with a place for a judgement at the end of each line.
 
-Knows judged samples and tokens; knows no model. A search asks about a line before anybody knows whether it is the last, so half of
+Knows judged samples, attempts and tokens; knows no model. A search asks about a line before anybody knows whether it is the last, so half of
 the finished samples are shown without their end token, as those are that were cut off.
 """
 
@@ -11,12 +11,41 @@ from functools import cache
 
 from tokenizers import Tokenizer
 
+from nano.attempts import attempt
 from nano.data import IGNORED, Example, Stream
 from nano.paths import SAMPLES, TOKENIZER
 from nano.problem import written_lines
-from nano.samples import Samples, read
-from nano.tasks import Split, judge
+from nano.samples import ATTEMPTED, HARDER, Samples, read
+from nano.tasks import Split, draw, judge
 from nano.tokenizer import BAD, END, GOOD, SPECIAL, prompt_of
+
+ATTEMPTS = 3  # for each sample of a model
+
+
+def lessons(split: Split) -> Stream:
+    """What the PRM learns: attempts at puzzles without end, and between them each of M's samples once an epoch."""
+    samples, tried = judgements(split), attempts(split)
+    each = ATTEMPTS + 1
+
+    def example(index: int) -> Example:
+        turn, k = divmod(index, each)
+        return tried(turn * ATTEMPTS + k) if k < ATTEMPTS else samples(turn)
+
+    return example
+
+
+def attempts(split: Split) -> Stream:
+    """Attempts at puzzles that nobody sampled, judged exactly."""
+    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+
+    def example(index: int) -> Example:
+        rng = random.Random(f"attempt/{split}/{index}")
+        problem = draw("countdown", ATTEMPTED + index, split=split, difficulty=rng.choice(HARDER))
+        lines = attempt(rng, problem)
+        good = judge(problem, "\n".join(lines)).steps
+        return of_lines(tokenizer, problem.question, lines, good, ended=rng.random() < 0.5)
+
+    return example
 
 
 def judgements(split: Split, name: str = "M") -> Stream:

@@ -32,7 +32,9 @@ AT_ONCE = 256  # branches in one step
 FIRST = (
     10**7
 )  # number of the first problem that the PRM learns from: no policy's training comes so far
+ATTEMPTED = 2 * 10**7  # number of the first that attempts are made at
 FOR_PRM = 8  # samples of a problem
+HARDER = (3, 4, 4)  # of puzzles: the harder ones twice as often as the easy ones
 WORD_PROBLEMS = 2400  # for the PRM: on them it is soon right, the rest are puzzles
 
 
@@ -152,9 +154,9 @@ def weights_of(folder: Path) -> str:
 
 
 def mixture(split: Split, count: int) -> list[ProblemRef]:
-    """Both tasks in turn, of every difficulty, then puzzles alone; the harder puzzles twice as often as the easy ones."""
+    """Both tasks in turn, of every difficulty, then puzzles alone."""
     rng = random.Random(split)
-    levels = {"word_problem": DIFFICULTIES["word_problem"], "countdown": (3, 4, 4)}
+    levels = {"word_problem": DIFFICULTIES["word_problem"], "countdown": HARDER}
     return [
         ProblemRef(task, rng.choice(levels[task]), split, FIRST + i)
         for i in range(count)

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from nano.data import IGNORED, LENGTHS, Batch, Stream, batches, solutions
-from nano.judgements import judgements
+from nano.judgements import judgements, lessons
 from nano.models import grown, new_model
 from nano.muon import Muon
 from nano.paths import WORK, trained_or_shipped
@@ -179,7 +179,7 @@ def begun(recipe: Recipe) -> LlamaForCausalLM:
 def streams(name: str, recipe: Recipe) -> tuple[Stream, Stream]:
     """What a model learns, and what it is held against."""
     if name == "PRM":
-        return judgements("train"), judgements("validation")
+        return lessons("train"), judgements("validation")
     learned = solutions() if recipe.start is None else solutions(curriculum=0)
     return learned, solutions("validation", curriculum=0)
 

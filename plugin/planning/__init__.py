@@ -1,0 +1,3 @@
+"""
+Which strategy, model and decoder is the cheapest that serves a budget.
+"""

@@ -1,0 +1,140 @@
+"""
+Recorded answers of one model to many questions: what quality is measured on, and what strategies are replayed over.
+
+A pool says of every sample which class of equal answers it gave, how long it was, and, where that is known, whether it was right, what
+a scorer gave it and how likely it was. It has no texts. Knows files and arrays; knows no strategy and no model.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from langchain_pareto.errors import SettingError
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+NO_ANSWER = -1  # the class of a sample that has none: it was cut off, or could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Samples of one model as arrays of (questions, samples); classes of answers mean something within their question only."""
+
+    model: str
+    questions: tuple[str, ...]
+    answers: Ints  # classes; NO_ANSWER does not vote
+    tokens: Ints
+    prompts: Ints  # (questions,): tokens of the prompt
+    right: Bools | None = None
+    scores: Floats | None = None  # a scorer's, of the whole text
+    logprobs: Floats | None = None  # mean of a sample's tokens, nats
+
+    @property
+    def samples(self) -> int:
+        """Samples of each question."""
+        return int(self.answers.shape[1])
+
+    def part(self, rows: Sequence[int] | Ints) -> Pool:
+        """The pool of some questions."""
+        index = np.asarray(rows, dtype=np.int64)
+        return replace(
+            self,
+            questions=tuple(self.questions[i] for i in index),
+            answers=self.answers[index],
+            tokens=self.tokens[index],
+            prompts=self.prompts[index],
+            right=None if self.right is None else self.right[index],
+            scores=None if self.scores is None else self.scores[index],
+            logprobs=None if self.logprobs is None else self.logprobs[index],
+        )
+
+    def first(self, samples: int) -> Pool:
+        """The pool of the first samples of each question."""
+        return replace(
+            self,
+            answers=self.answers[:, :samples],
+            tokens=self.tokens[:, :samples],
+            right=None if self.right is None else self.right[:, :samples],
+            scores=None if self.scores is None else self.scores[:, :samples],
+            logprobs=None if self.logprobs is None else self.logprobs[:, :samples],
+        )
+
+
+class Row(BaseModel):
+    """One line of a pool's file: a question and its samples."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    question: str | int
+    answer: list[int] = Field(min_length=1)
+    tokens: list[int] = Field(min_length=1)
+    prompt: int = Field(default=0, ge=0)
+    right: list[bool] | None = None
+    score: list[float] | None = None
+    logprob: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Row:
+        columns = (self.answer, self.tokens, self.right, self.score, self.logprob)
+        if len({len(column) for column in columns if column is not None}) > 1:
+            raise ValueError("its columns have different lengths")
+        return self
+
+
+def read_pool(path: Path, *, model: str | None = None, right_class: int | None = None) -> Pool:
+    """A pool from JSON lines, gzipped or not; `model` is by default the file's name.
+
+    `right_class` is the class of the right answer where rows do not say who is right. Raises SettingError.
+    """
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        rows = [_row(path, i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        msg = f"cannot read the pool {path}: {error}"
+        raise SettingError(msg) from None
+    if not rows:
+        msg = f"the pool {path} has no question"
+        raise SettingError(msg, hint="Sample some first.")
+    least = min(len(row.answer) for row in rows)  # arrays: every question has as many samples
+    answers = np.array([row.answer[:least] for row in rows], np.int64)
+    judged = _column([row.right for row in rows], least)
+    right = None if judged is None else judged > 0
+    if right is None and right_class is not None:
+        right = answers == right_class
+    return Pool(
+        model=model or path.name.split(".jsonl")[0],
+        questions=tuple(str(row.question) for row in rows),
+        answers=answers,
+        tokens=np.array([row.tokens[:least] for row in rows], np.int64),
+        prompts=np.array([row.prompt for row in rows], np.int64),
+        right=right,
+        scores=_column([row.score for row in rows], least),
+        logprobs=_column([row.logprob for row in rows], least),
+    )
+
+
+def _row(path: Path, number: int, line: str) -> Row:
+    try:
+        return Row.model_validate(json.loads(line))
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        msg = f"line {number} of the pool {path} is no question with its samples: {reason}"
+        raise SettingError(msg) from None
+
+
+def _column(values: Sequence[Sequence[float] | None], least: int) -> Floats | None:
+    """An array of what every row has, None where one has it not."""
+    known = [value[:least] for value in values if value is not None]
+    return np.array(known, np.float64) if len(known) == len(values) else None
