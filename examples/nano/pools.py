@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
-from nano.paths import POOLS
+from nano.paths import POOLS, TOKENIZER
 from nano.problem import answer_of
 from nano.samples import Samples
 from nano.tasks import is_right
+from nano.tokenizer import prompt_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +44,27 @@ class Pool:
         )
 
 
-def pool_of(samples: Sequence[Samples], scores: list[list[float]] | None = None) -> Pool:
-    """Samples as arrays; one that did not come to an end has no answer and is wrong."""
+def pool_of(
+    samples: Sequence[Samples],
+    scores: list[list[float]] | None = None,
+    *,
+    classes: Sequence[dict[str, int]] | None = None,
+) -> Pool:
+    """Samples as arrays; one that did not come to an end has no answer and is wrong.
+
+    `classes` has the answers of each problem that are known already, and learns those that are new: pools of several models then
+    give equal answers one class.
+    """
+    known = [dict[str, int]() for _ in samples] if classes is None else classes
     right, answers = [], []
-    for one in samples:
+    for one, seen in zip(samples, known, strict=True):
         problem = one.problem
         given = [
             answer_of(text) if ended else None
             for text, ended in zip(one.texts, one.ended, strict=True)
         ]
-        classes = {a: i for i, a in enumerate(dict.fromkeys(a for a in given if a is not None))}
         right.append([is_right(problem, answer) for answer in given])
-        answers.append([-1 if answer is None else classes[answer] for answer in given])
+        answers.append([-1 if a is None else seen.setdefault(a, len(seen)) for a in given])
     return Pool(
         np.array(right, bool),
         np.array(answers, np.int64),
@@ -66,6 +77,8 @@ def pool_of(samples: Sequence[Samples], scores: list[list[float]] | None = None)
 def keep(name: str, samples: Sequence[Samples], pool: Pool) -> None:
     """Writes pools/TASK.NAME.jsonl.gz, one line per problem."""
     POOLS.mkdir(exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+    prompts = [len(tokenizer.encode(prompt_of(one.problem.question)).ids) for one in samples]
     lines: dict[str, list[str]] = defaultdict(list)
     for i, one in enumerate(samples):
         row = {
@@ -73,6 +86,7 @@ def keep(name: str, samples: Sequence[Samples], pool: Pool) -> None:
             "right": pool.right[i].astype(int).tolist(),
             "answer": pool.answers[i].tolist(),
             "tokens": pool.tokens[i].tolist(),
+            "prompt": prompts[i],
             "logprob": [round(x, 3) for x in pool.logprobs[i].tolist()],
         }
         if pool.scores is not None:

@@ -60,8 +60,11 @@ def report(names: list[str]) -> dict[str, object]:
     problems = all_problems()
     drawn = {name: read_all(SAMPLES / f"{name}.test.jsonl", problems) for name in names}
     greedy = {name: read_all(SAMPLES / f"{name}.greedy.jsonl", problems) for name in names}
+    classes: list[dict[str, int]] = [{} for _ in problems]  # of answers, the same for all models
     found = {
-        name: pool_of(drawn[name], _outcome_scores(name, drawn[name], prm, tokenizer))
+        name: pool_of(
+            drawn[name], _outcome_scores(name, drawn[name], prm, tokenizer), classes=classes
+        )
         for name in names
     }
     for name in names:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from langchain_pareto.backends.nano import policy_path
 from nano import bands, cards, comparisons, figure, growing, pools, report, samples
+from nano.paths import TOKENIZER
 from nano.pools import Pool
 from nano.recipes import RECIPES
 from nano.samples import ProblemRef, Samples
 from nano.tasks import draw
+from nano.tokenizer import prompt_of
 
 BAND = "Countdown, 4 numbers"
 PUZZLE = draw("countdown", 0, split="test", difficulty=3)
@@ -61,7 +64,7 @@ def test_pools_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(pools, "POOLS", tmp_path / "pools")
     samples = [sampled("Answer: 1", f"Answer: {PUZZLE.answer}")]
     path = tmp_path / "pools/countdown.M.jsonl.gz"
-    kept = []
+    tokens, kept = TOKENIZER / "tokenizer.json", []
     for _ in range(2):
         pools.keep("M", samples, pools.pool_of(samples, [[0.25, 0.75]]))
         kept.append(path.read_bytes())
@@ -71,9 +74,19 @@ def test_pools_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "right": [0, 1],
         "answer": [0, 1],
         "tokens": [7, 7],
+        "prompt": len(Tokenizer.from_file(str(tokens)).encode(prompt_of(PUZZLE.question)).ids),
         "logprob": [-0.5, -0.5],
         "score": [0.25, 0.75],
     }
+
+
+def test_pools_of_several_models_share_their_classes() -> None:
+    """What two models answer alike is of one class in the pools of both."""
+    classes: list[dict[str, int]] = [{}]
+    first = pools.pool_of([sampled("Answer: 1", "Answer: 2")], classes=classes)
+    second = pools.pool_of([sampled("Answer: 3", "Answer: 2")], classes=classes)
+    assert first.answers.tolist() == [[0, 1]]
+    assert second.answers.tolist() == [[2, 1]]
 
 
 def test_gains_are_shares_of_the_gap() -> None:
