@@ -29,6 +29,7 @@ from typing import Literal, Self
 
 from langchain_pareto.budget import Budget, BudgetLike, Cost, Limits, Resource
 from langchain_pareto.errors import BudgetExceeded
+from langchain_pareto.sharing import Turns
 
 Price = Callable[[int], Cost]  # worst case of a request with a cap of so many tokens; monotone
 
@@ -61,6 +62,7 @@ class Account:
         self.budget = Budget() if budget is None else budget
         self.parent = parent
         self._tree: _Tree = _Tree(clock) if parent is None else parent._tree  # noqa: SLF001 - one of us
+        self.turns: Turns | None = None if parent is None else parent.turns  # of calls that share it
         self._level = _Level(self.budget, started=self._tree.clock())
         above = () if parent is None else parent._path  # noqa: SLF001
         self._path: tuple[_Level, ...] = (*above, self._level)  # the root first
@@ -348,10 +350,13 @@ def current_account() -> Account | None:
 def run_budget(budget: BudgetLike) -> Iterator[Account]:
     """Everything inside spends from one account; a scope inside another opens a child account.
 
+    Calls side by side take turns: after its first samples each waits while others are less sure of their answers, so that what
+    one saves is spent where it changes most.
     Works around sync and async code. The clock of `seconds` starts at entering; leaving cancels
     nothing.
     """
     account = Account(Budget.parse(budget), parent=_current.get())
+    account.turns = Turns()
     token = _current.set(account)
     try:
         yield account

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
 
 
+_PATIENCE = 8  # samples after which a vote that is still unsure counts half
+
+
 class Vote(Strategy):
     """Samples up to `n` answers and returns a sample of the class that most agree on.
 
@@ -58,7 +61,8 @@ class Vote(Strategy):
                 break
             wave = self.wave or least_deciding(first, second, left, self.threshold)
             wanted = min(wave, left) if waves else left
-            new = await search.run(self.of, wanted)
+            async with search.turn(doubt(first, second, len(thoughts))):
+                new = await search.run(self.of, wanted)
             thoughts += new
             if thoughts:
                 search.offer(leader(thoughts))
@@ -72,6 +76,13 @@ def leads(thoughts: Sequence[Thought]) -> tuple[int, int]:
     sizes = [len(members) for members in ballot(thoughts)]
     first, second, *_ = [*sizes, 0, 0]
     return first, second
+
+
+def doubt(first: int, second: int, drawn: int) -> float:
+    """What more samples are worth to one vote among many: how unsure it is of its leader, and less after many samples that told little."""
+    if not drawn:
+        return math.inf
+    return (1 - lead_probability(first, second)) / (1 + drawn / _PATIENCE)
 
 
 def decided(first: int, second: int, left: int, threshold: float) -> bool:

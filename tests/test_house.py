@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ("langchain_pareto.errors", "langchain_pareto.budget", "langchain_pareto.ledger")
+GROUND = (
+    "langchain_pareto.errors",
+    "langchain_pareto.budget",
+    "langchain_pareto.ledger",
+    "langchain_pareto.sharing",
+)
 DEVICES = ("torch", "transformers", "llama_cpp")
 LANGCHAIN = ("langchain", "langchain_core", "langchain_tests", "langgraph", "langsmith")
 
@@ -19,14 +24,20 @@ LANGCHAIN = ("langchain", "langchain_core", "langchain_tests", "langgraph", "lan
 WALLS = {
     "langchain_pareto.errors": ((), (*DEVICES, *LANGCHAIN)),
     "langchain_pareto.budget": (GROUND[:1], (*DEVICES, *LANGCHAIN)),
-    "langchain_pareto.ledger": (GROUND[:2], (*DEVICES, *LANGCHAIN)),
+    "langchain_pareto.ledger": ((*GROUND[:2], GROUND[3]), (*DEVICES, *LANGCHAIN)),
+    "langchain_pareto.sharing": ((), (*DEVICES, *LANGCHAIN)),
     "langchain_pareto.backends": (GROUND, LANGCHAIN),
     "langchain_pareto.strategies": (
         (*GROUND, "langchain_pareto.backends"),
         (*DEVICES, *LANGCHAIN),
     ),
     "langchain_pareto.planning": (
-        (*GROUND, "langchain_pareto.backends", "langchain_pareto.strategies"),
+        (
+            *GROUND,
+            "langchain_pareto.rates",  # prices
+            "langchain_pareto.backends",
+            "langchain_pareto.strategies",
+        ),
         (*DEVICES, *LANGCHAIN),
     ),
 }
