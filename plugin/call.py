@@ -22,6 +22,7 @@ from langchain_pareto.errors import BudgetExceeded, SettingError
 from langchain_pareto.events import describe
 from langchain_pareto.ledger import Account, current_account
 from langchain_pareto.models import model_name
+from langchain_pareto.planning.plan import Plan
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.aggregation import Aggregation
@@ -85,6 +86,7 @@ class Call:
     roles: Mapping[str, Backend] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
     aggregation: Aggregation = "last"
+    plan: Plan | None = None  # that chose the strategy
 
     @property
     def greedy(self) -> bool:
@@ -162,6 +164,7 @@ class Reply:
         assert answer is not None
         return {
             "strategy": out.strategy.model_dump(mode="json"),
+            **({} if self.call.plan is None else {"plan": self.call.plan.as_dict()}),
             "budget": None if self.call.budget is None else str(self.call.budget),
             "spent": spent(out, self.call.rates),
             "stopped_by": out.stopped_by,

@@ -42,6 +42,7 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, read_stops, respond
 from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
+from langchain_pareto.ledger import current_account
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
 from langchain_pareto.models import (
@@ -51,6 +52,10 @@ from langchain_pareto.models import (
     identity,
     is_backend,
 )
+from langchain_pareto.planning.calibrate import key_of
+from langchain_pareto.planning.certificates import Guarantee
+from langchain_pareto.planning.identity import fingerprint
+from langchain_pareto.plans import Plans, checked_task, left, named
 from langchain_pareto.players import Players
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Strategy, parse_strategy
@@ -59,13 +64,15 @@ from langchain_pareto.strategies.answers import AnswerFormat
 from langchain_pareto.strategies.scorers import MeanLogprob
 from langchain_pareto.strategies.scoring import parse_scorer
 from langchain_pareto.strategies.steps import Steps
+from langchain_pareto.strategies.thoughts import POLICY
 from langchain_pareto.streaming import chunks
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-_PER_CALL = frozenset({"budget", "strategy", "scorer", "decoder", "model", *Draws.model_fields})
-_TRAVEL = ("budget", "strategy", "scorer", "decoder")  # also through config["configurable"]
+# also through config["configurable"]
+_TRAVEL = ("budget", "strategy", "scorer", "decoder", "task", "need", "guarantee")
+_PER_CALL = frozenset({*_TRAVEL, "model", *Draws.model_fields})
 # LangChain hands these down for its own ends
 _IGNORED = frozenset(
     {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
@@ -89,6 +96,14 @@ class ChatPareto(BaseChatModel):
     """A Strategy, its name, or its JSON."""
     budget: Budget | None = None
     """The budget of each call, e.g. "2000 tokens, 5s"."""
+    models: Any = None
+    """Several models to plan with, the cheapest first: a list of what `model` may be, or a mapping from names; instead of `model`."""
+    task: Any = None
+    """The profile that calls with the strategy "auto" are planned by: the name that it was calibrated under, or its file."""
+    need: float | None = Field(default=None, gt=0, lt=1)
+    """The share of right answers that is enough: the cheapest plan that reaches it is taken."""
+    guarantee: Any = None
+    """What a plan must have a certificate of: "agree", "error", or a Guarantee."""
     draft: Any = None
     """A small model of the same vocabulary that guesses ahead: what `model` may be, or a Backend."""
     decoder: Any = None
@@ -189,6 +204,21 @@ class ChatPareto(BaseChatModel):
     def _parse_scorer(cls, value: object) -> object:
         return parse_scorer(value)
 
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: object) -> object:
+        return None if value is None else named(value, None)
+
+    @field_validator("task")
+    @classmethod
+    def _check_task(cls, value: object) -> object:
+        return None if value is None else checked_task(value)
+
+    @field_validator("guarantee", mode="before")
+    @classmethod
+    def _parse_guarantee(cls, value: object) -> Guarantee | None:
+        return None if value is None else Guarantee.parse(value)  # type: ignore[arg-type]
+
     @field_validator("roles")
     @classmethod
     def _check_roles(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -217,6 +247,15 @@ class ChatPareto(BaseChatModel):
     def _check_draft(self) -> Self:
         if self.draft is not None:
             check_draft(self.draft, self.model if isinstance(self.backend, str) else self.backend)
+        return self
+
+    @model_validator(mode="after")
+    def _check_plans(self) -> Self:
+        if self.models is not None and (
+            self.model is not None or not isinstance(self.backend, str)
+        ):
+            msg = "a ChatPareto has either one model or several to plan with"
+            raise SettingError(msg, hint="Leave model= and a Backend out, and name all in models=.")
         return self
 
     @model_validator(mode="after")
@@ -435,6 +474,10 @@ class ChatPareto(BaseChatModel):
         async for chunk in chunks(respond_, thinking=opens_thinking(prompt)):
             yield chunk
 
+    async def reply(self, messages: list[BaseMessage], **settings: Any) -> Reply:
+        """One answer with everything that was drawn for it; `settings` are those of a call."""
+        return await self._reply(messages, None, settings)
+
     async def _reply(
         self,
         messages: list[BaseMessage],
@@ -443,11 +486,11 @@ class ChatPareto(BaseChatModel):
         on_text: Callable[[str], None] | None = None,
         on_thought: OnThought | None = None,
     ) -> Reply:
-        call = self._call(stop, kwargs)
+        call = self._planned(self._call(stop, kwargs), kwargs)
         players = self._players
         # before the model, whose pool takes what memory is left
-        call = replace(call, roles=await players.load_roles(call.scorer))
-        backend = await self._abackend(kwargs.get("model"), call.decoder)
+        call = replace(call, roles=await players.load_roles(call.scorer, self._others(call)))
+        backend = await self._abackend(self._chosen(call, kwargs), call.decoder)
         backend = await players.decoding(backend, call.decoder)
         return await respond(call, backend, messages, on_text=on_text, on_thought=on_thought)
 
@@ -488,6 +531,49 @@ class ChatPareto(BaseChatModel):
         self._warn_if_cold(call)
         return call
 
+    def _planned(self, call: Call, kwargs: Mapping[str, Any]) -> Call:
+        """The call with its plan, where it leaves the strategy and the model to us."""
+        task = kwargs.get("task") or self.task
+        asked = task or self.models or kwargs.get("guarantee") or kwargs.get("need")
+        open_ = isinstance(call.effective, Auto) and kwargs.get("model") is None
+        if not open_ or not asked:
+            return call
+        need, guarantee = kwargs.get("need") or self.need, kwargs.get("guarantee") or self.guarantee
+        plan = self.plans(task, call.rates).plan(
+            left(call.budget, current_account()),
+            need=need,
+            guarantee=None if guarantee is None else Guarantee.parse(guarantee),
+        )
+        return replace(call, strategy=plan.strategy, plan=plan)
+
+    def plans(self, task: object = None, rates: Rates | None = None) -> Plans:
+        """What calls are planned with; loads no model."""
+        models = named(self.models, self.model if isinstance(self.backend, str) else self.backend)
+        sampled = [getattr(self, name) for name in Draws.model_fields if name != "seed"]
+        read = (self.answers, self.chat_template_kwargs, self.aggregation, self.steps)
+        return Plans(
+            models=models,
+            keys={
+                name: key_of(fingerprint(model), self.dtype, sampled, read, repr(self.scorer))
+                for name, model in models.items()
+            },
+            task=checked_task(task) if task is not None else self.task,
+            rates=rates or Rates(),
+        )
+
+    def _chosen(self, call: Call, kwargs: Mapping[str, Any]) -> object:
+        """The model of a call, None for the one there is."""
+        if call.plan is None or call.plan.model is None or self.models is None:
+            return kwargs.get("model")
+        return self.models[call.plan.model]
+
+    def _others(self, call: Call) -> dict[str, object]:
+        """The models of a plan's other roles."""
+        if call.plan is None or self.models is None:
+            return {}
+        roles = call.plan.roles.items()
+        return {role: self.models[name] for role, name in roles if role != POLICY}
+
     def _warn_if_cold(self, call: Call) -> None:
         if call.greedy and call.effective.varied and not self._warned:
             self._warned = True
@@ -504,7 +590,7 @@ class ChatPareto(BaseChatModel):
         """The models that it names, as its fields stand."""
         names = "backend tokenizer device dtype revision model_kwargs memory max_context".split()
         return Players(
-            model=self.model,
+            model=self.model if self.models is None else next(iter(self.models.values())),
             backend=self.backend,
             draft=self.draft,
             decoder=self.decoder,

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,13 +19,9 @@ import typer
 from rich.text import Text
 
 from langchain_pareto import console
-from langchain_pareto.errors import (
-    BudgetError,
-    CapabilityError,
-    ModelLoadError,
-    ParetoError,
-    SettingError,
-)
+from langchain_pareto.cli_planning import add_planning
+from langchain_pareto.errors import SettingError
+from langchain_pareto.exits import told
 from langchain_pareto.questions import Question, read_questions
 
 if TYPE_CHECKING:
@@ -38,7 +31,6 @@ if TYPE_CHECKING:
     from langchain_pareto.backends.decoders import Decoder
     from langchain_pareto.chat_model import ChatPareto
 
-_USAGE = (BudgetError, SettingError, ModelLoadError, CapabilityError)  # what a user can put right
 _AT_ONCE = 64  # questions in the engine; more would wait there, with their clocks running
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -69,6 +61,9 @@ def _pareto(
     ] = False,
 ) -> None:
     """The best answer your compute budget can buy, from models on this machine."""
+
+
+add_planning(app)
 
 
 @app.command()
@@ -147,7 +142,7 @@ def ask(
 
     Exit codes: 0 all answered, 1 a question failed, 2 a setting is wrong.
     """
-    with _told():
+    with told():
         if sys.stdout is None:
             msg = "there is nowhere to write the answer: stdout is closed"
             raise SettingError(msg)
@@ -367,26 +362,6 @@ def _show_titled(question: Question, result: AIMessage | Exception) -> None:
     else:
         console.show_answer(question.text, result, title, out)
     print()
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors of ours and warnings in words on stderr, and the exit code that goes with an error."""
-    console.replace_unknown_signs()
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = console.show_warning
-            yield
-    except ParetoError as error:
-        if os.environ.get("PARETO_TRACEBACK") == "1":
-            raise
-        console.show_error(error)
-        raise typer.Exit(2 if isinstance(error, _USAGE) else 1) from None
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        console.show_error(ParetoError(f"cannot write the answer: {error.strerror or error}"))
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -69,7 +69,11 @@ class Players:
         asked = self.decoder if decoder is None else decoder
         if self.decoder_for(asked, model).drafts and (draft := self.draft_for(model)) is not None:
             self.load_beside(draft)
-        return self.models.get(self._wanted(model), self.loading)
+        wanted = self._wanted(model)
+        if is_backend(wanted):
+            backend: Backend = wanted  # type: ignore[assignment]  # as `is_backend` says
+            return backend
+        return self.models.get(wanted, self.loading)
 
     def load_beside(self, model: object) -> Backend:
         """The backend of a draft or of another role, loaded as the model is."""
@@ -82,10 +86,12 @@ class Players:
             model, draft_settings(model, backend=own, device=device, dtype=dtype)
         )
 
-    async def load_roles(self, scorer: object) -> dict[str, Backend]:
-        """The models of other roles, the bundled reward model's among them where this scorer takes it."""
+    async def load_roles(
+        self, scorer: object, more: Mapping[str, object] | None = None
+    ) -> dict[str, Backend]:
+        """The models of other roles, those of a plan (`more`) and the bundled reward model's where this scorer takes it among them."""
         bundled = reward_role(scorer, self.model) if isinstance(self.backend, str) else {}
-        wanted = {**bundled, **self.roles}
+        wanted = {**bundled, **self.roles, **(more or {})}
         return {
             name: await asyncio.to_thread(self.load_beside, model) for name, model in wanted.items()
         }

@@ -22,10 +22,11 @@ _LINE_HINT = 'Write one JSON object a line: {"question": "..."}'
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and what else stood on its line."""
+    """What is asked, what else stood on its line, and the right answer if it was there."""
 
     text: str
     extra: Mapping[str, object] = field(default_factory=dict)
+    answer: str | None = None
 
 
 def read_questions(question: str | None, file: Path | None) -> list[Question]:
@@ -86,4 +87,9 @@ def _parse(path: Path, number: int, line: str) -> Question:
     if not row["question"].strip():
         msg = f"{path}, line {number}: the question is empty"
         raise SettingError(msg)
-    return Question(row["question"], {k: v for k, v in row.items() if k not in _COLUMNS})
+    answer = row.get("answer")
+    return Question(
+        row["question"],
+        {k: v for k, v in row.items() if k not in _COLUMNS},
+        None if answer is None else str(answer),
+    )

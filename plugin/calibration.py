@@ -1,0 +1,125 @@
+"""
+Calibrates a chat model: samples its models on questions, measures every plan over what was drawn, and keeps the profile.
+
+Knows chat models and accounts; what is drawn, measured and kept is the planning room's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from langchain_core.messages import HumanMessage
+
+from langchain_pareto.backends.base import Backend
+from langchain_pareto.budget import BudgetLike
+from langchain_pareto.chat_model import ChatPareto
+from langchain_pareto.errors import BudgetExceeded, SettingError
+from langchain_pareto.ledger import run_budget
+from langchain_pareto.planning import calibrate, measure
+from langchain_pareto.planning.calibrate import Asked, Drawn, Samples
+from langchain_pareto.planning.catalogue import Option, catalogue
+from langchain_pareto.planning.pool import Pool
+from langchain_pareto.planning.profile import Profile
+from langchain_pareto.planning.replay import Recording
+from langchain_pareto.planning.store import profile_path, samples_path
+from langchain_pareto.strategies import Vote, WeightedVote
+from langchain_pareto.strategies.scorers import MeanLogprob
+
+
+async def calibrate_quality(
+    llm: ChatPareto,
+    questions: Sequence[Asked],
+    *,
+    task: str | Path,
+    samples: int = calibrate.SAMPLES,
+    budget: BudgetLike | None = None,
+    is_right: Callable[[str, str], bool] | None = None,
+    on_row: Callable[[], None] = lambda: None,
+    on_option: Callable[[], None] = lambda: None,
+) -> Profile:
+    """The profile of a kind of questions for the models of `llm`, saved under the name `task`.
+
+    `is_right(question, answer)` judges; without it answers are compared with labels, and without labels the answer of most samples
+    stands in. The same call again goes on where one was interrupted, or where its `budget` ended. Raises SettingError where nothing
+    was drawn.
+    """
+    if samples < 2:
+        msg = f"a profile needs at least 2 samples of each question, got {samples}"
+        raise SettingError(msg)
+    plans = llm.plans()
+    kept = Samples(samples_path(task), plans.keys, samples)
+    with run_budget(budget) if budget is not None else contextlib.nullcontext():
+        await kept.draw(questions, _drawing(llm, plans.models), on_row)
+    wanted = {question.id for question in questions}
+    lines = [line for line in kept.lines() if line.question in wanted]
+    pools = calibrate.pools_of(lines, list(plans.models), is_right)
+    profile = await measured(llm, str(task), pools, on_option=on_option)
+    profile.save(profile_path(task))
+    return profile
+
+
+async def measured(
+    llm: ChatPareto, name: str, pools: Mapping[str, Pool], *, on_option: Callable[[], None]
+) -> Profile:
+    """Every plan for the models of `llm`, measured over what they drew."""
+    plans = llm.plans()
+    labelled = all(pool.right is not None for pool in pools.values())
+    judged = dict(pools) if labelled else calibrate.pseudo_labelled(pools)
+    options = options_for(pools)
+    recordings = {
+        model: Recording(pool, (await backend_of(llm, plans.models[model])).spec)
+        for model, pool in judged.items()
+    }
+    runs = measure.measure(options, recordings, measure.budgets(judged), on_option=on_option)
+    return Profile(
+        name=Path(name).stem,
+        options=options,
+        cells={"tokens": runs.cells()},
+        keys=dict(plans.keys),
+        labelled=labelled,
+        made=datetime.now(UTC).date().isoformat(),
+        prompt=float(next(iter(pools.values())).prompts.mean()),
+        family=measure.family(options, runs, list(pools), labelled=labelled),
+    )
+
+
+def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
+    """The plans that these pools can tell something of."""
+    scored = all(pool.scores is not None for pool in pools.values())
+    return tuple(option for option in catalogue(list(pools), scored=scored) if option.drawn)
+
+
+async def backend_of(llm: ChatPareto, model: object) -> Backend:
+    """The loaded model of one of its names."""
+    return await llm._abackend(model, None)  # noqa: SLF001 - of one house
+
+
+def _drawing(llm: ChatPareto, models: Mapping[str, object]) -> calibrate.Draw:
+    """Draws whole answers by the chat model's own settings."""
+    scored = not isinstance(llm.scorer, MeanLogprob)
+
+    async def draw(name: str, question: Asked, n: int) -> Drawn | None:
+        strategy = WeightedVote(n=n) if scored else Vote(n=n, adaptive=False)
+        try:
+            reply = await llm.reply(
+                [HumanMessage(question.text)], model=models[name], strategy=strategy
+            )
+        except BudgetExceeded:
+            return None
+        thoughts = [t for t in reply.outcome.thoughts if not t.aside and not t.given]
+        scores = [thought.score for thought in thoughts]
+        known = [score for score in scores if score is not None]
+        if len(thoughts) < n or reply.outcome.stopped_by not in ("done", "length"):
+            return None
+        return Drawn(
+            answers=[thought.answer for thought in thoughts],
+            tokens=[thought.length for thought in thoughts],
+            prompt=reply.outcome.prompt_tokens,
+            scores=known if scored and len(known) == len(scores) else None,
+            logprobs=[thought.mean_logprob or 0.0 for thought in thoughts],
+        )
+
+    return draw

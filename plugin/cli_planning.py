@@ -1,0 +1,180 @@
+"""
+`pareto plan` and `pareto calibrate`: what a call would run and why, and the measurements that this is known by.
+
+Knows commands; what they do is the planning room's and the calibration's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from langchain_pareto import console
+from langchain_pareto.errors import SettingError
+from langchain_pareto.exits import told
+from langchain_pareto.questions import Question, read_questions
+
+if TYPE_CHECKING:
+    from langchain_pareto.chat_model import ChatPareto
+    from langchain_pareto.planning.calibrate import Asked
+
+_MODELS = typer.Option(
+    "--model",
+    help="A folder, a GGUF file or a Hugging Face id, or NAME=MODEL; may be repeated, the cheapest first. Without it, the bundled nano model.",
+)
+_TASK = typer.Option(help="The name that the profile has, or its file.")
+
+_calibrate = typer.Typer(no_args_is_help=True, help="Measures a device, or how good plans are.")
+
+
+def add_planning(app: typer.Typer) -> None:
+    """Adds the commands to a command line."""
+    app.command()(plan)
+    app.add_typer(_calibrate, name="calibrate")
+
+
+def plan(
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            help='What would be asked; "-", or a pipe, is read from stdin.', show_default=False
+        ),
+    ] = None,
+    *,
+    budget: Annotated[
+        str | None, typer.Option(help='Hard limits of the call, e.g. "200 tokens, 2s".')
+    ] = None,
+    task: Annotated[str | None, _TASK] = None,
+    model: Annotated[list[str] | None, _MODELS] = None,
+    scorer: Annotated[str | None, typer.Option(help="As of `pareto ask`.")] = None,
+    need: Annotated[
+        float | None, typer.Option(help="The share of right answers that is enough, e.g. 0.8.")
+    ] = None,
+    guarantee: Annotated[
+        str | None, typer.Option(help='"agree" or "error", with a risk if need be: "error 0.02".')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, nothing else.")] = False,
+) -> None:
+    """Says which strategy, model and decoder a call would take within a budget, and why; runs nothing."""
+    with told():
+        from langchain_pareto.budget import Budget
+        from langchain_pareto.planning.certificates import Guarantee
+
+        read_questions(question, None)  # a call needs one; which one it is makes no difference yet
+        limits = None if budget is None else Budget.parse(budget)
+        llm = _chat(model, scorer=scorer, task=task)
+        chosen = llm.plans().plan(
+            limits,
+            need=need,
+            guarantee=None if guarantee is None else Guarantee.parse(guarantee),
+        )
+        if as_json:
+            print(json.dumps(chosen.as_dict()))
+        else:
+            console.stdout().print(Text(chosen.explain()), soft_wrap=True)
+
+
+@_calibrate.command("quality")
+def quality(
+    questions: Annotated[
+        Path,
+        typer.Argument(help='JSON lines, each with a "question", and an "answer" if it is known.'),
+    ],
+    *,
+    task: Annotated[str, _TASK],
+    model: Annotated[list[str] | None, _MODELS] = None,
+    scorer: Annotated[str | None, typer.Option(help="As of `pareto ask`.")] = None,
+    limit: Annotated[
+        int, typer.Option("--questions", min=1, help="How many of the questions.")
+    ] = 100,
+    samples: Annotated[int, typer.Option(min=2, help="Samples of each question.")] = 16,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Of the samples; by default the model's own.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The most tokens of each sample.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Limits of the whole calibration; the same command goes on later."),
+    ] = None,
+) -> None:
+    """Samples questions of one kind, and measures every plan on them: `--task` then plans by what was found."""
+    with told():
+        from langchain_pareto.calibration import calibrate_quality
+        from langchain_pareto.planning.store import profile_path, samples_path
+
+        path = profile_path(task)  # a name that cannot be is refused before anything is drawn
+        asked = [_asked(one) for one in read_questions(None, questions)][:limit]
+        llm = _chat(model, scorer=scorer, temperature=temperature, max_tokens=max_tokens)
+        rows = len(asked) * len(llm.plans().models)
+        err = console.stderr()
+        try:
+            with console.progress_bar(rows) as bar:
+                found = asyncio.run(
+                    calibrate_quality(
+                        llm,
+                        asked,
+                        task=task,
+                        samples=samples,
+                        budget=budget,
+                        on_row=lambda: bar.advance(bar.task_ids[0]),
+                    )
+                )
+        finally:
+            llm.close()
+        told_labels = (
+            "their answers were known"
+            if found.labelled
+            else "no answers were known: plans are ranked, and no accuracy is told"
+        )
+        err.print(
+            Text(
+                f"{found.questions} of {len(asked)} questions, {told_labels}; kept in {samples_path(task)}",
+                style="dim",
+            ),
+            soft_wrap=True,
+        )
+        console.stdout().print(Text(str(path)), soft_wrap=True)
+
+
+def _asked(question: Question) -> Asked:
+    from langchain_pareto.planning.calibrate import Asked, key_of
+
+    return Asked(key_of(question.text), question.text, question.answer)
+
+
+def _chat(models: list[str] | None, **settings: object) -> ChatPareto:
+    """A chat model of what the options name."""
+    from langchain_pareto.chat_model import ChatPareto
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    named = _named(models or [])
+    if len(named) == 1:
+        [model] = named.values()
+        return ChatPareto(model=model, **given)
+    return ChatPareto(models=named or None, **given)
+
+
+def _named(models: list[str]) -> Mapping[str, str]:
+    """Models by name: NAME=MODEL, or what the model is called."""
+    from langchain_pareto.models import model_name
+
+    found = dict[str, str]()
+    for option in models:
+        name, equals, model = (part.strip() for part in option.partition("="))
+        name, model = (name, model) if equals else (model_name(option), option)
+        if not name or not model:
+            msg = f"--model {option!r} names no model"
+            raise SettingError(msg, hint="Write a model, or NAME=MODEL.")
+        if name in found:
+            msg = f"two models are called {name!r}: {found[name]} and {model}"
+            raise SettingError(msg, hint="Write NAME=MODEL for one of them.")
+        found[name] = model
+    return found

@@ -1,0 +1,47 @@
+"""
+How a command ends: what went wrong in words on stderr, and the exit code that goes with it.
+
+Knows errors of ours and exit codes; knows no command.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from langchain_pareto import console
+from langchain_pareto.errors import (
+    BudgetError,
+    CapabilityError,
+    CertificateRefused,
+    ModelLoadError,
+    ParetoError,
+    SettingError,
+)
+
+# what a user can put right
+_USAGE = (BudgetError, SettingError, ModelLoadError, CapabilityError, CertificateRefused)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors of ours and warnings in words on stderr, and the exit code that goes with an error."""
+    console.replace_unknown_signs()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = console.show_warning
+            yield
+    except ParetoError as error:
+        if os.environ.get("PARETO_TRACEBACK") == "1":
+            raise
+        console.show_error(error)
+        raise typer.Exit(2 if isinstance(error, _USAGE) else 1) from None
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        console.show_error(ParetoError(f"cannot write the answer: {error.strerror or error}"))
+        raise typer.Exit(1) from None

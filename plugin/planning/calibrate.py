@@ -1,0 +1,271 @@
+"""
+Calibration of quality: samples of every model on many questions, kept in a file that resumes, then every plan replayed over them.
+
+Many questions and few samples of each tell more than the other way round. Knows questions, answers and files; what a model is, the caller's
+`draw` knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from langchain_pareto.errors import SettingError
+from langchain_pareto.planning.pool import NO_ANSWER, Pool
+from langchain_pareto.strategies.answers import group
+
+QUESTIONS, SAMPLES = 100, 16  # enough to tell plans apart by one or two points
+_AT_ONCE = 8  # questions in flight
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, and its right answer if somebody said it."""
+
+    id: str
+    text: str
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Samples of one model to one question; an answer is None where a sample has none."""
+
+    answers: list[str | None]
+    tokens: list[int]
+    prompt: int  # tokens
+    scores: list[float] | None = None
+    logprobs: list[float] | None = None
+
+
+Draw = Callable[[str, Asked, int], Awaitable[Drawn | None]]
+"""`n` samples of a model, by its name, to a question; None where the budget does not hold them all."""
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: dict[str, str]
+    samples: int
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    question: str
+    text: str
+    label: str | None
+    answers: list[str | None]
+    tokens: list[int]
+    prompt: int
+    scores: list[float] | None
+    logprobs: list[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The file of what was drawn so far; `keys` tells each model from any other."""
+
+    path: Path
+    keys: Mapping[str, str]
+    samples: int = SAMPLES
+
+    def lines(self) -> list[_Line]:
+        """What was drawn; SettingError where the file is of other models, or damaged."""
+        if not self.path.exists():
+            return []
+        head, *rest = self._whole_lines()
+        try:
+            header = _Header.model_validate_json(head)
+            lines = [_Line.model_validate_json(line) for line in rest]
+        except ValidationError as error:
+            msg = f"{self.path} holds no samples of a calibration: {error.errors()[0]['msg']}"
+            raise SettingError(msg, hint="Move it away, or take another name.") from None
+        if header != _Header(keys=dict(self.keys), samples=self.samples):
+            msg = f"{self.path} has {header.samples} samples a question of {header.keys}, not {self.samples} of {dict(self.keys)}"
+            raise SettingError(
+                msg,
+                hint="Move it away, or take another name: samples of different models do not mix.",
+            )
+        return lines
+
+    async def draw(
+        self,
+        questions: Sequence[Asked],
+        draw: Draw,
+        on_row: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Draws what is missing, a question of one model at a time; how many rows are missing still, when the budget has ended.
+
+        What is drawn is kept at once: the same call again goes on where this one was interrupted.
+        """
+        done = {(line.model, line.question) for line in self.lines()}
+        missing = [
+            (model, question)
+            for question in questions
+            for model in self.keys
+            if (model, question.id) not in done
+        ]
+        for _ in range(len(questions) * len(self.keys) - len(missing)):
+            on_row()
+        self._begin()
+        queue, ended = iter(missing), False
+        drawn = 0
+
+        async def work() -> None:
+            nonlocal ended, drawn
+            for model, question in queue:
+                if ended:
+                    return
+                found = await draw(model, question, self.samples)
+                if found is None:
+                    ended = True
+                    return
+                self._add(model, question, found)
+                drawn += 1
+                on_row()
+
+        async with asyncio.TaskGroup() as group_:
+            for _ in range(_AT_ONCE):
+                group_.create_task(work())
+        return len(missing) - drawn
+
+    def _begin(self) -> None:
+        """Makes the file ready to be appended to: a line that was cut off goes."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._whole_lines() if self.path.exists() else []
+        head = json.dumps({"keys": dict(self.keys), "samples": self.samples})
+        self.path.write_text("".join(f"{line}\n" for line in whole or [head]))
+
+    def _add(self, model: str, question: Asked, drawn: Drawn) -> None:
+        line = _Line(
+            model=model,
+            question=question.id,
+            text=question.text,
+            label=question.label,
+            **asdict(drawn),
+        )
+        with self.path.open("a") as file:
+            file.write(line.model_dump_json() + "\n")
+
+    def _whole_lines(self) -> list[str]:
+        return self.path.read_text().split("\n")[:-1]
+
+
+def pools_of(
+    lines: Sequence[_Line],
+    models: Sequence[str],
+    is_right: Callable[[str, str], bool] | None = None,
+) -> dict[str, Pool]:
+    """A pool of each model over the questions that all have answered; equal answers have one class in all of them.
+
+    `is_right(question, answer)` judges, by default each answer is compared with its question's label; without labels the pools do not
+    say who is right. Raises SettingError where no question was answered by all.
+    """
+    by = {(line.model, line.question): line for line in lines}
+    questions = [
+        q
+        for q in dict.fromkeys(line.question for line in lines)
+        if all((m, q) in by for m in models)
+    ]
+    if not questions:
+        msg = "no question was answered by every model"
+        raise SettingError(msg, hint="Give the calibration a larger budget, or go on with it.")
+    labelled = is_right is not None or all(by[models[0], q].label is not None for q in questions)
+    answers: dict[str, list[list[int]]] = {model: [] for model in models}
+    right: dict[str, list[list[bool]]] = {model: [] for model in models}
+    for question in questions:
+        rows = [by[model, question] for model in models]
+        classes, winners = _classes(rows, is_right if labelled else None)
+        for model, found in zip(models, classes, strict=True):
+            answers[model].append(found)
+            right[model].append([c in winners for c in found])
+    return {
+        model: Pool(
+            model=model,
+            questions=tuple(questions),
+            answers=np.array(answers[model], np.int64),
+            tokens=np.array([by[model, q].tokens for q in questions], np.int64),
+            prompts=np.array([by[model, q].prompt for q in questions], np.int64),
+            right=np.array(right[model], bool) if labelled else None,
+            scores=_column([by[model, q].scores for q in questions]),
+            logprobs=_column([by[model, q].logprobs for q in questions]),
+        )
+        for model in models
+    }
+
+
+def pseudo_labelled(pools: Mapping[str, Pool]) -> dict[str, Pool]:
+    """The same pools with the answer of most samples of all models for the right one.
+
+    It ranks plans as well as labels do, and flatters all of them: what comes of it is no accuracy.
+    """
+    stacked = np.concatenate([pool.answers for pool in pools.values()], axis=1)
+    winners = np.array([_mode(row) for row in stacked])
+    return {
+        name: Pool(
+            model=pool.model,
+            questions=pool.questions,
+            answers=pool.answers,
+            tokens=pool.tokens,
+            prompts=pool.prompts,
+            right=(pool.answers == winners[:, None]) & (pool.answers >= 0),
+            scores=pool.scores,
+            logprobs=pool.logprobs,
+        )
+        for name, pool in pools.items()
+    }
+
+
+def key_of(*parts: object) -> str:
+    """A short hash of whatever tells one way to sample from another."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def order_of(question: str) -> int:
+    """A number of a question's text, the same in every process: to take some of many questions without an order of theirs."""
+    return zlib.crc32(question.encode())
+
+
+def _classes(
+    rows: Sequence[_Line], is_right: Callable[[str, str], bool] | None
+) -> tuple[list[list[int]], set[int]]:
+    """The class of each answer of each row of one question, and which classes are right."""
+    given = [answer for row in rows for answer in row.answers]
+    label = rows[0].label
+    everything = [*given, label]
+    numbers = [NO_ANSWER] * len(everything)
+    for number, members in enumerate(group(everything)):
+        for i in members:
+            numbers[i] = number
+    if is_right is not None:
+        first = {number: i for i, number in reversed(list(enumerate(numbers[:-1]))) if number >= 0}
+        right = {n for n, i in first.items() if is_right(rows[0].text, given[i] or "")}
+    else:
+        right = {numbers[-1]} - {NO_ANSWER}
+    out, at = list[list[int]](), 0
+    for row in rows:
+        out.append(numbers[at : at + len(row.answers)])
+        at += len(row.answers)
+    return out, right
+
+
+def _mode(row: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
+    known = row[row >= 0]
+    return int(np.bincount(known).argmax()) if known.size else NO_ANSWER
+
+
+def _column(
+    values: Sequence[Sequence[float] | None],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
+    known = [value for value in values if value is not None]
+    return np.array(known, np.float64) if len(known) == len(values) else None

@@ -1,0 +1,107 @@
+"""
+The plans worth considering: a strategy, and which model plays which role in it.
+
+Small on purpose: what is not here was never ahead at any budget where it was measured. Knows strategies by their settings; knows
+neither what they cost nor how good they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from langchain_pareto.strategies import (
+    DVTS,
+    Beam,
+    BestOfN,
+    Cascade,
+    Rebase,
+    Single,
+    Strategy,
+    Vote,
+    WeightedVote,
+)
+from langchain_pareto.strategies.thoughts import POLICY
+
+LARGE = "large"  # the role of the dearer model of a cascade
+VOTES = (3, 4, 8, 16, 32)  # two votes decide nothing
+SCORED = (4, 8, 16)  # samples that a scorer chooses among
+SURE = ((4, 0.75), (4, 1.0), (8, 0.75), (8, 1.0))  # cheap samples, and the agreement that is enough
+TREES = (4, 16)  # widths
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A strategy, and the model of each role that it names.
+
+    `drawn` is whether it only draws whole answers from the prompt, so that it can be measured on recorded ones.
+    """
+
+    strategy: Strategy
+    roles: Mapping[str, str] = field(default_factory=dict)
+    drawn: bool = True
+
+    @property
+    def model(self) -> str:
+        """The model that answers."""
+        return self.roles[POLICY]
+
+    def __str__(self) -> str:
+        """One short phrase, such as "vote of 8, adaptive, by S"."""
+        return f"{described(self.strategy)} by {self.players}"
+
+    @property
+    def players(self) -> str:
+        """The models, the cheap one first."""
+        return ", then ".join(
+            dict.fromkeys(self.roles[role] for role in (POLICY, LARGE) if role in self.roles)
+        )
+
+
+def catalogue(
+    models: Sequence[str], *, scored: bool = False, trees: bool = False
+) -> tuple[Option, ...]:
+    """The plans for `models`, the smallest first; about 60 for three of them.
+
+    `scored` says that a scorer reads their answers, `trees` that it reads their steps too.
+    """
+    options = [option for model in models for option in _of_one(model, scored=scored, trees=trees)]
+    for small, large in combinations(models, 2):
+        roles = {POLICY: small, LARGE: large}
+        options += [
+            Option(Cascade(n=n, n_large=n, agreement=agreement), roles) for n, agreement in SURE
+        ]
+    return tuple(options)
+
+
+def _of_one(model: str, *, scored: bool, trees: bool) -> list[Option]:
+    """The plans for one model alone."""
+    strategies: list[Strategy] = [Single(), *(Vote(n=n) for n in VOTES)]
+    if scored:
+        strategies += [kind(n=n) for n in SCORED for kind in (WeightedVote, BestOfN)]
+    options = [Option(strategy, {POLICY: model}) for strategy in strategies]
+    if trees:
+        searches = [tree for n in TREES for tree in (Rebase(n=n), Beam(n=n), DVTS(n=n))]
+        options += [Option(strategy, {POLICY: model}, drawn=False) for strategy in searches]
+    return options
+
+
+def described(strategy: Strategy) -> str:
+    """A strategy in a few words, with the settings that are not its defaults."""
+    match strategy:
+        case Single():
+            return "one sample"
+        case Vote(n=n, adaptive=adaptive):
+            return f"{'adaptive' if adaptive else 'fixed'} vote of {n}"
+        case WeightedVote(n=n):
+            return f"weighted vote of {n}"
+        case BestOfN(n=n):
+            return f"best of {n}"
+        case Cascade(n=n, n_large=n_large, agreement=agreement):
+            sure = "never" if agreement is None else f"at {agreement:.0%}"
+            return f"cascade of {n} and {n_large}, sure {sure},"
+        case _:
+            asked = strategy.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+            told = ", ".join(f"{name}={value}" for name, value in asked.items())
+            return f"{strategy.kind}({told})"

@@ -1,0 +1,365 @@
+"""
+The planner: the cheapest plan that serves a budget, and why.
+
+Level 0 has no measurements and takes the adaptive vote. Level 1 reads a profile: the cheapest plan that is no worse than the best as far as
+the profile can tell (the lean rule), or the cheapest that reaches a wanted accuracy. Knows profiles, cost models and prices; samples
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from langchain_pareto.budget import Budget
+from langchain_pareto.errors import CertificateRefused, SettingError
+from langchain_pareto.planning.catalogue import Option
+from langchain_pareto.planning.certificates import Guarantee, certify
+from langchain_pareto.planning.estimates import Estimates, Reading
+from langchain_pareto.planning.plan import Plan, Quality, Rejected, Spend, figure
+from langchain_pareto.planning.profile import TERMS, Cells, Profile
+from langchain_pareto.rates import Rates
+from langchain_pareto.strategies import Auto
+
+Floats = npt.NDArray[np.float64]
+
+TOLERANCE = 0.002  # of accuracy: less is no difference
+ERRORS = 0.5  # paired standard errors within which two plans are as good
+_Z = 1.645  # of a 90 % interval
+_TERMS_SHOWN = ("tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One option among those that a reading knows."""
+
+    index: int
+    best: int
+    unmet: bool = False  # whether the wanted accuracy is out of reach
+
+
+class Planner:
+    """Plans for calls of one kind, from one profile."""
+
+    def __init__(
+        self,
+        profile: Profile | None = None,
+        *,
+        rates: Rates | None = None,
+        models: Sequence[str] | None = None,
+        memory: Mapping[str, int] | None = None,
+        lean: bool = True,
+    ) -> None:
+        """`models` are those that may be used, by default all of the profile's; `memory` is what one sample of each takes at most, in bytes.
+
+        `lean=False` takes the best plan that fits, whatever it costs. Raises SettingError where no plan is left.
+        """
+        self.profile = profile
+        self._rates = rates or Rates()
+        self._memory = memory or {}
+        self._lean = lean
+        self._options: tuple[Option, ...] = ()
+        self._tables = dict[str, Estimates]()
+        if profile is None:
+            return
+        known = {model for option in profile.options for model in option.roles.values()}
+        usable = known if models is None else set(models)
+        kept = [i for i, o in enumerate(profile.options) if usable.issuperset(o.roles.values())]
+        if not kept:
+            msg = f"the profile {profile.name!r} has no plan for {', '.join(sorted(usable)) or 'no model'}"
+            raise SettingError(msg, hint=f"It knows {', '.join(sorted(known))}.")
+        self._options = tuple(profile.options[i] for i in kept)
+        self._tables = {
+            name: Estimates(self._options, _part(cells, kept))
+            for name, cells in profile.cells.items()
+        }
+        for name in ("flops", "seconds"):
+            if name not in self._tables and (cells := _by_term(self._tables["tokens"].cells, name)):
+                self._tables[name] = Estimates(self._options, cells)
+
+    def plan(
+        self,
+        budget: Budget | None = None,
+        *,
+        need: float | None = None,
+        guarantee: Guarantee | None = None,
+    ) -> Plan:
+        """The plan for a call under `budget`; `need` is the share of right answers that is enough.
+
+        With a `guarantee` it is the cheapest that has a certificate. Raises SettingError for a need that is no share, and
+        CertificateRefused.
+        """
+        if need is not None and not 0 < need < 1:
+            msg = f"need is a share of right answers between 0 and 1, got {need}"
+            raise SettingError(msg, hint="For example need=0.8.")
+        budget = Budget() if budget is None else budget
+        if self.profile is None:
+            return Plan(
+                strategy=Auto(),
+                budget=budget,
+                notes=(
+                    "nothing was calibrated: one sample, then a vote while it may change and the budget lasts",
+                ),
+            )
+        if guarantee is not None:
+            return self._certified(budget, guarantee)
+        limits = self._limits(budget)
+        missing = [name for name in limits if name not in self._tables]
+        reading = self._reading({name: x for name, x in limits.items() if name in self._tables})
+        possible = self._possible(reading, budget)
+        fractions = self._fractions(reading, limits)
+        choice = self._choose(reading, possible, fractions, need)
+        return self._plan(budget, limits, reading, possible, fractions, choice, need, missing)
+
+    def _certified(self, budget: Budget, guarantee: Guarantee) -> Plan:
+        """The cheapest plan of the profile's family that has a certificate; the reference itself needs none."""
+        assert self.profile is not None
+        family = self.profile.family
+        if family is None:
+            msg = f"the profile {self.profile.name} has no plans to certify"
+            raise CertificateRefused(msg, reason="family", questions=self.profile.questions)
+        certificate = certify(
+            family.losses(guarantee.kind),
+            kind=guarantee.kind,
+            risk=guarantee.risk,
+            delta=guarantee.delta,
+        )
+        index = family.options[certificate.plan]
+        option = self.profile.options[index]
+        if option not in self._options:
+            msg = f"the certified plan, {option}, needs models that this call has not"
+            raise SettingError(msg, hint=f"Name {option.players} in models=.")
+        limits = self._limits(budget)
+        reading = self._reading({name: x for name, x in limits.items() if name in self._tables})
+        at = self._options.index(option)
+        plan = self._told(budget, limits, reading, at)
+        notes = [certificate.explain().replace(f"plan {certificate.plan}", str(option))]
+        free = self._tables["tokens"].unlimited()
+        if reading.cost(at, "samples") < 0.98 * free.cost(at, "samples"):
+            notes.append(
+                "this budget cuts the plan short, and the certificate is of the whole plan: it does not hold here"
+            )
+        return replace(plan, notes=tuple(notes))
+
+    # --- reading
+
+    def _limits(self, budget: Budget) -> dict[str, float]:
+        """The budget as limits of what was measured: joules and hourly prices limit seconds, prices of tokens limit tokens."""
+        found = list[tuple[str, float]]()
+        for name in _TERMS_SHOWN:
+            if (limit := getattr(budget, name)) is not None:
+                found.append((name, float(limit)))
+        rates = self._rates
+        if budget.joules is not None and rates.watts:
+            found.append(("seconds", budget.joules / rates.watts))
+        if budget.usd is not None and rates.usd_per_hour:
+            found.append(("seconds", budget.usd / rates.usd_per_hour * 3600))
+        if budget.usd is not None and rates.usd_per_token:
+            found.append(("tokens", budget.usd / rates.usd_per_token))
+        return {name: min(x for n, x in found if n == name) for name, _ in found}
+
+    def _reading(self, limits: Mapping[str, float]) -> Reading:
+        """All options under all limits: each as where it is worst."""
+        if not limits:
+            return self._tables["tokens"].unlimited()
+        readings = [self._tables[name].at(limit) for name, limit in limits.items()]
+        if len(readings) == 1:
+            return readings[0]
+        values = np.stack([reading.quality for reading in readings])
+        worst = np.where(np.isnan(values), np.inf, values).argmin(0)
+        rows = np.arange(len(worst))
+
+        def taken(name: str) -> Floats:
+            table: Floats = np.stack([getattr(reading, name) for reading in readings])[worst, rows]
+            return table
+
+        return Reading(taken("quality"), taken("right"), taken("mean"), taken("p90"))
+
+    def _possible(self, reading: Reading, budget: Budget) -> npt.NDArray[np.bool_]:
+        """The options that were measured here, and of which one sample fits into the memory."""
+        fits = np.array(
+            [
+                budget.memory is None
+                or all(self._memory.get(m, 0) <= budget.memory for m in option.roles.values())
+                for option in self._options
+            ]
+        )
+        possible: npt.NDArray[np.bool_] = ~np.isnan(reading.quality) & fits
+        return possible
+
+    def _fractions(self, reading: Reading, limits: Mapping[str, float]) -> Floats:
+        """What each option takes of the tightest limit on average; without limits, what it costs up to a factor; (options,)."""
+        if limits:
+            shares = [reading.mean[:, TERMS.index(name)] / limit for name, limit in limits.items()]
+            tightest: Floats = np.max(shares, axis=0)
+            return tightest
+        by = "seconds" if self._rates.watts or self._rates.usd_per_hour else "flops"
+        costs: Floats = reading.mean[:, TERMS.index(by)]
+        tokens: Floats = reading.mean[:, TERMS.index("tokens")]
+        return costs if np.nansum(costs) > 0 else tokens
+
+    # --- choosing
+
+    def _choose(
+        self,
+        reading: Reading,
+        possible: npt.NDArray[np.bool_],
+        fractions: Floats,
+        need: float | None,
+    ) -> _Choice | None:
+        if not possible.any():
+            return None
+        quality = np.where(possible, reading.quality, -np.inf)
+        best = min(np.flatnonzero(quality == quality.max()), key=lambda i: float(fractions[i]))
+        if need is not None and self.profile is not None and self.profile.labelled:
+            enough = [int(i) for i in np.flatnonzero(possible) if reading.lower(int(i)) >= need]
+            if enough:
+                return _Choice(min(enough, key=lambda i: float(fractions[i])), int(best))
+            return _Choice(int(best), int(best), unmet=True)
+        if not self._lean:
+            return _Choice(int(best), int(best))
+        lead, error = reading.lead(int(best))
+        as_good = possible & (lead <= np.maximum(TOLERANCE, ERRORS * error))
+        cheapest = min(np.flatnonzero(as_good), key=lambda i: float(fractions[i]))
+        return _Choice(int(cheapest), int(best))
+
+    # --- telling
+
+    def _plan(
+        self,
+        budget: Budget,
+        limits: Mapping[str, float],
+        reading: Reading,
+        possible: npt.NDArray[np.bool_],
+        fractions: Floats,
+        choice: _Choice | None,
+        need: float | None,
+        missing: Sequence[str],
+    ) -> Plan:
+        assert self.profile is not None
+        notes = [
+            f"nothing was measured in {name}, so that limit is only kept, not planned for"
+            for name in missing
+        ]
+        if choice is None:
+            return Plan(
+                strategy=Auto(),
+                budget=budget,
+                rejected=tuple(Rejected(o, "does not fit into the memory") for o in self._options),
+                notes=(
+                    *notes,
+                    "no plan of the profile fits: one sample, then a vote while the budget lasts",
+                ),
+            )
+        if choice.unmet:
+            notes.append(
+                f"no plan reaches {need:.0%} for sure within this budget: the best that fits is taken"
+            )
+        if need is not None and not self.profile.labelled:
+            notes.append("the profile has no labels, so a wanted accuracy cannot be planned for")
+        plan = self._told(budget, limits, reading, choice.index)
+        others = self._rejected(reading, possible, fractions, choice, plan.binding, need)
+        return replace(plan, rejected=tuple(others), notes=tuple(notes))
+
+    def _told(self, budget: Budget, limits: Mapping[str, float], reading: Reading, i: int) -> Plan:
+        """One option as a plan, with what it should take and be worth."""
+        expected = self._expected(reading, i, limits)
+        return Plan(
+            strategy=self._options[i].strategy,
+            roles=dict(self._options[i].roles),
+            level=1,
+            budget=budget,
+            binding=max(limits, key=lambda name: expected[name].share, default=None),
+            expected=expected,
+            quality=self._quality(reading, i),
+            source=self._source(),
+        )
+
+    def _expected(self, reading: Reading, i: int, limits: Mapping[str, float]) -> dict[str, Spend]:
+        found = dict[str, Spend]()
+        for name in _TERMS_SHOWN:
+            mean, p90 = (
+                float(table[i, TERMS.index(name)]) for table in (reading.mean, reading.p90)
+            )
+            if mean > 0 or name in limits:
+                found[name] = Spend(mean, p90, limits.get(name))
+        return found
+
+    def _quality(self, reading: Reading, i: int) -> Quality | None:
+        assert self.profile is not None
+        if not self.profile.labelled:
+            return None
+        mean, half = float(reading.quality[i]), _Z * reading.error(i)
+        return Quality(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+    def _source(self) -> str:
+        assert self.profile is not None
+        told = "with labels" if self.profile.labelled else "without labels"
+        made = f" of {self.profile.made}" if self.profile.made else ""
+        return f"profile {self.profile.name}{made}: {self.profile.questions} questions, {told}"
+
+    def _rejected(
+        self,
+        reading: Reading,
+        possible: npt.NDArray[np.bool_],
+        fractions: Floats,
+        choice: _Choice,
+        binding: str | None,
+        need: float | None,
+    ) -> Iterator[Rejected]:
+        """Why not each of the others, the best of them first."""
+        order = np.argsort(-np.where(possible, reading.quality, -1), kind="stable")
+        ours, price = reading.quality[choice.index], float(fractions[choice.index])
+        unit = binding or "compute"
+        for i in order:
+            if i == choice.index:
+                continue
+            if not possible[i]:
+                why = (
+                    "not measured"
+                    if np.isnan(reading.quality[i])
+                    else "one sample does not fit into the memory"
+                )
+            else:
+                points = 100 * float(reading.quality[i] - ours)
+                times = float(fractions[i]) / price if price else float("inf")
+                why = f"{points:+.1f} points for {figure(times)} times the {unit}"
+                if need is not None and reading.lower(i) < need:
+                    why += f", not {need:.0%} for sure"
+            yield Rejected(self._options[i], why)
+
+
+def _part(cells: Cells, options: Sequence[int]) -> Cells:
+    """The cells of some of the options."""
+    rows = list(options)
+    return Cells(cells.budgets, cells.right[rows], cells.mean[rows], cells.p90[rows])
+
+
+def _by_term(cells: Cells, term: str) -> Cells | None:
+    """Cells by what runs took in another resource, None where that is not known.
+
+    An option under a limit in `term` does what it did under the largest budget of which 9 of 10 runs stayed within that limit; one that
+    takes more at every budget was not measured there.
+    """
+    column = cells.p90[:, :, TERMS.index(term)]  # (options, budgets)
+    known = column[np.isfinite(column) & (column > 0)]
+    if not known.size:
+        return None
+    budgets = np.geomspace(known.min(), known.max() * 1.001, 2 * column.shape[1])
+    right = np.full((len(column), len(budgets), cells.right.shape[2]), np.nan)
+    mean = np.full((len(column), len(budgets), len(TERMS)), np.nan)
+    p90 = mean.copy()
+    for i, used in enumerate(column):
+        for j, limit in enumerate(budgets):
+            within = np.flatnonzero(used <= limit)
+            if within.size:
+                k = within[-1]
+                right[i, j], mean[i, j], p90[i, j] = (
+                    cells.right[i, k],
+                    cells.mean[i, k],
+                    cells.p90[i, k],
+                )
+    return Cells(budgets, right, mean, p90)
