@@ -9,7 +9,7 @@ spent. Every finished sample is offered by itself, so whenever the run ends ther
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -90,15 +90,10 @@ class Search:
         """Tokens that a path may have at most, by the model and the caller, the prompt aside."""
         return self._sizing.cap(self.root)
 
-    @asynccontextmanager
-    async def turn(self, worth: float) -> AsyncIterator[None]:
+    def turn(self, worth: float) -> AbstractAsyncContextManager[None]:
         """Waits while other calls under one shared budget have more use for it; `worth` is what this one's next draws are."""
         turns = None if self._nested else self._account.turns
-        if turns is None:
-            yield
-            return
-        async with turns.turn(worth):
-            yield
+        return nullcontext() if turns is None else turns.turn(worth)
 
     # --- drawing
 
