@@ -12,10 +12,14 @@ BANDS: dict[str, tuple[Task, tuple[int, ...]]] = {
     "Countdown, 3 numbers": ("countdown", (3,)),
     "Countdown, 4 numbers": ("countdown", (4,)),
 }
-EACH = 1000  # problems of a band
+EACH = {
+    "S": 1000,
+    "M": 1000,
+    "L": 100,
+}  # problems of a band, by model: L takes three times as long as M
 
 
-def problems_of(band: str, split: Split = "test", each: int = EACH) -> list[ProblemRef]:
+def problems_of(band: str, split: Split = "test", each: int = EACH["M"]) -> list[ProblemRef]:
     """Different problems of a band, equally many of each difficulty."""
     task, levels = BANDS[band]
     shares = [each // len(levels) + (i < each % len(levels)) for i in range(len(levels))]
@@ -26,9 +30,9 @@ def problems_of(band: str, split: Split = "test", each: int = EACH) -> list[Prob
     ]
 
 
-def all_problems() -> list[ProblemRef]:
-    """The problems of the whole report."""
-    return [ref for band in BANDS for ref in problems_of(band)]
+def all_problems(name: str = "M") -> list[ProblemRef]:
+    """The problems that a model is sampled on; of those of another model, some or all."""
+    return [ref for band in BANDS for ref in problems_of(band, each=EACH[name])]
 
 
 def by_band(problems: Sequence[ProblemRef]) -> Iterator[tuple[str, list[int]]]:

@@ -126,7 +126,7 @@ def _solving(name: str, results: dict[str, Any]) -> str:
         rows.append(f"| {band} | {' | '.join(cells)} | {figures['tokens a sample']:.0f} |")
     return "\n".join(
         [
-            PROBLEMS.format(count=min(results["problems"].values())),
+            PROBLEMS.format(count=min(results["problems"][name].values())),
             "| problems | greedy | mean sample | majority of 16 | pass@16 | tokens a sample |",
             "|---|---|---|---|---|---|",
             *rows,

@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 from collections import defaultdict
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ def sample(name: str) -> None:
         choice.sample_grid(name, folder, backend)
         best = choice.chosen(name)
         print(f"{name}: temperature {best.temperature}, top-p {best.top_p}", flush=True)
-        problems = all_problems()
+        problems = all_problems(name)
         write(SAMPLES / f"{name}.greedy.jsonl", folder, backend, problems, 1, GREEDY)
         write(SAMPLES / f"{name}.test.jsonl", folder, backend, problems, N, best)
 
@@ -57,34 +57,47 @@ def report(names: list[str]) -> dict[str, object]:
     """Scores, measures and keeps everything; what report.json says. Every share comes with its 95 % interval."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
     prm = LlamaForCausalLM.from_pretrained(trained_or_shipped("PRM"), dtype=torch.float32)
-    problems = all_problems()
-    drawn = {name: read_all(SAMPLES / f"{name}.test.jsonl", problems) for name in names}
-    greedy = {name: read_all(SAMPLES / f"{name}.greedy.jsonl", problems) for name in names}
-    classes: list[dict[str, int]] = [{} for _ in problems]  # of answers, the same for all models
+    problems = {name: all_problems(name) for name in names}
+    drawn = {name: read_all(SAMPLES / f"{name}.test.jsonl", problems[name]) for name in names}
+    greedy = {name: read_all(SAMPLES / f"{name}.greedy.jsonl", problems[name]) for name in names}
+    classes: dict[ProblemRef, dict[str, int]] = defaultdict(dict)  # the same for all models
     found = {
         name: pool_of(
-            drawn[name], _outcome_scores(name, drawn[name], prm, tokenizer), classes=classes
+            drawn[name],
+            _outcome_scores(name, drawn[name], prm, tokenizer),
+            classes=[classes[problem] for problem in problems[name]],
         )
         for name in names
     }
     for name in names:
         pools.keep(name, drawn[name], found[name])
     return {
-        "problems": {band: len(rows) for band, rows in by_band(problems)},
+        "problems": {
+            name: {band: len(rows) for band, rows in by_band(problems[name])} for name in names
+        },
         "models": {
-            name: _model(name, problems, pool_of(greedy[name]), found[name]) for name in names
+            name: _model(name, problems[name], pool_of(greedy[name]), found[name]) for name in names
         },
-        "mean sample": {
-            task: larger_over_smaller({name: found[name].part(rows) for name in names})
-            for task in TASKS
-            for rows in [[i for i, problem in enumerate(problems) if problem.task == task]]
-        },
+        "mean sample": {task: _compared(task, problems, found) for task in TASKS},
         "step AUC": step_auc(prm, tokenizer, drawn["M"]),
         "greedy agreement": {
             f"{small} with {large}": greedy_agreement(small, large, greedy[large], tokenizer)
             for small, large in combinations(names, 2)
         },
     }
+
+
+def _compared(
+    task: str, problems: dict[str, list[ProblemRef]], found: dict[str, Pool]
+) -> dict[str, list[float]]:
+    """Each model with the next smaller one, on the problems of a task that both were sampled on."""
+    places = {name: {ref: i for i, ref in enumerate(refs)} for name, refs in problems.items()}
+    compared = dict[str, list[float]]()
+    for small, large in pairwise(found):
+        both = [p for p in problems[large] if p in places[small] and p.task == task]
+        parts = {name: found[name].part([places[name][p] for p in both]) for name in (small, large)}
+        compared |= larger_over_smaller(parts)
+    return compared
 
 
 def _model(name: str, problems: list[ProblemRef], greedy: Pool, pool: Pool) -> dict[str, object]:

@@ -117,7 +117,7 @@ def results() -> dict[str, Any]:
     figures = report.figures(greedy, found) | comparisons.gains(greedy, found)
     model = {"sampling": {"temperature": 0.8, "top_p": 1.0}, "bands": {BAND: figures}}
     return {
-        "problems": {BAND: 20},
+        "problems": {"S": {BAND: 20}, "M": {BAND: 20}},
         "models": {"S": model, "M": model},
         "step AUC": {BAND: {"all lines": [0.9, 0.8, 1.0]}},
     }
