@@ -5,11 +5,13 @@ Everything that langchain-pareto raises on purpose.
   x BudgetError (ValueError)               a budget that cannot be understood, or has no price
   x BudgetExceeded (RuntimeError)          a limit was reached: with `on_limit="error"`, or before a first token
   x SettingError (ValueError)              a setting, question or prompt that cannot be honoured
+  x CertificateRefused (ValueError)        a guarantee that the calibration questions cannot support
   x ScorerError (RuntimeError)             a scorer or verifier failed
   x BackendError (RuntimeError)
     + CapacityError (MemoryError)          does not fit into the pool or the device's memory
     + ContextLengthError (ValueError)      longer than the model's context
     + CapabilityError (NotImplementedError)  this model or engine cannot do it
+      . NotRecorded                          recorded answers do not say what a model would have done
     + SequenceError (ValueError)           a freed, foreign or busy branch, or a bad length
     + VocabularyMismatchError (ValueError) draft and target read tokens differently
     + ModelLoadError (OSError)             weights or tokenizer missing, truncated or unreadable
@@ -51,6 +53,26 @@ class SettingError(ParetoError, ValueError):
     """A setting, question or prompt that cannot be honoured."""
 
 
+class CertificateRefused(ParetoError, ValueError):
+    """A guarantee that cannot be certified: for want of "questions" (of which `needed` would do), of "labels", or for too many "losses" of the safest plan; `reason` says which."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        questions: int,
+        needed: int | None = None,
+        losses: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+        self.questions = questions
+        self.needed = needed
+        self.losses = losses
+
+
 class ScorerError(ParetoError, RuntimeError):
     """A scorer or verifier raised, timed out, or returned something that is not a score."""
 
@@ -82,6 +104,10 @@ class ContextLengthError(BackendError, ValueError):
 
 class CapabilityError(BackendError, NotImplementedError):
     """This model or engine cannot do what was asked."""
+
+
+class NotRecorded(CapabilityError):
+    """Recorded answers do not say what a model would have done here."""
 
 
 class SequenceError(BackendError, ValueError):
