@@ -89,7 +89,8 @@ async def measured(
 def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
     """The plans that these pools can tell something of."""
     scored = all(pool.scores is not None for pool in pools.values())
-    return tuple(option for option in catalogue(list(pools), scored=scored) if option.drawn)
+    samples = min(pool.samples for pool in pools.values())
+    return catalogue(list(pools), samples=samples, scored=scored)
 
 
 async def backend_of(llm: ChatPareto, model: object) -> Backend:

@@ -23,6 +23,7 @@ from langchain_pareto.questions import Question, read_questions
 if TYPE_CHECKING:
     from langchain_pareto.chat_model import ChatPareto
     from langchain_pareto.planning.calibrate import Asked
+    from langchain_pareto.planning.profile import Profile
 
 _MODELS = typer.Option(
     "--model",
@@ -115,18 +116,20 @@ def quality(
         llm = _chat(model, scorer=scorer, temperature=temperature, max_tokens=max_tokens)
         rows = len(asked) * len(llm.plans().models)
         err = console.stderr()
-        try:
+
+        async def calibrate() -> Profile:
             with console.progress_bar(rows) as bar:
-                found = asyncio.run(
-                    calibrate_quality(
-                        llm,
-                        asked,
-                        task=task,
-                        samples=samples,
-                        budget=budget,
-                        on_row=lambda: bar.advance(bar.task_ids[0]),
-                    )
+                return await calibrate_quality(
+                    llm,
+                    asked,
+                    task=task,
+                    samples=samples,
+                    budget=budget,
+                    on_row=lambda: bar.advance(bar.task_ids[0]),
                 )
+
+        try:
+            found = asyncio.run(calibrate())
         finally:
             llm.close()
         told_labels = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from langchain_pareto.strategies import (
     DVTS,
@@ -29,6 +29,7 @@ VOTES = (3, 4, 8, 16, 32)  # two votes decide nothing
 SCORED = (4, 8, 16)  # samples that a scorer chooses among
 SURE = ((4, 0.75), (4, 1.0), (8, 0.75), (8, 1.0))  # cheap samples, and the agreement that is enough
 TREES = (4, 16)  # widths
+_ALL_PAIRS = 3  # models of which every two make a cascade; of more, neighbours do
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +61,35 @@ class Option:
 
 
 def catalogue(
-    models: Sequence[str], *, scored: bool = False, trees: bool = False
+    models: Sequence[str], *, samples: int = max(VOTES), scored: bool = False, trees: bool = False
 ) -> tuple[Option, ...]:
-    """The plans for `models`, the smallest first; about 60 for three of them.
+    """The plans for `models`, the cheapest first; about 60 for three of them.
 
-    `scored` says that a scorer reads their answers, `trees` that it reads their steps too.
+    None draws more than `samples` answers from one model. `scored` says that a scorer reads answers, `trees` that it reads steps too.
     """
-    options = [option for model in models for option in _of_one(model, scored=scored, trees=trees)]
-    for small, large in combinations(models, 2):
+    options = [
+        option
+        for model in models
+        for option in _of_one(model, samples=samples, scored=scored, trees=trees)
+    ]
+    pairs = combinations(models, 2) if len(models) <= _ALL_PAIRS else pairwise(models)
+    for small, large in pairs:
         roles = {POLICY: small, LARGE: large}
         options += [
-            Option(Cascade(n=n, n_large=n, agreement=agreement), roles) for n, agreement in SURE
+            Option(Cascade(n=n, n_large=n, agreement=agreement), roles)
+            for n, agreement in SURE
+            if n <= samples
         ]
     return tuple(options)
 
 
-def _of_one(model: str, *, scored: bool, trees: bool) -> list[Option]:
+def _of_one(model: str, *, samples: int, scored: bool, trees: bool) -> list[Option]:
     """The plans for one model alone."""
-    strategies: list[Strategy] = [Single(), *(Vote(n=n) for n in VOTES)]
+    strategies: list[Strategy] = [Single(), *(Vote(n=n) for n in VOTES if n <= samples)]
     if scored:
-        strategies += [kind(n=n) for n in SCORED for kind in (WeightedVote, BestOfN)]
+        strategies += [
+            kind(n=n) for n in SCORED if n <= samples for kind in (WeightedVote, BestOfN)
+        ]
     options = [Option(strategy, {POLICY: model}) for strategy in strategies]
     if trees:
         searches = [tree for n in TREES for tree in (Rebase(n=n), Beam(n=n), DVTS(n=n))]

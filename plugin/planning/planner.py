@@ -73,7 +73,7 @@ class Planner:
             raise SettingError(msg, hint=f"It knows {', '.join(sorted(known))}.")
         self._options = tuple(profile.options[i] for i in kept)
         self._tables = {
-            name: Estimates(self._options, _part(cells, kept))
+            name: Estimates(self._options, cells.part(kept))
             for name, cells in profile.cells.items()
         }
         for name in ("flops", "seconds"):
@@ -330,12 +330,6 @@ class Planner:
                 if need is not None and reading.lower(i) < need:
                     why += f", not {need:.0%} for sure"
             yield Rejected(self._options[i], why)
-
-
-def _part(cells: Cells, options: Sequence[int]) -> Cells:
-    """The cells of some of the options."""
-    rows = list(options)
-    return Cells(cells.budgets, cells.right[rows], cells.mean[rows], cells.p90[rows])
 
 
 def _by_term(cells: Cells, term: str) -> Cells | None:

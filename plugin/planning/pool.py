@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+_APART = 1_000_000  # more classes than a question has answers
 NO_ANSWER = -1  # the class of a sample that has none: it was cut off, or could not be read
 
 
@@ -69,6 +70,17 @@ class Pool:
             scores=None if self.scores is None else self.scores[:, :samples],
             logprobs=None if self.logprobs is None else self.logprobs[:, :samples],
         )
+
+
+def apart(pools: Mapping[str, Pool], *, shared: int) -> dict[str, Pool]:
+    """The same pools where only class `shared` means the same in all of them: what else two models say is not taken to be equal."""
+    return {
+        name: replace(
+            pool,
+            answers=np.where(pool.answers > shared, pool.answers + i * _APART, pool.answers),
+        )
+        for i, (name, pool) in enumerate(pools.items())
+    }
 
 
 class Row(BaseModel):

@@ -41,6 +41,11 @@ class Cells:
     mean: Floats
     p90: Floats
 
+    def part(self, options: Sequence[int]) -> Cells:
+        """The cells of some of the options."""
+        rows = list(options)
+        return Cells(self.budgets, self.right[rows], self.mean[rows], self.p90[rows])
+
     def cost(self, term: str) -> Floats:
         """The mean of one term; (options, budgets)."""
         column: Floats = self.mean[:, :, TERMS.index(term)]

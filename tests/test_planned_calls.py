@@ -1,0 +1,245 @@
+"""Planned calls: which model and strategy a chat model takes from a profile, and how a profile is made of its own samples."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from profiles import OPTIONS, cells
+from typer.testing import CliRunner
+
+from langchain_pareto import ChatPareto, run_budget
+from langchain_pareto.backends.scripted import ScriptedBackend
+from langchain_pareto.calibration import calibrate_quality
+from langchain_pareto.cli import app
+from langchain_pareto.errors import CertificateRefused, SettingError
+from langchain_pareto.planning.calibrate import Asked
+from langchain_pareto.planning.planner import Planner
+from langchain_pareto.planning.profile import Profile, load_profile
+from langchain_pareto.planning.store import profile_path, samples_path
+from langchain_pareto.strategies import Cascade, Single, Vote
+
+QUESTIONS = [Asked(f"q{i}", f"Question {i}?", "7") for i in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has its own directory of profiles."""
+    monkeypatch.setenv("LANGCHAIN_PARETO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def llm() -> Iterator[ChatPareto]:
+    """A small model that is right every other time, and a large one that always is, in four times the tokens."""
+    small = ScriptedBackend(["Answer: 7", "Answer: 1", "Answer: 7", "Answer: 2"], name="small")
+    large = ScriptedBackend([f"{'think ' * 6}\nAnswer: 7"], name="large")
+    chat = ChatPareto(models={"small": small, "large": large}, max_tokens=60)
+    yield chat
+    small.close()
+    large.close()
+
+
+def by_hand(llm: ChatPareto) -> Profile:
+    """A profile of these very models."""
+    return Profile(
+        "by-hand", OPTIONS, {"tokens": cells()}, keys=dict(llm.plans().keys), made="2026-01-10"
+    )
+
+
+def plan_of(message: object) -> dict[str, object]:
+    found = message.response_metadata["pareto"]["plan"]  # type: ignore[attr-defined]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_plan_chooses_the_model(llm: ChatPareto) -> None:
+    """The small model on a tight budget and the large one on a wide one, and the report says what was planned."""
+    llm.task = by_hand(llm)
+    tight, wide = (llm.invoke("Question?", budget=f"{n} tokens") for n in (100, 1600))
+    assert tight.response_metadata["model_name"] == "small"
+    assert wide.response_metadata["model_name"] == "large"
+    assert plan_of(wide)["level"] == 1
+    assert plan_of(wide)["expected"]["tokens"]["limit"] == 1600  # type: ignore[index]
+    json.dumps(wide.response_metadata)
+
+
+async def test_a_budget_around_the_call_is_planned_for(llm: ChatPareto) -> None:
+    """What a run has left binds as the call's own budget does."""
+    llm.task = by_hand(llm)
+    with run_budget("100 tokens"):
+        answer = await llm.ainvoke("Question?", budget="1600 tokens")
+    assert answer.response_metadata["model_name"] == "small"
+
+
+def test_whoever_names_a_strategy_or_a_model_has_it(llm: ChatPareto) -> None:
+    """Nothing is planned then."""
+    llm.task = by_hand(llm)
+    for settings in ({"strategy": "single"}, {"temperature": 0.0}):
+        report = llm.invoke("Question?", **settings).response_metadata["pareto"]
+        assert "plan" not in report
+        assert report["strategy"]["kind"] == "single"
+
+
+def test_settings_travel_in_the_config(llm: ChatPareto) -> None:
+    """task and need, as budget does."""
+    profile = by_hand(llm)
+    config = {"configurable": {"task": profile, "need": 0.99, "budget": "1600 tokens"}}
+    notes = plan_of(llm.invoke("Question?", config=config))["notes"]  # type: ignore[arg-type]
+    assert any("no plan reaches 99%" in note for note in notes)  # type: ignore[union-attr]
+
+
+def test_without_a_profile_two_models_make_a_cascade(llm: ChatPareto) -> None:
+    """The small one is asked first; the report says that nothing was calibrated."""
+    report = llm.invoke("Question?", budget="2000 tokens").response_metadata["pareto"]
+    assert report["strategy"]["kind"] == "cascade"
+    assert report["plan"]["level"] == 0
+    assert "no profile was named" in report["plan"]["notes"]
+
+
+def test_a_foreign_profile_is_refused_with_the_reason(llm: ChatPareto) -> None:
+    """Another sampling is another quality: the call is answered, unplanned, and says why."""
+    profile = by_hand(llm)
+    other = llm.model_copy(update={"temperature": 0.3, "task": profile})
+    plan = plan_of(other.invoke("Question?", budget="2000 tokens"))
+    assert plan["level"] == 0
+    assert any("of other models" in note for note in plan["notes"])  # type: ignore[union-attr]
+    with pytest.raises(SettingError, match="nothing can be guaranteed"):
+        other.invoke("Question?", guarantee="agree")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"models": []},
+        {"models": {"": "x"}},
+        {"models": ["a/x", "a/x"]},
+        {"models": ["./a"], "model": "./b"},
+        {"task": "no/such name"},
+        {"task": 3},
+        {"guarantee": "surely"},
+        {"guarantee": "agree 200 %"},
+    ],
+)
+def test_what_cannot_be_planned_with_is_refused(settings: dict[str, object]) -> None:
+    """At the constructor, with a hint."""
+    with pytest.raises(SettingError):
+        ChatPareto(**settings)
+
+
+def test_a_missing_profile_says_how_to_make_one(llm: ChatPareto) -> None:
+    """A task that nobody calibrated is an error: the caller named it."""
+    llm.task = "nowhere"
+    with pytest.raises(SettingError) as caught:
+        llm.invoke("Question?")
+    assert "calibrate" in str(caught.value.hint)
+
+
+# --- calibration
+
+
+def calibrate(llm: ChatPareto, **settings: object) -> Profile:
+    return asyncio.run(calibrate_quality(llm, QUESTIONS, task="t", samples=8, **settings))  # type: ignore[arg-type]
+
+
+def test_a_profile_is_made_of_own_samples(llm: ChatPareto) -> None:
+    """Quality is that of the scripts; the profile plans the calls of the chat model that made it, and no other."""
+    profile = calibrate(llm)
+    assert profile.labelled
+    assert profile.questions == len(QUESTIONS)
+    index = {(o.strategy, o.players): i for i, o in enumerate(profile.options)}
+    best = profile.cells["tokens"].right[:, -1].mean(1)
+    assert best[index[Single(), "small"]] == pytest.approx(0.5, abs=0.2)
+    assert best[index[Single(), "large"]] == 1
+    assert best[index[Vote(n=8), "small"]] == 1
+    llm.task = "t"
+    plan = plan_of(llm.invoke("Question?", budget="2000 tokens"))
+    assert (plan["level"], plan["source"][:9]) == (1, "profile t")  # type: ignore[index]
+
+
+def test_a_calibration_resumes(llm: ChatPareto) -> None:
+    """What was drawn is kept, also with a line that was cut off; nothing is drawn twice."""
+    first = calibrate(llm)
+    backends = [llm.models[name] for name in ("small", "large")]
+    drawn = [len(backend.draws) for backend in backends]
+    path = samples_path("t")
+    text = path.read_text()
+    assert calibrate(llm).cells["tokens"].right.tolist() == first.cells["tokens"].right.tolist()
+    assert [len(backend.draws) for backend in backends] == drawn
+    path.write_text(text[:-20])
+    calibrate(llm)
+    assert sum(len(backend.draws) for backend in backends) == sum(drawn) + 8
+    assert path.read_text().count("\n") == text.count("\n")
+
+
+def test_a_calibration_keeps_its_budget(llm: ChatPareto) -> None:
+    """It ends where its budget does, measures what it has, and goes on later."""
+    with pytest.raises(SettingError, match="no question was answered by every model"):
+        calibrate(llm, budget="100 tokens")
+    some = calibrate(llm, budget="1500 tokens")
+    assert 0 < some.questions < len(QUESTIONS)
+    assert calibrate(llm).questions == len(QUESTIONS)
+
+
+def test_without_labels_most_samples_stand_in(llm: ChatPareto) -> None:
+    """Plans are ranked, and no accuracy is told."""
+    bare = [Asked(q.id, q.text) for q in QUESTIONS]
+    profile = asyncio.run(calibrate_quality(llm, bare, task="t", samples=8))
+    assert not profile.labelled
+    assert Planner(profile).plan().quality is None
+    llm.task = "t"
+    with pytest.raises(CertificateRefused):
+        llm.invoke("Question?", guarantee="error")
+
+
+def test_a_checker_may_judge(llm: ChatPareto) -> None:
+    """Where many answers are right, a function says so."""
+    profile = asyncio.run(
+        calibrate_quality(llm, QUESTIONS, task="t", samples=8, is_right=lambda _, a: a == "1")
+    )
+    index = {(o.strategy, o.players): i for i, o in enumerate(profile.options)}
+    best = profile.cells["tokens"].right[:, -1].mean(1)
+    assert best[index[Single(), "large"]] == 0
+    assert best[index[Single(), "small"]] == pytest.approx(0.25, abs=0.2)
+
+
+def test_samples_of_other_models_do_not_mix(llm: ChatPareto) -> None:
+    """A name that holds samples of other models or settings is refused, and nothing of it is lost."""
+    calibrate(llm)
+    text = samples_path("t").read_text()
+    with pytest.raises(SettingError, match="samples a question"):
+        calibrate(llm.model_copy(update={"temperature": 0.3}))
+    assert samples_path("t").read_text() == text
+    samples_path("t").write_text("nonsense\n")
+    with pytest.raises(SettingError, match="no samples"):
+        calibrate(llm)
+
+
+def test_the_command_line_calibrates_and_plans(tmp_path: Path) -> None:
+    """With the bundled model: a profile comes out, and `pareto plan` reads it, as text and as JSON."""
+    file = tmp_path / "q.jsonl"
+    rows = [
+        {"question": f"Ava has {i} cups. How many cups does Ava have?", "answer": str(i)}
+        for i in (3, 5)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = CliRunner().invoke
+    made = run(app, ["calibrate", "quality", str(file), "--task", "cups", "--samples", "4"])
+    assert made.exit_code == 0, made.output
+    assert load_profile(profile_path("cups")).questions == 2
+    told = run(app, ["plan", "Ava has 9 cups.", "--task", "cups", "--budget", "200 tokens"])
+    assert told.exit_code == 0, told.output
+    assert "Plan: one sample by nano" in told.output
+    as_json = run(app, ["plan", "x", "--task", "cups", "--budget", "200", "--json"])
+    assert json.loads(as_json.output)["strategy"]["kind"] == "single"
+    wrong = run(app, ["plan", "x", "--task", "never"])
+    assert wrong.exit_code == 2
+
+
+def test_a_cascade_of_a_plan_reaches_both_models(llm: ChatPareto) -> None:
+    """The roles of a plan are bound to its models: what the small one leaves open, the large one decides."""
+    report = llm.invoke(
+        "Question?", strategy=Cascade(n=4, n_large=2, agreement=1.0), budget="900 tokens"
+    )
+    assert report.response_metadata["pareto"]["answer"] == "7"
