@@ -20,6 +20,7 @@ from langchain_pareto.errors import SettingError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from langchain_pareto.backends.reward_head import RewardHead
     from langchain_pareto.backends.torch_loading import AnyTokenizer
 
 
@@ -50,6 +51,8 @@ def load(
 
     With llama.cpp, `model_kwargs` are those of `LlamaSettings`; the tokenizer, the sampling and the end tokens are the file's own.
 
+    A reward model with a head of classes writes nothing, and is refused here: `load_role` loads it.
+
     Raises ModelLoadError, CapabilityError, CapacityError and SettingError.
     """
     check_memory(memory)
@@ -74,8 +77,11 @@ def load(
             max_context=max_context,
             self_check=self_check,
         )
+    from langchain_pareto.backends.reward_head import check_writes
     from langchain_pareto.backends.torch_loading import load_pretrained
 
+    if isinstance(model, str | Path) and nano.bundled(model) is None:
+        check_writes(model, revision)
     return load_pretrained(
         model,
         tokenizer=tokenizer,
@@ -83,6 +89,48 @@ def load(
         dtype=dtype,
         revision=revision,
         model_kwargs=model_kwargs or {},
+        memory=memory,
+        max_context=max_context,
+        self_check=self_check,
+    )
+
+
+def load_role(
+    model: str | Path | PreTrainedModel | None,
+    *,
+    backend: str = "auto",
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    memory: float | str | None = None,
+    max_context: int | None = None,
+    self_check: bool = True,
+) -> LocalBackend | RewardHead:
+    """A backend for the model of a role, which may be a reward model with a head of classes: for those of transformers for token or sequence
+    classification, Qwen2.5-Math-PRM and -RM, and Skywork-o1-Open-PRM, by their config.json; else what `load` gives.
+    """
+    if isinstance(model, str | Path) and nano.bundled(model) is None:
+        check_memory(memory)
+        if not _is_for_llama(model, backend):
+            from langchain_pareto.backends.reward_head import load_head
+
+            head = load_head(
+                model,
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                memory=memory,
+                max_context=max_context,
+                self_check=self_check,
+            )
+            if head is not None:
+                return head
+    return load(
+        model,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        revision=revision,
         memory=memory,
         max_context=max_context,
         self_check=self_check,

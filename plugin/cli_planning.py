@@ -1,5 +1,5 @@
 """
-`pareto plan` and `pareto calibrate`: what a call would run and why, and the measurements that this is known by.
+`pareto plan`, `pareto calibrate` and `pareto bench`: what a call would run and why, and the measurements that this is known by.
 
 Knows commands; what they do is the planning room's and the calibration's.
 """
@@ -31,6 +31,7 @@ _MODELS = typer.Option(
 )
 _TASK = typer.Option(help="The name that the profile has, or its file.")
 
+_bench = typer.Typer(no_args_is_help=True, help="Measures the planner itself.")
 _calibrate = typer.Typer(no_args_is_help=True, help="Measures a device, or how good plans are.")
 
 
@@ -38,6 +39,7 @@ def add_planning(app: typer.Typer) -> None:
     """Adds the commands to a command line."""
     app.command()(plan)
     app.add_typer(_calibrate, name="calibrate")
+    app.add_typer(_bench, name="bench")
 
 
 def plan(
@@ -61,6 +63,12 @@ def plan(
         str | None, typer.Option(help='"agree" or "error", with a risk if need be: "error 0.02".')
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, nothing else.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draws the profile's plans by cost and quality into this file (.png, .svg, .pdf)."
+        ),
+    ] = None,
 ) -> None:
     """Says which strategy, model and decoder a call would take within a budget, and why; runs nothing."""
     with told():
@@ -75,6 +83,8 @@ def plan(
             need=need,
             guarantee=None if guarantee is None else Guarantee.parse(guarantee),
         )
+        if plot is not None:
+            _draw(llm, plot)
         if as_json:
             print(json.dumps(chosen.as_dict()))
         else:
@@ -145,6 +155,35 @@ def quality(
             soft_wrap=True,
         )
         console.stdout().print(Text(str(path)), soft_wrap=True)
+
+
+@_bench.command("planner")
+def planner(
+    pools: Annotated[
+        Path, typer.Argument(help="A folder of recorded answers, DATASET.MODEL.jsonl.gz.")
+    ],
+    *,
+    calibrate: Annotated[int, typer.Option(min=2, help="Questions that a calibration sees.")] = 100,
+    splits: Annotated[int, typer.Option(min=1, help="Random splits into seen and judged.")] = 100,
+    orders: Annotated[int, typer.Option(min=1, help="Orders of each question's samples.")] = 4,
+) -> None:
+    """Calibrates on some of the questions, judges on the others: one JSON line a figure."""
+    with told():
+        from langchain_pareto.bench import rows, sets_of
+
+        for dataset, found in sets_of(pools).items():
+            for row in rows(dataset, found, calibrated=calibrate, splits=splits, orders=orders):
+                print(json.dumps(row), flush=True)
+
+
+def _draw(llm: ChatPareto, path: Path) -> None:
+    profile = llm.plans().profile()
+    if profile is None:
+        msg = "there is nothing to plot without a profile"
+        raise SettingError(msg, hint="Name one with --task.")
+    from langchain_pareto.plot import draw_profile
+
+    draw_profile(profile, path)
 
 
 def _asked(question: Question) -> Asked:

@@ -62,7 +62,9 @@ class Account:
         self.budget = Budget() if budget is None else budget
         self.parent = parent
         self._tree: _Tree = _Tree(clock) if parent is None else parent._tree  # noqa: SLF001 - one of us
-        self.turns: Turns | None = None if parent is None else parent.turns  # of calls that share it
+        self.turns: Turns | None = (
+            None if parent is None else parent.turns
+        )  # of calls that share it
         self._level = _Level(self.budget, started=self._tree.clock())
         above = () if parent is None else parent._path  # noqa: SLF001
         self._path: tuple[_Level, ...] = (*above, self._level)  # the root first

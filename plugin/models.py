@@ -9,16 +9,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.backends.nano import DRAFT, PRM, bundled, policy_path
 from langchain_pareto.errors import SettingError
+from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.head_reward import StepHead
 from langchain_pareto.strategies.process_reward import ProcessReward
+from langchain_pareto.strategies.scorers import RunScorer
 from langchain_pareto.strategies.thoughts import POLICY
 
 _DRAFT_MEMORY = 0.1  # of what is free: the target's pool comes after it
+_OURS = "langchain_pareto."
+_warned = set[str]()  # roles that were said to be unused
 _logger = logging.getLogger("langchain_pareto")
 
 
@@ -29,8 +37,11 @@ class Models:
         self._lock = threading.Lock()
         self._loaded = dict[str, Backend]()
 
-    def get(self, model: Any, settings: Mapping[str, Any]) -> Backend:
-        """The backend of a path, hub id or loaded model, None for the bundled one; `settings` are those of `load`."""
+    def get(self, model: Any, settings: Mapping[str, Any], *, role: bool = False) -> Backend:
+        """The backend of a path, hub id or loaded model, None for the bundled one; `settings` are those of `load`.
+
+        That of a role may be a reward model with a head of classes.
+        """
         key = str(model) if isinstance(model, str | Path | None) else f"{id(model)}"
         with self._lock:
             if key not in self._loaded:
@@ -38,7 +49,8 @@ class Models:
 
                 if model is None:
                     _say_nano()
-                self._loaded[key] = loading.load(model, **settings)
+                load = loading.load_role if role else loading.load
+                self._loaded[key] = load(model, **settings)
             return self._loaded[key]
 
     def close(self) -> None:
@@ -87,6 +99,33 @@ def check_roles(roles: Collection[str]) -> None:
         raise SettingError(msg, hint="Give the model that answers as model=.")
 
 
+def warn_unused(roles: Collection[str], strategy: Strategy, scorer: object) -> None:
+    """Says once of each role that neither the strategy nor the scorer names it: a name that is misspelt is played by nobody.
+
+    What the user has written may name roles in its code, and is not asked.
+    """
+    used = _strings(strategy) | (_strings(scorer) if isinstance(scorer, RunScorer) else set())
+    unused = set(roles) - used - _warned
+    if not unused or None in used:
+        return
+    _warned.update(unused)
+    for name in sorted(unused):
+        near = get_close_matches(name, [used_ for used_ in used if used_], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        _logger.warning(
+            "roles= names %r, which neither %s nor its scorer uses%s", name, strategy.kind, hint
+        )
+
+
+def _strings(settings: object) -> set[str | None]:
+    """Every text in the settings of a strategy or scorer, among them the roles that it names; None for what is not ours to know."""
+    if isinstance(settings, str):
+        return {settings}
+    if isinstance(settings, BaseModel) and type(settings).__module__.startswith(_OURS):
+        return set[str | None]().union(*(_strings(value) for _, value in settings))
+    return {None} if isinstance(settings, Strategy | RunScorer) else set()
+
+
 def _place(model: object) -> object:
     """What is the same for a model that is named in two ways."""
     folder = bundled(model)
@@ -103,6 +142,8 @@ def draft_for(model: object) -> str | None:
 def reward_role(scorer: object, model: object) -> dict[str, str]:
     """The bundled reward model in its role, where a process reward scores the bundled policy; nothing for any other."""
     if not isinstance(scorer, ProcessReward) or scorer.role == POLICY:
+        return {}
+    if isinstance(scorer.format, StepHead):  # the bundled one judges in words
         return {}
     return {scorer.role: PRM} if bundled(model) == policy_path() else {}
 

@@ -75,16 +75,15 @@ class Players:
             return backend
         return self.models.get(wanted, self.loading)
 
-    def load_beside(self, model: object) -> Backend:
-        """The backend of a draft or of another role, loaded as the model is."""
+    def load_beside(self, model: object, *, role: bool = False) -> Backend:
+        """The backend of a draft or of another role, loaded as the model is; that of a role may have a head in place of words."""
         if is_backend(model):
             backend: Backend = model  # type: ignore[assignment]  # as `is_backend` says
             return backend
         own = self.backend if isinstance(self.backend, str) else "auto"
         device, dtype = self.loading["device"], self.loading["dtype"]
-        return self.beside.get(
-            model, draft_settings(model, backend=own, device=device, dtype=dtype)
-        )
+        settings = draft_settings(model, backend=own, device=device, dtype=dtype)
+        return self.beside.get(model, settings, role=role)
 
     async def load_roles(
         self, scorer: object, more: Mapping[str, object] | None = None
@@ -93,7 +92,8 @@ class Players:
         bundled = reward_role(scorer, self.model) if isinstance(self.backend, str) else {}
         wanted = {**bundled, **self.roles, **(more or {})}
         return {
-            name: await asyncio.to_thread(self.load_beside, model) for name, model in wanted.items()
+            name: await asyncio.to_thread(self.load_beside, model, role=True)
+            for name, model in wanted.items()
         }
 
     async def decoding(self, target: Backend, decoder: Decoder) -> Backend:

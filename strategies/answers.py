@@ -232,16 +232,25 @@ def group(answers: Sequence[str | None]) -> list[list[int]]:
 
     None is in no cluster. An answer joins the first cluster whose first member it is equivalent to.
     """
+    places: dict[str, list[int]] = {}  # of each spelling: most are written more than once
+    for index, answer in enumerate(answers):
+        if answer is not None:
+            places.setdefault(answer, []).append(index)
     clusters: dict[str | Fraction, list[int]] = {}
     owner: dict[str | Fraction, str | Fraction] = {}
-    for index, answer in enumerate(answers):
-        if answer is None:
-            continue
-        key = _key(normalise(answer))
+    for answer, indices in places.items():
+        key = _key_of(answer)
         if key not in owner:
             owner[key] = next((first for first in clusters if _same(first, key)), key)
-        clusters.setdefault(owner[key], []).append(index)
+        clusters.setdefault(owner[key], []).extend(indices)
+    if len(clusters) < len(places):
+        clusters = {key: sorted(indices) for key, indices in clusters.items()}
     return sorted(clusters.values(), key=len, reverse=True)  # stable: first seen stays first
+
+
+@lru_cache(maxsize=4096)
+def _key_of(answer: str) -> str | Fraction:
+    return _key(normalise(answer))
 
 
 def _key(form: str) -> str | Fraction:

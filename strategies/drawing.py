@@ -22,8 +22,6 @@ from langchain_pareto.strategies.sizing import Sizing
 from langchain_pareto.strategies.thoughts import Thought
 from langchain_pareto.strategies.until import ANSWER, STEP, Ends, Until, before_stop, ends, joined
 
-_WIDEST = 256  # draws side by side: beyond, setting them up takes longer than a step
-
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
@@ -48,7 +46,7 @@ class Drawing:
         await self._prefill(rest)
         refused = False
         while rest and not refused:
-            width = min(self.sizing.width(rest, until), _WIDEST)
+            width = self.sizing.width(rest, until)
             wave, rest = rest[:width], rest[width:]
             async with aclosing(self._wave(wave, until)) as draws:
                 async for one in draws:

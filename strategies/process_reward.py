@@ -1,5 +1,5 @@
 """
-A process reward model: a causal model that reads a question and its steps, and says after each whether it is good.
+A process reward model: a model that reads a question and its steps, and says after each whether it is good, in a word or by a head.
 
 Knows how such models are asked, and that a step is read once: beside each thought of the search lies the reward model's own branch,
 forked from its parent's. Knows no search in particular.
@@ -8,14 +8,23 @@ forked from its parent's. Knows no search in particular.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.desk import Desk
+from langchain_pareto.strategies.head_reward import (
+    CLASSES,
+    QWEN_MATH_PRM,
+    SKYWORK_PRM,
+    TRL_PRM,
+    StepHead,
+    needs_head,
+    needs_words,
+    probability,
+)
 from langchain_pareto.strategies.marks import encode_after
 from langchain_pareto.strategies.thoughts import Reading, Thought
 
@@ -27,7 +36,8 @@ if TYPE_CHECKING:
 class RewardFormat(BaseModel):
     """How a reward model reads: `prompt`, then for each step `before` (not the first), the step, and `after`, whose next token judges it.
 
-    `prompt` has a place for `{question}`; None renders the question with the model's own chat template. P(good) is taken against P(bad).
+    `prompt` has a place for `{question}`; None renders the question with the model's own chat template. With `template` only what that
+    puts before a user's first text is the template's, in place of what `prompt` has before the question. P(good) is taken against P(bad).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +47,14 @@ class RewardFormat(BaseModel):
     prompt: str | None = None
     before: str = ""
     after: str = ""
+    template: bool = False
+
+    @model_validator(mode="after")
+    def _has_place(self) -> Self:
+        if self.template and "{question}" not in (self.prompt or ""):
+            msg = "template=True needs a prompt with a place for {question}"
+            raise ValueError(msg)
+        return self
 
 
 NANO = RewardFormat(good="<|good|>", bad="<|bad|>", after="\n")
@@ -51,14 +69,22 @@ RLHFLOW = RewardFormat(
     prompt="<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{question} ",
     before="+<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
     after="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    template=True,
 )
 """RLHFlow/Llama3.1-8B-PRM-Mistral-Data and its kin: each step is a user's turn, each judgement the assistant's.
 
-Written out after the published training code; where a model's own chat template puts a system turn first, it belongs into `prompt`.
+As in its published evaluation, the model's own chat template begins: that of Llama 3.1 puts a system turn first, that of Llama 3 does not.
 """
 
-
-_FORMATS = {"nano": NANO, "math_shepherd": MATH_SHEPHERD, "rlhflow": RLHFLOW}
+_FORMATS = {
+    "nano": NANO,
+    "math_shepherd": MATH_SHEPHERD,
+    "rlhflow": RLHFLOW,
+    "qwen_math_prm": QWEN_MATH_PRM,
+    "skywork_prm": SKYWORK_PRM,
+    "trl_prm": TRL_PRM,
+}
+_TEXT = "\ue000"  # a user's text that no template has in itself
 
 
 class ProcessReward(BaseModel):
@@ -70,8 +96,11 @@ class ProcessReward(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["process_reward"] = "process_reward"
-    format: RewardFormat = NANO
-    """A RewardFormat, or the name of one: "nano", "math_shepherd", "rlhflow"."""
+    format: RewardFormat | StepHead = NANO
+    """A RewardFormat, or the name of one: "nano", "math_shepherd", "rlhflow".
+
+    For a model with a head for token classification a StepHead, or "qwen_math_prm", "skywork_prm", "trl_prm".
+    """
     role: str = Field(default="scorer", min_length=1)
 
     @field_validator("format", mode="before")
@@ -93,13 +122,13 @@ class ProcessReward(BaseModel):
 class _Reader:
     """Reads thoughts with one model, their ancestors first."""
 
-    def __init__(self, how: RewardFormat, search: Search, desk: Desk, role: Role) -> None:
+    def __init__(
+        self, how: RewardFormat | StepHead, search: Search, desk: Desk, role: Role
+    ) -> None:
         self._how, self._desk, self._role = how, desk, role
         self._split = search.settings.steps.split
-        self._words = [role.backend.tokenizer.encode(word)[-1] for word in (how.good, how.bad)]
-        if self._words[0] == self._words[1]:
-            msg = f"{role.backend.name} writes {how.good!r} and {how.bad!r} with the same token"
-            raise SettingError(msg, hint="Give the RewardFormat that this model was trained with.")
+        self._tokenizer = role.backend.tokenizer
+        self._words = self._judging()
 
     async def read(self, thought: Thought) -> Reading | None:
         """What the model says of a thought; it is asked once, whoever wants to know."""
@@ -128,21 +157,45 @@ class _Reader:
         branch, paid, scores = self._desk.fork(above.branch), above.paid, list[float]()
         memory = 0
         for i, step in enumerate(self._split(thought.text)):
-            before = self._how.before if paid or i else ""
-            text = before + step.strip() + self._how.after
-            branch.append(encode_after(self._role.backend.tokenizer, text))
+            branch.append(self._shown(step.strip(), first=not (paid or i)))
             said = await self._desk.judge(branch, paid, self._words)
             if said is None:
                 return None
             paid = len(branch.tokens)
             (good, bad), held = said
             memory += held
-            scores.append(1 / (1 + math.exp(min(bad - good, 700.0))))
+            scores.append(probability(good, bad))
         return Reading(branch, paid, tuple(scores), memory)
 
+    def _judging(self) -> Sequence[int]:
+        """What may come after a step, good and bad."""
+        how, backend = self._how, self._role.backend
+        if isinstance(how, StepHead):
+            needs_head(backend, "steps")
+            return CLASSES
+        needs_words(backend)
+        words = [self._tokenizer.encode(word)[-1] for word in (how.good, how.bad)]
+        if words[0] == words[1]:
+            msg = f"{backend.name} writes {how.good!r} and {how.bad!r} with the same token"
+            raise SettingError(msg, hint="Give the RewardFormat that this model was trained with.")
+        return words
+
+    def _shown(self, step: str, *, first: bool) -> list[int]:
+        """The tokens of a step and of what stands around it."""
+        if isinstance(self._how, StepHead):  # such models were trained on tokens that do not join
+            parts = (step, self._how.after) if self._how.after else (step,)
+            return [token for part in parts for token in encode_after(self._tokenizer, part)]
+        before = "" if first else self._how.before
+        return encode_after(self._tokenizer, before + step + self._how.after)
+
     def _question(self, question: str) -> Sequence[int]:
-        if self._how.prompt is None:
+        how = self._how
+        if how.prompt is None:
             return self._role.render(question)
-        return self._role.backend.tokenizer.encode_prompt(
-            self._how.prompt.replace("{question}", question)
+        if isinstance(how, StepHead) or not how.template or not self._tokenizer.has_template:
+            return self._tokenizer.encode_prompt(how.prompt.replace("{question}", question))
+        begun = self._tokenizer.render(
+            [{"role": "user", "content": _TEXT}], add_generation_prompt=False
         )
+        rest = how.prompt[how.prompt.index("{question}") :].replace("{question}", question)
+        return self._tokenizer.encode(begun.partition(_TEXT)[0] + rest)

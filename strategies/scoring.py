@@ -10,12 +10,13 @@ from pydantic import Field, TypeAdapter
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies.judge import JudgeScore, JudgeVote
+from langchain_pareto.strategies.outcome_reward import OutcomeReward
 from langchain_pareto.strategies.parsing import parse
 from langchain_pareto.strategies.process_reward import ProcessReward
 from langchain_pareto.strategies.scorers import MeanConfidence, MeanLogprob, RunScorer, Scorer
 
 AnyScorer = Annotated[
-    JudgeScore | JudgeVote | MeanConfidence | MeanLogprob | ProcessReward,
+    JudgeScore | JudgeVote | MeanConfidence | MeanLogprob | OutcomeReward | ProcessReward,
     Field(discriminator="kind"),
 ]
 

@@ -6,7 +6,7 @@ Knows prices and lengths; draws nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from langchain_pareto.budget import Cost, Limits
@@ -17,6 +17,26 @@ from langchain_pareto.strategies.thoughts import Thought
 from langchain_pareto.strategies.until import ANSWER, STEP, Until
 
 _STEP = 64  # tokens that a step is reserved at first, while no length is known
+WIDEST = 256  # draws side by side: beyond, setting them up takes longer than a step
+
+
+def widest(n: int, likely: int | None, cap: int, fits: Callable[[int], int]) -> int:
+    """How many of `n` draws may run side by side, at least one: as many as fit at their likely length, or at their cap while that is unknown.
+
+    `fits` says how many draws of up to so many tokens the room holds, at most `n`.
+    """
+    if likely is None:
+        return min(n, WIDEST) if fits(cap) == n else 1
+    return min(WIDEST, max(1, fits(min(likely, cap))))
+
+
+def reserved(cap: int, likely: int, share: int, least: int) -> tuple[int, int]:
+    """The most and the least tokens that are reserved for a whole text of up to `cap`, of which `share` are held in any case.
+
+    Fewer than `least` are not worth a start.
+    """
+    most = min(cap, max(share, likely))
+    return most, max(1, min(most, least))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +81,14 @@ class Sizing:
         """How many of these draws may run side by side, at least one."""
         n = len(thoughts)
         if not self.limited:
-            return n
+            return min(n, WIDEST)
         thought = max(thoughts, key=lambda t: t.length)  # the dearest
-        cap, likely = self.cap(thought), self._likely(thought, until)
-        if likely is None:
-            return n if self._unspent.times(self.price(thought, cap), n) == n else 1
-        return max(1, self._unspent.times(self.price(thought, min(likely, cap)), n))
+        return widest(
+            n,
+            self._likely(thought, until),
+            self.cap(thought),
+            lambda tokens: self._unspent.times(self.price(thought, tokens), n),
+        )
 
     def steps_in_half(self, thought: Thought, n: int) -> int:
         """How many of `n` steps below a thought half of the room holds, at their likely length."""
@@ -86,8 +108,7 @@ class Sizing:
             return cap, 1
         if until != ANSWER:
             return min(cap, likely), 1
-        most = min(cap, max(share, likely))
-        return most, max(1, min(most, self.lengths.q25 - thought.length))
+        return reserved(cap, likely, share, self.lengths.q25 - thought.length)
 
     @property
     def _unspent(self) -> Limits:

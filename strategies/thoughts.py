@@ -10,6 +10,7 @@ import math
 from asyncio import Future
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 from langchain_pareto.backends.base import Branch, Finish, Usage
@@ -173,9 +174,13 @@ def best_of(thoughts: Sequence[Thought]) -> Thought:
 def ballot(thoughts: Sequence[Thought]) -> list[list[Thought]]:
     """Thoughts with equivalent answers, the largest class first; ties by the best member. What was cut off does not vote."""
     classes = [[thoughts[i] for i in members] for members in group([t.answer for t in thoughts])]
-    return sorted(
-        classes, key=lambda members: (-len(members), *_descending(max(map(preference, members))))
-    )
+    ranked = list[list[Thought]]()
+    for _, run in groupby(classes, key=len):
+        tied = list(run)
+        if len(tied) > 1:
+            tied.sort(key=lambda members: max(map(preference, members)), reverse=True)
+        ranked += tied
+    return ranked
 
 
 def leader(thoughts: Sequence[Thought]) -> Answer:
@@ -184,10 +189,6 @@ def leader(thoughts: Sequence[Thought]) -> Answer:
     if not classes:
         return Answer(best_of(thoughts))
     return Answer(best_of(classes[0]), len(classes[0]) / sum(map(len, classes)))
-
-
-def _descending(key: tuple[bool, float, float, int]) -> tuple[float, ...]:
-    return tuple(-float(x) for x in key)
 
 
 def weighted_leader(thoughts: Sequence[Thought]) -> Answer:

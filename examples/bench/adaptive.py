@@ -17,6 +17,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -65,6 +66,10 @@ class Recorded:
 
     def offer(self, _: Answer) -> None:
         """Nobody waits for one."""
+
+    def turn(self, _: float) -> nullcontext[None]:
+        """Nobody else draws."""
+        return nullcontext()
 
     async def run(self, _: Strategy, n: int) -> list[Thought]:
         """The next `n`."""

@@ -19,8 +19,9 @@ from langchain_pareto.planning.measure import budgets, measure
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import TERMS, Profile, Runs
-from langchain_pareto.planning.replay import Recording
+from langchain_pareto.planning.replay import Recording, Replayer
 from langchain_pareto.strategies import Single, Strategy, Vote
+from langchain_pareto.strategies.thoughts import POLICY
 
 Floats = npt.NDArray[np.float64]
 
@@ -74,6 +75,7 @@ class Split:
     spent: Floats
     spent_greedy: Floats
     falls: Floats  # how far the accuracy fell from the budget before, in paired standard errors
+    leads: Floats  # (3, questions): over envelope, preferred and random plans, mean over budgets; NaN where a question was seen
 
 
 def arena(
@@ -116,12 +118,104 @@ def splits(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) ->
         yield _split(found, order[:calibrated], order[calibrated:])
 
 
-def interval(values: Floats, resamples: int = 1000) -> tuple[float, float]:
-    """The 90 % interval of the mean over splits, by the bootstrap."""
+def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -> dict[str, object]:
+    """What the splits come to, in points of accuracy; intervals are of 90 %, by the bootstrap over questions."""
+    every = list(splits(found, calibrated=calibrated, count=count, seed=seed))
+
+    def mean(name: str) -> Floats:
+        """Mean over splits; (budgets,)."""
+        table: Floats = np.array([getattr(split, name) for split in every]).mean(0)
+        return table
+
+    leads = np.nanmean([split.leads for split in every], axis=0)  # (3, questions)
+    envelope, preferred, random = (_points(row[~np.isnan(row)]) for row in leads)
+    gains = 100 * (mean("planned") - mean("preferred"))
+    saved = 1 - mean("spent") / mean("spent_greedy")
+    falls = np.array([split.falls for split in every])
+    return {
+        "questions": found.questions,
+        "calibrated on": calibrated,
+        "splits": count,
+        "options": len(found.options),
+        "budgets": [int(b) for b in found.judged.budgets],
+        "regret": [round(-x, 2) for x in (envelope[0], envelope[2], envelope[1])],
+        "regret without the lean rule": _rounded((mean("envelope") - mean("greedy")).mean() * 100),
+        "over the preferred fixed plan": preferred,
+        "over the preferred fixed plan, worst budget": _rounded(gains.min()),
+        "over a random fixed plan": random,
+        "lean rule: spent less, %": _rounded(100 * saved.mean()),
+        "lean rule: points lost": _rounded((mean("greedy") - mean("planned")).mean() * 100),
+        "optimism": _rounded((mean("expected") - mean("planned")).mean() * 100),
+        "falls of more than 2 standard errors": int((falls > 2).sum()),
+        "planned": [round(float(x), 4) for x in mean("planned")],
+        "envelope": [round(float(x), 4) for x in mean("envelope")],
+        "plays": found.plays,
+        "overruns": found.overruns,
+    }
+
+
+def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:
+    """The adaptive vote against all of 32 samples, with no limit: how many times fewer tokens, and what that loses."""
+    replayer = Replayer({POLICY: Recording(pool)})
+    votes = (Vote(n=32), Vote(n=32, adaptive=False))
+    plays = [
+        [
+            [replayer.play(vote, i, seed=order) for order in range(orders)]
+            for i in range(len(pool.questions))
+        ]
+        for vote in votes
+    ]
+    right = np.array([[[bool(p.right) for p in row] for row in rows] for rows in plays]).mean(2)
+    tokens = np.array([[[p.tokens for p in row] for row in rows] for rows in plays]).sum((1, 2))
+    return {
+        "times fewer tokens": _rounded(tokens[1] / tokens[0]),
+        "points lost": [-x for x in _points(right[0] - right[1])],
+    }
+
+
+def spending(pool: Pool, *, orders: int = 4) -> list[dict[str, object]]:
+    """A vote that wants the whole budget against one that splits it into equal parts, at multiples of a mean sample."""
+    replayer = Replayer({POLICY: Recording(pool)})
+    longest, mean = int(pool.tokens.max()), float(pool.tokens.mean())
+    rows = list[dict[str, object]]()
+    for times in (2, 4, 8, 16):
+        budget = int(times * mean)
+        parts = max(1, budget // longest)  # whole samples at their worst case
+        split = Replayer({POLICY: Recording(pool)}, max_tokens=min(longest, budget))
+        played = [
+            (
+                replayer.play(Vote(n=32, adaptive=False), i, Budget(tokens=budget), seed=order),
+                split.play(Vote(n=parts, adaptive=False), i, seed=order),
+            )
+            for i in range(len(pool.questions))
+            for order in range(orders)
+        ]
+        rows.append(
+            {
+                "times one sample": times,
+                "spent, %": _rounded(100 * np.mean([ours.tokens / budget for ours, _ in played])),
+                "right, %": _rounded(100 * np.mean([bool(ours.right) for ours, _ in played])),
+                "split, right, %": _rounded(
+                    100 * np.mean([bool(theirs.right) for _, theirs in played])
+                ),
+                "split, spent, %": _rounded(
+                    100 * np.mean([theirs.tokens / budget for _, theirs in played])
+                ),
+            }
+        )
+    return rows
+
+
+def _points(values: Floats, resamples: int = 1000) -> list[float]:
+    """Mean, and the ends of its interval, in points."""
     rng = np.random.default_rng(0)
     means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(1)
     low, high = np.quantile(means, [0.05, 0.95])
-    return float(low), float(high)
+    return [_rounded(100 * x) for x in (values.mean(), low, high)]
+
+
+def _rounded(value: float | np.floating) -> float:
+    return round(float(value), 2)
 
 
 def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Split:
@@ -145,6 +239,7 @@ def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int
     fixed = [options + i for i, o in enumerate(found.fixed) if _seen(found, o)]
     logs = np.log(calibration.budgets)
     rows = list[tuple[float, ...]]()
+    leads = np.full((3, len(found.judged.budgets), found.questions), np.nan)
     before: Floats | None = None
     for j, budget in enumerate(found.judged.budgets):
         plans = [p.plan(Budget(tokens=int(budget))) for p in (lean, greedy)]
@@ -152,12 +247,15 @@ def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int
         at = [float(np.interp(np.log(budget), logs, row)) for row in known]
         liked = fixed[int(np.argmax(at))]
         now = right[i, j]
+        ideal = options + int(accuracy[options:, j].argmax())
+        others = (right[ideal, j], right[liked, j], right[options:, j].mean(0))
+        leads[:, j, judged] = [now - other for other in others]
         quality = plans[0].quality
         rows.append(
             (
                 accuracy[i, j],
                 accuracy[k, j],
-                accuracy[options:, j].max(),
+                accuracy[ideal, j],
                 accuracy[liked, j],
                 accuracy[options:, j].mean(),
                 np.nan if quality is None else quality.mean,
@@ -167,7 +265,7 @@ def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int
             )
         )
         before = now
-    return Split(*np.array(rows, np.float64).T)
+    return Split(*np.array(rows, np.float64).T, leads=leads.mean(1))
 
 
 def _fall(before: Floats, now: Floats) -> float:

@@ -1,0 +1,88 @@
+"""
+`pareto bench`: how good the planner is on recorded answers of one's own models.
+
+Knows folders of pools and lines of JSON; what is measured is the planning room's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from langchain_pareto.budget import Budget
+from langchain_pareto.errors import SettingError
+from langchain_pareto.planning.evaluation import Arena, arena, spending, stopping, summary
+from langchain_pareto.planning.planner import Planner
+from langchain_pareto.planning.pool import Pool, apart, read_pool
+from langchain_pareto.planning.profile import Profile
+
+Row = dict[str, object]
+
+
+def sets_of(folder: Path) -> dict[str, dict[str, Pool]]:
+    """The pools of a folder, files DATASET.MODEL.jsonl.gz, by dataset and model, the cheapest model first.
+
+    Where rows do not say who is right, class 0 is, and no other class means the same for two models. Raises SettingError.
+    """
+    found = defaultdict[str, dict[str, Pool]](dict)
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        dataset, _, model = path.name.removesuffix(".jsonl.gz").partition(".")
+        found[dataset][model or dataset] = read_pool(path, model=model)
+    if not found:
+        msg = f"{folder} has no pools"
+        raise SettingError(msg, hint="Give a folder of files DATASET.MODEL.jsonl.gz.")
+    return {dataset: _set(folder, dataset, pools) for dataset, pools in found.items()}
+
+
+def rows(
+    dataset: str, pools: dict[str, Pool], *, calibrated: int, splits: int = 100, orders: int = 4
+) -> Iterator[Row]:
+    """Everything that is measured of one set, as lines of JSON."""
+    questions = len(next(iter(pools.values())).questions)
+    if not 2 <= calibrated <= questions - 2:
+        msg = f"{dataset} has {questions} questions: {calibrated} to calibrate on leave too few to judge"
+        raise SettingError(msg, hint=f"Take 2 to {questions - 2}.")
+    found = arena(pools, orders=orders)
+    yield {"set": dataset, "bench": "regret"} | summary(found, calibrated=calibrated, count=splits)
+    yield {"set": dataset, "bench": "plan()"} | _speed(found)
+    for model, pool in pools.items():
+        yield {"set": dataset, "bench": "adaptive stop", "model": model} | stopping(
+            pool, orders=orders
+        )
+        for row in spending(pool, orders=orders):
+            yield {"set": dataset, "bench": "whole budget", "model": model} | row
+
+
+def _set(folder: Path, dataset: str, pools: dict[str, Pool]) -> dict[str, Pool]:
+    """Pools over the questions that all of them have."""
+    common = set.intersection(*(set(pool.questions) for pool in pools.values()))
+    if not common:
+        msg = f"the pools of {dataset} in {folder} have no question in common"
+        raise SettingError(msg)
+    kept = {
+        model: pool.part([i for i, q in enumerate(pool.questions) if q in common])
+        for model, pool in pools.items()
+    }
+    ordered = dict(sorted(kept.items(), key=lambda pair: float(pair[1].tokens.mean())))
+    if all(pool.right is not None for pool in ordered.values()):
+        return ordered
+    judged = {model: replace(pool, right=pool.answers == 0) for model, pool in ordered.items()}
+    return apart(judged, shared=0)
+
+
+def _speed(found: Arena) -> Row:
+    """How long one plan takes."""
+    cells = found.seen.cells().part(range(len(found.options)))
+    planner = Planner(Profile("bench", found.options, {"tokens": cells}))
+    took = []
+    for budget in np.geomspace(cells.budgets[0], cells.budgets[-1], 200):
+        began = time.perf_counter()
+        planner.plan(Budget(tokens=int(budget)))
+        took.append(time.perf_counter() - began)
+    return {"median ms": round(1e3 * statistics.median(took), 3), "options": len(found.options)}

@@ -1,0 +1,514 @@
+"""
+Measures what one model takes on this device: a grid of runs through the backend, as calls would run, fitted to a cost model.
+
+Knows backends, clocks and what devices tell of themselves; the form of the costs is `cost_model.py`'s. Forks of one prompt are what
+strategies draw, so forks are what it measures: short prompts, after which they soon attend apart, and long ones, which they share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import platform
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from math import log
+from pathlib import Path
+from types import ModuleType
+
+from langchain_pareto.backends.base import Backend, Branch, Extension, Stop
+from langchain_pareto.backends.nano import bundled
+from langchain_pareto.backends.scripted import ScriptedBackend
+from langchain_pareto.errors import CapacityError, SettingError
+from langchain_pareto.planning.cost_model import (
+    CostModel,
+    Key,
+    Run,
+    Sharing,
+    Speed,
+    fit_decode,
+    fit_prefill,
+    prior,
+    spread,
+)
+from langchain_pareto.planning.identity import fingerprint
+from langchain_pareto.strategies import BestOfN, Single, Strategy
+from langchain_pareto.strategies.run import run
+from langchain_pareto.strategies.settings import Settings
+
+Clock = Callable[[], float]
+Progress = Callable[[float, str], None]
+
+_WIDTHS = (1, 2, 4, 8, 16, 32)
+_GPU_WIDTHS = (*_WIDTHS, 64)
+_SHARED = (1, 4, 16, 32)  # widths over a long prompt
+_BESIDE = (8, 32)  # widths beside cells of others
+_SHORT = 4  # tokens of a prompt after which forks soon attend apart
+_LONG, _GPU_LONG = 1024, 4096  # tokens of a long prompt at most
+_READ = (16, 64, 256)  # tokens of prompts that are only read
+_FEWEST, _MOST = 4, 32  # steps of a run, as time permits
+_LONGER = 2  # times as many in what is held out
+_ROUNDS = 5
+_RUN_SHARE, _READ_SHARE = 0.02, 0.05  # of the time, for one run and for reading the long prompt
+_POOL_SHARE = 0.9  # of the pool, for one run
+_ENERGY_WINDOW = 3.0  # seconds: the counter moves every tenth of one
+_MANY = 8  # draws of a call whose overhead is measured
+
+
+def calibrate(
+    backend: Backend,
+    *,
+    seconds: float = 60.0,
+    progress: Progress = lambda _done, _what: None,
+    clock: Clock = time.perf_counter,
+) -> CostModel:
+    """The cost model of a backend that nobody else uses meanwhile, measured within so many seconds.
+
+    `progress` is told which share of the time has passed, and what is measured next. What does not fit into the time, the context or the
+    pool is left out; a run that has begun is ended. Raises SettingError, and CapacityError where not even the shortest run fits.
+    """
+    if not 0 < seconds < float("inf"):
+        raise SettingError(f"a calibration takes some seconds, not {seconds}")
+    began, meter = clock(), energy_meter(backend.spec.device)
+    before = meter() if meter else 0.0
+    bench = _Bench(backend, clock)
+    grid = _Grid(bench, began, seconds, progress)
+    grid.measure()
+    took = clock() - began
+    watts = (meter() - before) / took if meter and took >= _ENERGY_WINDOW else None
+    one, many = bench.overhead(Single()), bench.overhead(BestOfN(n=_MANY))
+    draw = max(0.0, (many - one) / (_MANY - 1))
+    return replace(
+        grid.fitted(),
+        call=max(0.0, one - draw),
+        draw=draw,
+        busy=min(1.0, statistics.median(bench.busy)) if bench.busy else 1.0,
+        watts=watts,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+class _Bench:
+    """Single runs, timed."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        self.backend = backend
+        self.clock = clock
+        self.busy = list[float]()  # device seconds of a second, of each run
+        self._random = random.Random(0)  # noqa: S311 - tokens, not keys
+
+    def tokens(self, n: int) -> list[int]:
+        """Tokens that nobody has read in this order."""
+        return [self._random.randrange(self.backend.spec.vocabulary) for _ in range(n)]
+
+    def read(self, branch: Branch) -> float:
+        """Seconds of reading what is not read yet."""
+        began = self.clock()
+        self.backend.prefill(branch).future.result()
+        return self.clock() - began
+
+    @contextmanager
+    def prompt(self, n: int) -> Iterator[tuple[Branch, float]]:
+        """A prompt, and the seconds of reading it."""
+        branch = self.backend.open(self.tokens(n))
+        try:
+            yield branch, self.read(branch)
+        finally:
+            branch.free()
+
+    def draw(self, root: Branch, lengths: Sequence[int]) -> float:
+        """Seconds of drawing so many tokens into each of as many forks, all begun at once."""
+        backend, branches = self.backend, root.fork(len(lengths))
+        try:
+            with _held(backend):
+                tasks = [
+                    backend.extend(branch, backend.sampling, Stop(n, eos=False), stats=True)
+                    for branch, n in zip(branches, lengths, strict=True)
+                ]
+                began = self.clock()
+            drawn = [task.future.result() for task in tasks]
+            took = self.clock() - began
+        finally:
+            for branch in branches:
+                branch.free()
+        device = sum(one.usage.device_seconds for one in drawn if isinstance(one, Extension))
+        if device > 0 and took > 0:
+            self.busy.append(device / took)
+        return took
+
+    @contextmanager
+    def occupied(self, root: Branch) -> Iterator[None]:
+        """Inside, the cells of a prompt are in use."""
+        [holder] = root.fork()
+        try:
+            one = Stop(1, eos=False)
+            self.backend.extend(holder, self.backend.sampling, one).future.result()
+            yield
+        finally:
+            holder.free()
+
+    def overhead(self, strategy: Strategy) -> float:
+        """Seconds of a call to a model that takes none."""
+        took = list[float]()
+
+        async def call() -> None:
+            with ScriptedBackend(["1"]) as scripted:
+                began = self.clock()
+                await run(strategy, scripted, "?", settings=Settings(scripted.sampling))
+                took.append(self.clock() - began)
+
+        with ThreadPoolExecutor(1) as pool:  # the caller may be in an event loop
+            for _ in range(_ROUNDS):
+                pool.submit(asyncio.run, call()).result()
+        return statistics.median(took)
+
+
+@contextmanager
+def _held(backend: Backend) -> Iterator[None]:
+    """Inside, nothing starts: what is asked for starts together at the end."""
+    engine, gate = getattr(backend, "engine", None), threading.Event()
+    if engine is not None:
+        engine.post(gate.wait)
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """One cell of the grid: the same work in every round."""
+
+    prompt: int
+    lengths: tuple[int, ...] = ()  # none: the prompt is only read
+    before: int = 0  # tokens that are read before the prompt, or cells that others have
+    held_out: bool = False  # read and drawn, and not fitted
+
+    def __str__(self) -> str:
+        if not self.lengths:
+            return f"reading {self.prompt} tokens"
+        return f"{len(self.lengths)} draws after {self.prompt} tokens"
+
+
+class _Grid:
+    """All points, as far as there is time for them."""
+
+    def __init__(self, bench: _Bench, began: float, seconds: float, progress: Progress) -> None:
+        self._bench = bench
+        self._began, self._seconds, self._progress = began, seconds, progress
+        self._times = dict[_Point, list[float]]()
+        self._sharing = sharing_of(bench.backend)
+        can = bench.backend.capabilities
+        self._context, self._pool = can.context_length, int(_POOL_SHARE * can.pool_tokens)
+        gpu = bench.backend.spec.device != "cpu"
+        self._widths, self._longest = (_GPU_WIDTHS, _GPU_LONG) if gpu else (_WIDTHS, _LONG)
+        if not self._holds(first := _Point(_SHORT, (_FEWEST,))):
+            msg = f"a context of {self._context} tokens in a pool of {can.pool_tokens} is too short to measure a draw"
+            hint = "Give the model more memory, or a longer context."
+            needed = first.prompt + _FEWEST
+            raise CapacityError(msg, needed=needed, free=self._pool, kind="slots", hint=hint)
+
+    def measure(self) -> None:
+        """Every point, and again, until the time is over."""
+        steps = self._widen()
+        for n in _READ:
+            self._time(_Point(n), self._once)
+        long = self._long()
+        for point in self._held_out(steps, long):
+            self._time(point, self._once)
+        over = [_Point(long, (steps[n],) * n) for n in _SHARED if n in steps]
+        crowd = _BESIDE if self._sharing == "scan" else ()
+        beside = [_Point(_SHORT, (steps[n],) * n, before=long) for n in crowd if n in steps]
+        alone = list(self._times)
+        self._measure_long(long, over, beside)
+        for _ in range(1, _ROUNDS):
+            for point in alone:
+                self._time(point, self._once)
+            self._measure_long(long, over, beside)
+
+    def fitted(self) -> CostModel:
+        """The coefficients, and by what is held out how far they are off."""
+        medians = {point: statistics.median(times) for point, times in self._times.items()}
+        runs = [
+            Run(p.lengths, p.prompt, t, p.before)
+            for p, t in medians.items()
+            if p.lengths and not p.held_out
+        ]
+        # the last token of a prompt is not read, unless it is one of those before
+        prefill = fit_prefill(
+            [
+                (p.prompt if p.before else p.prompt - 1, max(0, p.before - 1), t)
+                for p, t in medians.items()
+                if not p.lengths
+            ]
+        )
+        # what is held out is read and drawn
+        held = {
+            p: Run(p.lengths, p.prompt, max(1e-9, t - prefill.seconds(p.prompt - 1)))
+            for p, t in medians.items()
+            if p.held_out
+        }
+        decode = fit_decode(runs, list(held.values()), self._sharing)
+        model = CostModel(key_of(self._bench.backend), decode, prefill)
+        off = [
+            log(seconds / model.batch_seconds(p.lengths, p.prompt))
+            for p in held
+            for seconds in self._times[p]
+        ]
+        if not off:
+            return model
+        sigma, error = spread(off)
+        return replace(model, sigma=sigma, error=error)
+
+    def _widen(self) -> dict[int, int]:
+        """Draws of ever more forks, as long as the time allows; how many steps a run of each width has."""
+        least = _Point(_SHORT, (_FEWEST,))
+        self._once(least)  # what comes first allocates
+        step, last = self._once(least) / _FEWEST, 1
+        steps = dict[int, int]()
+        for width in self._widths:
+            expected = max(1e-9, step * width / last)  # at most
+            n = min(_MOST, max(_FEWEST, int(_RUN_SHARE * self._seconds / expected)))
+            point = _Point(_SHORT, (n,) * width)
+            if not self._holds(point) or (steps and n * expected > self._left / 2):
+                break
+            step, last = self._time(point, self._once) / n, width
+            steps[width] = n
+        return steps
+
+    def _long(self) -> int:
+        """Tokens of the long prompt."""
+        reads = {
+            point.prompt: times[-1] for point, times in self._times.items() if not point.lengths
+        }
+        token = reads[max(reads)] / max(reads) if reads else 0.0
+        afforded = int(_READ_SHARE * self._seconds / max(1e-9, token))
+        held = min(self._context // 2, self._pool // 4, self._longest)
+        return max(_SHORT, min(held, afforded))
+
+    def _held_out(self, steps: dict[int, int], long: int) -> list[_Point]:
+        """Calls unlike the fitted runs: of other widths, and of draws that end one after another."""
+        widest = max(steps)
+        n = _LONGER * steps[widest]
+        few = _LONGER * steps[min(4, widest)]
+        return [
+            _Point(min(64, long), (few,) * min(3, widest), held_out=True),
+            _Point(min(32, long), _uneven(n, min(12, widest)), held_out=True),
+            _Point(min(256, long), _uneven(n, min(6, widest)), held_out=True),
+        ]
+
+    def _measure_long(self, long: int, over: Sequence[_Point], beside: Sequence[_Point]) -> None:
+        """What needs the long prompt, which is read once a round."""
+        read, bench = _Point(long), self._bench
+        if not self._affords(read):
+            return
+        with bench.prompt(long) as (root, seconds), bench.occupied(root):
+            self._times.setdefault(read, []).append(seconds)
+            self._time(_Point(_READ[1], before=long), lambda p: self._read_on(root, p))
+            for point in over:
+                self._time(point, lambda p: bench.draw(root, p.lengths))
+            for point in beside:
+                self._time(point, self._once)
+        if beside:  # what is freed last stays cached: no later run is to find the long prompt there
+            self._once(_Point(_SHORT, (1,)))
+
+    def _read_on(self, root: Branch, point: _Point) -> float:
+        [child] = root.fork()
+        try:
+            child.append(self._bench.tokens(point.prompt))
+            return self._bench.read(child)
+        finally:
+            child.free()
+
+    def _once(self, point: _Point) -> float:
+        """Seconds of a point that needs no other prompt."""
+        with self._bench.prompt(point.prompt) as (root, read):
+            if not point.lengths:
+                return read
+            drawn = self._bench.draw(root, point.lengths)
+        return read + drawn if point.held_out else drawn
+
+    def _time(self, point: _Point, how: Callable[[_Point], float]) -> float:
+        """One measurement of a point, if it fits; its last one otherwise."""
+        known = self._times.get(point, [])
+        if self._affords(point):
+            share = min(1.0, max(0.0, 1 - self._left / self._seconds))
+            self._progress(share, str(point))
+            known = self._times.setdefault(point, [])
+            known.append(how(point))
+        return known[-1] if known else 0.0
+
+    def _affords(self, point: _Point) -> bool:
+        """Whether there is room for a point, and time, as far as it is known."""
+        known = self._times.get(point, [0.0])
+        return self._holds(point) and known[-1] < self._left
+
+    def _holds(self, point: _Point) -> bool:
+        longest = point.before + point.prompt + max(point.lengths, default=0)
+        total = point.before + point.prompt + sum(point.lengths)
+        return longest <= self._context and total <= self._pool
+
+    @property
+    def _left(self) -> float:
+        return self._began + self._seconds - self._bench.clock()
+
+
+def _uneven(longest: int, n: int) -> tuple[int, ...]:
+    """Lengths from a quarter of the longest on."""
+    return tuple(max(1, longest * (n + 3 * i) // (4 * n)) for i in range(1, n + 1))
+
+
+# --- what a device and a model are called
+
+
+def sharing_of(backend: Backend) -> Sharing:
+    """How a backend's engine lets forks attend."""
+    runner = getattr(backend, "runner", None)
+    if runner is None or backend.spec.layers == 0:
+        return "none"
+    return "scan" if hasattr(runner, "context") else "union"
+
+
+def key_of(backend: Backend) -> Key:
+    """What a cost model of this backend is valid for."""
+    runner, spec = getattr(backend, "runner", None), backend.spec
+    kind, package, threads = type(backend).__name__, "", 0
+    if hasattr(runner, "context"):
+        kind, package = "llama-cpp", "llama-cpp-python"
+        threads = int(runner.context.threads) if hasattr(runner.context, "threads") else 0
+    elif runner is not None:
+        torch = importlib.import_module("torch")
+        kind, package, threads = "torch", "torch", int(torch.get_num_threads())
+    name, driver = _device(spec.device)
+    files = bundled(backend.name) is not None or Path(backend.name).exists()
+    return Key(
+        device=name,
+        driver=driver,
+        backend=kind,
+        version=" ".join(_version(p) for p in (package, "langchain-pareto") if p),
+        model=Path(backend.name).name,
+        weights=fingerprint(backend.name if files else backend),
+        dtype=spec.dtype,
+        threads=threads if spec.device == "cpu" else 0,
+        flags=(sharing_of(backend), f"{spec.kv_bytes_per_token} bytes of cache a token"),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
+
+
+@cache
+def _device(name: str) -> tuple[str, str]:
+    """What a device calls itself, and its driver."""
+    found = _handle(name)
+    if found is not None:
+        nvml, handle = found
+        called = f"{_text(nvml.nvmlDeviceGetName(handle))} {_text(nvml.nvmlDeviceGetUUID(handle))}"
+        return called, _text(nvml.nvmlSystemGetDriverVersion())
+    if name != "cpu":
+        torch = importlib.import_module("torch")
+        there = name.startswith("cuda") and torch.cuda.is_available()
+        return (
+            (torch.cuda.get_device_name(name), f"CUDA {torch.version.cuda}")
+            if there
+            else (name, "")
+        )
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (models[0] if models else platform.processor() or platform.machine()), ""
+
+
+# --- energy
+
+
+def energy_meter(device: str) -> Callable[[], float] | None:
+    """Reads the joules that a GPU has drawn since its driver was loaded; None where NVML does not tell."""
+    found = _handle(device)
+    if found is None:
+        return None
+    nvml, handle = found
+    try:
+        nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except Exception:  # noqa: BLE001 - NVML's errors have no class that is there without it
+        return None
+    return lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3  # from mJ
+
+
+def power_limit(device: str) -> float | None:
+    """The most watts that a GPU may draw, the bound for a budget in joules; None where NVML does not tell."""
+    found = _handle(device)
+    if found is None:
+        return None
+    nvml, handle = found
+    try:
+        return float(nvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / 1e3
+    except Exception:  # noqa: BLE001 - as above
+        return None
+
+
+def _handle(device: str) -> tuple[ModuleType, object] | None:
+    """NVML and its handle of a CUDA device; None without the one or the other."""
+    if not device.startswith("cuda"):
+        return None
+    try:
+        nvml, torch = importlib.import_module("pynvml"), importlib.import_module("torch")
+        nvml.nvmlInit()
+        # CUDA counts only the devices that this process sees, NVML all
+        uuid = torch.cuda.get_device_properties(device).uuid
+        return nvml, nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
+    except Exception:  # noqa: BLE001 - no library, no driver, no such device: nothing is known
+        return None
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# --- before anything is measured
+
+
+def reckoned(backend: Backend) -> CostModel:
+    """What a backend's model should take on its device, by that device's speed alone."""
+    speed = probe(backend.spec.device)
+    return prior(backend.spec, speed, key=key_of(backend), sharing=sharing_of(backend))
+
+
+@cache
+def probe(device: str) -> Speed:
+    """How fast a device copies and multiplies: the best of a few tries, half a second together."""
+    torch = importlib.import_module("torch")
+    gpu = device.startswith("cuda") and torch.cuda.is_available()
+    where, dtype = (device, torch.float16) if gpu else ("cpu", torch.float32)
+    size, side = (1 << 28, 4096) if gpu else (1 << 26, 768)  # bytes, rows
+    data = torch.ones(size // 4, dtype=torch.float32, device=where)
+    to, matrix = torch.empty_like(data), torch.ones(side, side, dtype=dtype, device=where)
+
+    def best(work: Callable[[], object]) -> float:
+        least = float("inf")
+        for _ in range(4):
+            began = time.perf_counter()
+            work()
+            if gpu:
+                torch.cuda.synchronize(where)
+            least = min(least, time.perf_counter() - began)
+        return least
+
+    copied = best(lambda: to.copy_(data))
+    multiplied = best(lambda: matrix @ matrix)
+    return Speed(2 * size / copied, 2 * side**3 / multiplied)  # a copy reads and writes
