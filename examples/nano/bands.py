@@ -13,10 +13,10 @@ BANDS: dict[str, tuple[Task, tuple[int, ...]]] = {
     "Countdown, 4 numbers": ("countdown", (4,)),
 }
 EACH = {
-    "S": 1000,
+    "S": 200,
     "M": 1000,
     "L": 100,
-}  # problems of a band, by model: L takes three times as long as M
+}  # problems of a band, by model: of M the pools are measured on
 
 
 def problems_of(band: str, split: Split = "test", each: int = EACH["M"]) -> list[ProblemRef]:

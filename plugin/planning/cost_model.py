@@ -52,13 +52,16 @@ class StepCost:
     a: float
     b: float  # a sequence, up to the first bend
     c: float  # a token of context that a sequence reads
-    d: float = 0.0  # "union": a fork that attends apart. "scan": a cell that a sequence looks at
+    d: float = (
+        0.0  # "union": a fork that attends apart. "scan": a cell that is looked at, for one row
+    )
     bends: tuple[tuple[int, float], ...] = ()  # (width, what a sequence takes beyond it)
     sharing: Sharing = "none"
 
     def seconds(self, rows: int, context: int) -> float:
         """One step of `rows` sequences that share nothing, whose contexts are `context` tokens together."""
-        apart = {"none": 0, "union": rows if rows > 1 else 0, "scan": rows * context}[self.sharing]
+        looks = (COLUMN_ROWS + rows) * context
+        apart = {"none": 0, "union": rows if rows > 1 else 0, "scan": looks}[self.sharing]
         return self.width(rows) + self.c * context + self.d * apart
 
     def width(self, rows: int) -> float:
@@ -73,8 +76,8 @@ class StepCost:
         steps, half = stop - start, (start + stop - 1) / 2  # tokens that a fork has on average
         total = steps * self.width(rows)
         if self.sharing == "scan":
-            cells = prompt + dead + rows * half
-            return total + steps * rows * (self.c * (prompt + half) + self.d * cells)
+            cells = (COLUMN_ROWS + rows) * (prompt + dead + rows * half)
+            return total + steps * (self.c * rows * (prompt + half) + self.d * cells)
         if self.sharing == "none":
             return total + self.c * steps * rows * (prompt + half)
         # the union pays while (8 + B) (P + B x) <= 9 B (P + x), that is while B x <= 8 P
@@ -83,9 +86,9 @@ class StepCost:
         reads = together / (COLUMN_ROWS + 1) + rows * _columns(prompt, 1, parting, stop)
         return total + self.c * reads + self.d * rows * (stop - parting)
 
-    def drawing(self, lengths: Sequence[int], prompt: int, idle: int = 0) -> float:
-        """All steps until forks of one prompt have drawn so many tokens each; `idle` cells of the cache are others'."""
-        total, dead, at = 0.0, idle, 0
+    def drawing(self, lengths: Sequence[int], prompt: int) -> float:
+        """All steps until forks of one prompt have drawn so many tokens each."""
+        total, dead, at = 0.0, 0, 0
         ordered = sorted(lengths)
         for i, length in enumerate(ordered):
             if length > at:
@@ -347,16 +350,15 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A measured run: forks of one prompt that drew so many tokens, beside `idle` cells of others."""
+    """A measured run: forks of one prompt that drew so many tokens."""
 
     lengths: tuple[int, ...]
     prompt: int
     seconds: float
-    idle: int = 0
 
     def off(self, step: StepCost) -> float:
         """log(measured / predicted)."""
-        return math.log(self.seconds / step.drawing(self.lengths, self.prompt, self.idle))
+        return math.log(self.seconds / step.drawing(self.lengths, self.prompt))
 
 
 def fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
@@ -409,7 +411,7 @@ def _fit_bent(runs: Sequence[Run], bends: tuple[int, ...], sharing: Sharing) -> 
         rise = ((edges[i + 1], 0.0),) if i + 1 < len(edges) else ()
         units.append(replace(zero, bends=((edge, 1.0), *rise)))
     units += [replace(zero, c=1.0), replace(zero, d=1.0)]
-    features = [[unit.drawing(r.lengths, r.prompt, r.idle) for unit in units] for r in runs]
+    features = [[unit.drawing(r.lengths, r.prompt) for unit in units] for r in runs]
     one, *slopes, c, d = fit(features, [run.seconds for run in runs])
     after = tuple(zip(bends, slopes[1:], strict=True))
     return StepCost(one - slopes[0], slopes[0], c, d, after, sharing)

@@ -51,11 +51,10 @@ Progress = Callable[[float, str], None]
 _WIDTHS = (1, 2, 4, 8, 16, 32)
 _GPU_WIDTHS = (*_WIDTHS, 64)
 _SHARED = (1, 4, 16, 32)  # widths over a long prompt
-_BESIDE = (8, 32)  # widths beside cells of others
 _SHORT = 4  # tokens of a prompt after which forks soon attend apart
 _LONG, _GPU_LONG = 1024, 4096  # tokens of a long prompt at most
 _READ = (16, 64, 256)  # tokens of prompts that are only read
-_FEWEST, _MOST = 4, 32  # steps of a run, as time permits
+_FEWEST, _MOST = 4, 64  # steps of a run, as time permits
 _LONGER = 2  # times as many in what is held out
 _ROUNDS = 5
 _RUN_SHARE, _READ_SHARE = 0.02, 0.05  # of the time, for one run and for reading the long prompt
@@ -145,17 +144,6 @@ class _Bench:
             self.busy.append(device / took)
         return took
 
-    @contextmanager
-    def occupied(self, root: Branch) -> Iterator[None]:
-        """Inside, the cells of a prompt are in use."""
-        [holder] = root.fork()
-        try:
-            one = Stop(1, eos=False)
-            self.backend.extend(holder, self.backend.sampling, one).future.result()
-            yield
-        finally:
-            holder.free()
-
     def overhead(self, strategy: Strategy) -> float:
         """Seconds of a call to a model that takes none."""
         took = list[float]()
@@ -190,7 +178,7 @@ class _Point:
 
     prompt: int
     lengths: tuple[int, ...] = ()  # none: the prompt is only read
-    before: int = 0  # tokens that are read before the prompt, or cells that others have
+    before: int = 0  # tokens that are read before the prompt
     held_out: bool = False  # read and drawn, and not fitted
 
     def __str__(self) -> str:
@@ -226,22 +214,18 @@ class _Grid:
         for point in self._held_out(steps, long):
             self._time(point, self._once)
         over = [_Point(long, (steps[n],) * n) for n in _SHARED if n in steps]
-        crowd = _BESIDE if self._sharing == "scan" else ()
-        beside = [_Point(_SHORT, (steps[n],) * n, before=long) for n in crowd if n in steps]
         alone = list(self._times)
-        self._measure_long(long, over, beside)
+        self._measure_long(long, over)
         for _ in range(1, _ROUNDS):
             for point in alone:
                 self._time(point, self._once)
-            self._measure_long(long, over, beside)
+            self._measure_long(long, over)
 
     def fitted(self) -> CostModel:
         """The coefficients, and by what is held out how far they are off."""
         medians = {point: statistics.median(times) for point, times in self._times.items()}
         runs = [
-            Run(p.lengths, p.prompt, t, p.before)
-            for p, t in medians.items()
-            if p.lengths and not p.held_out
+            Run(p.lengths, p.prompt, t) for p, t in medians.items() if p.lengths and not p.held_out
         ]
         # the last token of a prompt is not read, unless it is one of those before
         prefill = fit_prefill(
@@ -306,19 +290,19 @@ class _Grid:
             _Point(min(256, long), _uneven(n, min(6, widest)), held_out=True),
         ]
 
-    def _measure_long(self, long: int, over: Sequence[_Point], beside: Sequence[_Point]) -> None:
+    def _measure_long(self, long: int, over: Sequence[_Point]) -> None:
         """What needs the long prompt, which is read once a round."""
         read, bench = _Point(long), self._bench
         if not self._affords(read):
             return
-        with bench.prompt(long) as (root, seconds), bench.occupied(root):
+        with bench.prompt(long) as (root, seconds):
             self._times.setdefault(read, []).append(seconds)
             self._time(_Point(_READ[1], before=long), lambda p: self._read_on(root, p))
             for point in over:
                 self._time(point, lambda p: bench.draw(root, p.lengths))
-            for point in beside:
-                self._time(point, self._once)
-        if beside:  # what is freed last stays cached: no later run is to find the long prompt there
+        if (
+            self._sharing == "scan"
+        ):  # what is freed last stays cached: no later run is to look at it
             self._once(_Point(_SHORT, (1,)))
 
     def _read_on(self, root: Branch, point: _Point) -> float:
@@ -384,7 +368,7 @@ def key_of(backend: Backend) -> Key:
     kind, package, threads = type(backend).__name__, "", 0
     if hasattr(runner, "context"):
         kind, package = "llama-cpp", "llama-cpp-python"
-        threads = int(runner.context.threads) if hasattr(runner.context, "threads") else 0
+        threads = int(runner.context.api.llama_n_threads(runner.context._context))  # noqa: SLF001 - nobody else knows
     elif runner is not None:
         torch = importlib.import_module("torch")
         kind, package, threads = "torch", "torch", int(torch.get_num_threads())

@@ -41,13 +41,6 @@ class Reading:
         """The standard error of an option's quality."""
         return _error(self.right[i])
 
-    def lead(self, i: int) -> tuple[Floats, Floats]:
-        """How far option `i` is ahead of each one, and the paired standard error of that; (options,)."""
-        differences = self.right[i] - self.right
-        n = differences.shape[1]
-        spread = differences.std(1, ddof=1) if n > 1 else np.full(len(differences), np.inf)
-        return self.quality[i] - self.quality, spread / np.sqrt(n)
-
     def lower(self, i: int) -> float:
         """What the quality of an option is at least, with a chance of 95 %."""
         return float(self.quality[i] - _Z90 * self.error(i))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.planning.catalogue import Option, catalogue
-from langchain_pareto.planning.measure import budgets, measure
+from langchain_pareto.planning.measure import ORDERS, budgets, measure
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import TERMS, Profile, Runs
@@ -83,6 +83,7 @@ def arena(
     *,
     samples: int = 16,
     orders: int = 4,
+    seen_orders: int = ORDERS,
     on_option: Callable[[], None] = lambda: None,
 ) -> Arena:
     """Replays whatever the splits need; pools are by model, the cheapest first."""
@@ -103,7 +104,7 @@ def arena(
             [*options, *(o for o in fixed if _drawn(o.strategy) <= samples)],
             recorded(first),
             budgets(first),
-            orders=orders,
+            orders=seen_orders,
             on_option=on_option,
         ),
         measure([*options, *fixed], recorded(pools), grid, orders=orders, on_option=on_option),

@@ -19,7 +19,7 @@ from langchain_pareto.planning.profile import TERMS, Family, Runs
 from langchain_pareto.planning.replay import Played, Recording, Replayer
 from langchain_pareto.strategies import Cascade, Single, Vote
 
-ORDERS = 4  # of a question's samples
+ORDERS = 16  # of a question's samples
 GRID = 14  # budgets
 _WIDEST = 64  # times one sample of the dearest model: the largest budget
 

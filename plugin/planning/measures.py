@@ -15,8 +15,12 @@ SUBSETS = 100  # random subsets of a size, where no formula is known
 
 
 def pass_at(right: npt.NDArray[np.bool_], k: int) -> Array:
-    """The chance that one of k samples is right (Chen et al. 2021, the unbiased estimator); (questions, n) to (questions,)."""
+    """The chance that one of k samples is right (Chen et al. 2021, the unbiased estimator); (questions, n) to (questions,).
+
+    It can only be told up to k = n.
+    """
     n = right.shape[1]
+    assert 1 <= k <= n, f"pass@{k} of {n} samples"
     none = np.array([comb(n - c, k) / comb(n, k) for c in range(n + 1)])
     chance: Array = 1 - none[right.sum(1)]
     return chance

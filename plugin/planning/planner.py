@@ -1,8 +1,8 @@
 """
 The planner: the cheapest plan that serves a budget, and why.
 
-Level 0 has no measurements and takes the adaptive vote. Level 1 reads a profile: the cheapest plan that is no worse than the best as far as
-the profile can tell (the lean rule), or the cheapest that reaches a wanted accuracy. Knows profiles, cost models and prices; samples
+Level 0 has no measurements and takes the adaptive vote. Level 1 reads a profile: the cheapest plan that is within half a point of the best
+(the lean rule), or the cheapest that reaches a wanted accuracy. Knows profiles, cost models and prices; samples
 nothing.
 """
 
@@ -26,8 +26,7 @@ from langchain_pareto.strategies import Auto
 
 Floats = npt.NDArray[np.float64]
 
-TOLERANCE = 0.002  # of accuracy: less is no difference
-ERRORS = 0.5  # paired standard errors within which two plans are as good
+TOLERANCE = 0.005  # of accuracy: a cheaper plan may be so much worse; half a standard error instead saves no more and loses twice as much
 _Z = 1.645  # of a 90 % interval
 _TERMS_SHOWN = ("tokens", "flops", "seconds")
 
@@ -221,8 +220,7 @@ class Planner:
             return _Choice(int(best), int(best), unmet=True)
         if not self._lean:
             return _Choice(int(best), int(best))
-        lead, error = reading.lead(int(best))
-        as_good = possible & (lead <= np.maximum(TOLERANCE, ERRORS * error))
+        as_good = possible & (reading.quality >= reading.quality[best] - TOLERANCE)
         cheapest = min(np.flatnonzero(as_good), key=lambda i: float(fractions[i]))
         return _Choice(int(cheapest), int(best))
 

@@ -10,13 +10,22 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from langchain_pareto.errors import SettingError
 
@@ -83,18 +92,22 @@ def apart(pools: Mapping[str, Pool], *, shared: int) -> dict[str, Pool]:
     }
 
 
+_Class = Annotated[int, Field(ge=NO_ANSWER, lt=_APART)]
+_Length = Annotated[int, Field(ge=0, lt=2**48)]
+
+
 class Row(BaseModel):
     """One line of a pool's file: a question and its samples."""
 
     model_config = ConfigDict(extra="ignore")
 
     question: str | int
-    answer: list[int] = Field(min_length=1)
-    tokens: list[int] = Field(min_length=1)
-    prompt: int = Field(default=0, ge=0)
+    answer: list[_Class] = Field(min_length=1)
+    tokens: list[_Length] = Field(min_length=1)
+    prompt: _Length = 0
     right: list[bool] | None = None
-    score: list[float] | None = None
-    logprob: list[float] | None = None
+    score: list[FiniteFloat] | None = None
+    logprob: list[FiniteFloat] | None = None
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Row:
@@ -112,13 +125,17 @@ def read_pool(path: Path, *, model: str | None = None, right_class: int | None =
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-        rows = [_row(path, i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [_row(path, i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         msg = f"cannot read the pool {path}: {error}"
         raise SettingError(msg) from None
     if not rows:
         msg = f"the pool {path} has no question"
         raise SettingError(msg, hint="Sample some first.")
+    twice = [q for q, n in Counter(str(row.question) for row in rows).items() if n > 1]
+    if twice:
+        msg = f"the pool {path} has the question {twice[0]!r:.80} more than once"
+        raise SettingError(msg, hint="Leave the others out.")
     least = min(len(row.answer) for row in rows)  # arrays: every question has as many samples
     answers = np.array([row.answer[:least] for row in rows], np.int64)
     judged = _column([row.right for row in rows], least)
@@ -140,7 +157,7 @@ def read_pool(path: Path, *, model: str | None = None, right_class: int | None =
 def _row(path: Path, number: int, line: str) -> Row:
     try:
         return Row.model_validate(json.loads(line))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         msg = f"line {number} of the pool {path} is no question with its samples: {reason}"
         raise SettingError(msg) from None

@@ -33,7 +33,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from langchain_pareto.backends import cost, nano, pretrained, reward_head
+from langchain_pareto.backends import cost, nano, pretrained, reward_head, self_check
 from langchain_pareto.backends.base import Request, Sampling, Stop
 from langchain_pareto.backends.loading import load, load_role
 from langchain_pareto.backends.local import LocalBackend
@@ -237,6 +237,7 @@ def test_the_self_check_sees_a_body_that_is_computed_otherwise(tmp_path, monkeyp
     """Once at load, by the hidden states under the head; unless it is switched off."""
     cls, kind, shape, labels, _ = CAUSAL["llama"]
     save(tmp_path, tiny(cls, kind, shape, labels))
+    monkeypatch.setattr(self_check, "_passed", set())
     forward = reward_head.HeadModel.forward
 
     def otherwise(self, input_ids, logits_to_keep=None, **options):

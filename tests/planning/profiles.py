@@ -35,7 +35,7 @@ def answered(share: float, questions: int) -> np.ndarray:
 
 
 def cells(
-    right: list[list[float]] = RIGHT, tokens: list[list[float]] = TOKENS, questions: int = 200
+    right: list[list[float]] = RIGHT, tokens: list[list[float]] = TOKENS, questions: int = 2000
 ) -> Cells:
     """Cells where every run takes what the mean says, 100 FLOPs and a millisecond a token."""
     table = np.array([[answered(x, questions) for x in row] for row in right])

@@ -1,0 +1,53 @@
+"""
+What is left of the limits of a replayed call, at every level.
+
+Knows amounts; knows neither draws nor prices, and no more of time than when it is up.
+"""
+
+from __future__ import annotations
+
+from langchain_pareto.budget import Limits
+
+Bill = tuple[int, int, int, int]  # tokens, flops, nanodollars, bytes of memory
+FREE: Bill = (0, 0, 0, 0)
+_NAMES = ("tokens", "flops", "usd", "memory")
+
+
+class Purse:
+    """What is left of all limits that there are, at every level; `deadline` is on the clock of a play."""
+
+    __slots__ = ("deadline", "dear", "pots")
+
+    def __init__(self, limits: Limits, deadline: float, above: Purse | None = None) -> None:
+        amounts = (limits.tokens, limits.flops, limits.nanodollars, limits.memory)
+        self.pots = [[i, amount] for i, amount in enumerate(amounts) if amount is not None]
+        self.deadline = deadline
+        if above is not None:
+            self.pots = sorted([*above.pots, *self.pots], key=lambda pot: pot[0])
+            self.deadline = min(deadline, above.deadline)
+        self.dear = any(i > 0 for i, _ in self.pots)  # whether more than tokens counts
+
+    def left(self, resource: int) -> int | None:
+        """What is left of one resource at the tightest level, None without a limit."""
+        return min((amount for i, amount in self.pots if i == resource), default=None)
+
+    def lack(self, bill: Bill) -> str | None:
+        """The first resource in which a bill does not fit."""
+        for i, amount in self.pots:
+            if bill[i] > amount:
+                return _NAMES[i]
+        return None
+
+    def times(self, bill: Bill, most: int) -> int:
+        """How many times a bill fits, at most `most`."""
+        for i, amount in self.pots:
+            if bill[i] > amount:
+                return 0
+            if bill[i]:
+                most = min(most, amount // bill[i])
+        return most
+
+    def pay(self, bill: Bill) -> None:
+        """Takes a bill out; what is below zero comes back."""
+        for pot in self.pots:
+            pot[1] -= bill[pot[0]]
