@@ -130,9 +130,11 @@ def _outcome_scores(
     with path.open("a") as file:
         for one in samples[done:]:
             question = one.problem.question
-            written = zip(one.texts, one.ended, strict=True)
-            steps = step_scores(prm, tokenizer, [(question, text, end) for text, end in written])
-            file.write(json.dumps([round(s[-1], 4) if s else 0.0 for s in steps]) + "\n")
+            written = list(zip(one.texts, one.ended, strict=True))
+            once = list(dict.fromkeys(written))  # many samples of an easy problem are one text
+            steps = step_scores(prm, tokenizer, [(question, text, end) for text, end in once])
+            of = {w: round(s[-1], 4) if s else 0.0 for w, s in zip(once, steps, strict=True)}
+            file.write(json.dumps([of[w] for w in written]) + "\n")
     return growing.rows(path)
 
 
