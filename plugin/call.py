@@ -21,7 +21,7 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.errors import BudgetExceeded, SettingError
 from langchain_pareto.events import describe
 from langchain_pareto.ledger import Account, current_account
-from langchain_pareto.models import model_name
+from langchain_pareto.models import model_name, warn_unused
 from langchain_pareto.planning.plan import Plan
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy
@@ -162,11 +162,12 @@ class Reply:
         """What was asked, chosen, spent and found."""
         out, answer = self.outcome, self.outcome.answer
         assert answer is not None
+        taken = spent(out, self.call.rates)
         return {
             "strategy": out.strategy.model_dump(mode="json"),
-            **({} if self.call.plan is None else {"plan": self.call.plan.as_dict()}),
+            **({} if self.call.plan is None else {"plan": self.call.plan.against(taken)}),
             "budget": None if self.call.budget is None else str(self.call.budget),
-            "spent": spent(out, self.call.rates),
+            "spent": taken,
             "stopped_by": out.stopped_by,
             "samples": sum(not thought.given for thought in out.thoughts),
             "answer": self.thought.answer,
@@ -211,6 +212,7 @@ async def respond(
     text = rendering.prompt_text(backend.tokenizer, messages, call.template_kwargs)
     thinking = rendering.opens_thinking(text)
     strategy = call.effective
+    warn_unused(call.roles, strategy, call.scorer)
     settings = Settings(
         sampling=_sampling(call, strategy, backend),
         max_tokens=call.draws.max_tokens,

@@ -238,13 +238,14 @@ def _load(
     dtype: str | None,
 ) -> tuple[Backend, dict[str, Backend]]:
     """The model, and the small ones beside it: these come first, before its pool takes what memory is left."""
-    from langchain_pareto.backends.loading import load
+    from langchain_pareto.backends.loading import load, load_role
     from langchain_pareto.models import draft_settings
 
-    beside: dict[str, Backend] = {
-        name: load(one, **draft_settings(one, backend=backend, device=device, dtype=dtype))
-        for name, one in small.items()
-    }
+    beside: dict[str, Backend] = {}
+    for name, one in small.items():
+        how = load if name == "draft" else load_role
+        settings = draft_settings(one, backend=backend, device=device, dtype=dtype)
+        beside[name] = how(one, **settings)
     return load(model, backend=backend, device=device, dtype=dtype), beside
 
 
