@@ -12,50 +12,33 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, cast
 
-from langchain_pareto.backends import cost, programs
-from langchain_pareto.backends.base import (
-    Branch,
-    Capabilities,
-    Constraint,
-    ModelSpec,
-    Request,
-    Sampling,
-    Stop,
-    Usage,
-)
+from langchain_pareto.backends import programs
+from langchain_pareto.backends.base import Branch, Constraint, ModelSpec, Sampling, Stop
 from langchain_pareto.backends.characters import END, CharacterTokenizer
-from langchain_pareto.backends.keys import child_key, root_key
+from langchain_pareto.backends.deviceless import Deviceless
+from langchain_pareto.backends.handle import Handle
+from langchain_pareto.backends.keys import root_key
 from langchain_pareto.backends.script import LOGPROB, Say, Script
 from langchain_pareto.backends.scripted_task import ScriptedTask
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
-from langchain_pareto.errors import (
-    CapabilityError,
-    ContextLengthError,
-    EngineClosedError,
-    SequenceError,
-    SettingError,
-)
+from langchain_pareto.errors import CapabilityError, EngineClosedError, SettingError
 
 if TYPE_CHECKING:
     from langchain_pareto.backends.base import Runner
 
 
-class ScriptedBranch:
+class ScriptedBranch(Handle):
     """A handle on a growing text, and on how many were drawn below its root."""
 
     def __init__(
         self, backend: ScriptedBackend, sequence: TokenSequence, key: int, drawn: Iterator[int]
     ) -> None:
+        super().__init__(key, backend.count)
         self.backend = backend
         self.sequence = sequence
-        self.key = key
         self.drawn = drawn  # numbers of the draws below one root
-        self._children = itertools.count()
-        self._lock = threading.Lock()
-        self._busy = False
-        self._freed = False
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -64,64 +47,29 @@ class ScriptedBranch:
 
     def fork(self, n: int = 1) -> list[Branch]:
         """`n` children that continue from here, each with a key of its own."""
-        with self._lock:
-            self._check("fork")
-            return [self._child() for _ in range(n)]
+        with self.idle("fork"):
+            return [self._child(key) for key in self.child_keys(n)]
 
     def append(self, tokens: Sequence[int]) -> None:
         """Adds tokens that nobody sampled."""
-        with self._lock:
-            self._check("append to")
+        with self.idle("append to"):
             self.sequence.tokens.extend(self.backend.checked(tokens, len(self.tokens)))
 
     def truncate(self, length: int) -> None:
         """Cuts back to the first `length` tokens, 0 < length."""
-        with self._lock:
-            self._check("truncate")
+        with self.idle("truncate"):
             self.sequence.truncate(length)
-
-    def free(self) -> None:
-        """Gives the branch back; twice is once. A branch that is being extended is freed when that ends."""
-        with self._lock:
-            freed, self._freed = self._freed, True
-            if not freed and not self._busy:
-                self.backend.count(-1)
 
     def beside(self, action: str) -> ScriptedBranch:
         """A fork for a request that leaves the branch free for others."""
-        with self._lock:
-            self._check(action)
-            self.backend.count(1)
-            return ScriptedBranch(self.backend, self.sequence.fork(), self.key, self.drawn)
+        with self.idle(action):
+            return self._child(self.key)
 
-    def begin(self) -> None:
-        """Marks the branch busy."""
-        with self._lock:
-            self._check("extend")
-            self._busy = True
-
-    def end(self) -> None:
-        """The request on the branch has ended."""
-        with self._lock:
-            self._busy = False
-            if self._freed:
-                self.backend.count(-1)
-
-    def _child(self) -> ScriptedBranch:
-        key = child_key(self.key, next(self._children))
-        self.backend.count(1)
+    def _child(self, key: int) -> ScriptedBranch:
         return ScriptedBranch(self.backend, self.sequence.fork(), key, self.drawn)
 
-    def _check(self, action: str) -> None:
-        if self._freed:
-            msg = f"cannot {action} a branch that was freed"
-            raise SequenceError(msg)
-        if self._busy:
-            msg = f"cannot {action} a branch while it is being extended"
-            raise SequenceError(msg, hint="Wait for the extension, or fork before it starts.")
 
-
-class ScriptedBackend:
+class ScriptedBackend(Deviceless):
     """One model that says what it is told: draw number i below a root says `answers[i % len(answers)]`, or `answers(text, i)`.
 
     By default a request is done before its call returns. With `delay`, a thread of its own draws one token for every live draw
@@ -144,37 +92,22 @@ class ScriptedBackend:
         self._script = Script(answers)
         if manual and delay is not None:
             raise SettingError("a scripted backend is either manual or has a delay")
-        self.name = name
+        spec = _spec(name, context_length)
+        super().__init__(name, spec, sequences=context_length, score="exact", sampling=sampling)
         self.manual = manual
         self.tokenizer = CharacterTokenizer()
-        self.sampling = Sampling() if sampling is None else sampling
-        self.spec = _spec(name, context_length)
-        self.capabilities = Capabilities(
-            fork="share",
-            rollback="free",
-            step=False,
-            score="exact",
-            max_sequences=context_length,
-            context_length=context_length,
-            pool_tokens=context_length**2,
-        )
-        self.meter = Usage()  # the sum over all requests
         self.draws = list[ScriptedTask]()
-        self.branches = 0
         self._likely = likely
         self._delay = delay
         self._live = list[ScriptedTask]()
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.Condition(self._books)
         self._thread: threading.Thread | None = None
-        self._closed = False
 
     def open(self, prompt: str | Sequence[int], *, seed: int = 0) -> Branch:
         """A new root; raises ContextLengthError, or SettingError when the prompt is empty."""
         tokens = self.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
-        if not tokens:
-            raise SettingError("the prompt is empty: a model needs at least one token to continue")
+        self.check_prompt(tokens)
         tokens = self.checked(tokens, 0)
-        self.count(1)
         key = root_key(seed, tokens)
         return ScriptedBranch(self, TokenSequence.root(tokens), key, itertools.count())
 
@@ -190,16 +123,10 @@ class ScriptedBackend:
         on_text: Callable[[str], None] | None = None,
     ) -> ScriptedTask:
         """Says the next line into `branch` until `stop`; the task's future gives an Extension."""
-        branch = self._own(branch)
+        branch = self.own(branch, ScriptedBranch)
         if constraint is not None:
             raise CapabilityError("a scripted backend says its lines whatever a constraint allows")
-        if stop.max_tokens < 1:
-            msg = f"max_tokens must be at least 1, got {stop.max_tokens}"
-            raise SettingError(msg)
-        room = self.capabilities.context_length - len(branch.tokens)
-        if room < 1:
-            raise self._too_long(len(branch.tokens) + 1)
-        stop = replace(stop, max_tokens=min(stop.max_tokens, room))
+        stop = replace(stop, max_tokens=self.most(branch, stop))
         sequence, draw = branch.sequence, programs.Draw(branch.key, sampling, 0, stats)
         out = programs.Continuation(sequence, draw, stop, self.tokenizer, on_text)
         program = programs.extend(_RUNNER, sequence, draw, out)
@@ -207,7 +134,7 @@ class ScriptedBackend:
 
     def prefill(self, branch: Branch, *, deadline: float | None = None) -> ScriptedTask:
         """Computes all but the last token, for the children to share; the future gives whether it got there."""
-        fork = self._own(branch).beside("prefill")
+        fork = self.own(branch, ScriptedBranch).beside("prefill")
         return self._start_beside(fork, programs.prefill(_RUNNER, fork.sequence), deadline)
 
     def score(
@@ -218,16 +145,12 @@ class ScriptedBackend:
         deadline: float | None = None,
     ) -> ScriptedTask:
         """What `likely` says of every token (list of lists, nats); `branch` stays as it is."""
-        branch = self._own(branch)
+        branch = self.own(branch, ScriptedBranch)
         checked = [self.checked(c, len(branch.tokens)) for c in continuations]
         if not all(checked):
             raise SettingError("a continuation to score must not be empty")
         fork = branch.beside("score")
         return self._start_beside(fork, programs.score(_RUNNER, fork.sequence, checked), deadline)
-
-    def estimate(self, request: Request) -> tuple[int, int]:
-        """Worst-case FLOPs of a request, and the bytes of KV cache that it adds."""
-        return cost.worst_flops(self.spec, request), cost.kv_bytes(self.spec, request)
 
     def step(self, n: int = 1) -> None:
         """Every live draw says `n` more tokens, or ends."""
@@ -249,23 +172,12 @@ class ScriptedBackend:
     def close(self) -> None:
         """Ends every request with EngineClosedError; twice is once."""
         with self._changed:
-            self._closed = True
+            super().close()
             self._changed.notify_all()
         for task in self.live:
             task.fail(EngineClosedError(f"the backend of {self.name} was closed"))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     # --- for branches and tasks
-
-    def count(self, change: int) -> None:
-        """Notes that branches were opened or given back."""
-        with self._changed:
-            self.branches += change
 
     def named(self, tokens: Sequence[int], named: Sequence[int], rows: int) -> list[float]:
         """Log-probabilities of named tokens after the last `rows` of `tokens`, or of all of them after the last one."""
@@ -273,11 +185,6 @@ class ScriptedBackend:
         ends = [first + (i if rows > 1 else 0) for i in range(len(named))]
         pairs = zip(ends, named, strict=True)
         return [self._likely(decode(tokens[:end]), decode([token])) for end, token in pairs]
-
-    def charge(self, share: Usage) -> None:
-        """Adds what a step took to the meter."""
-        with self._changed:
-            self.meter.add(share)
 
     def forget(self, task: ScriptedTask) -> None:
         """The request has ended."""
@@ -291,20 +198,8 @@ class ScriptedBackend:
         if out and not (min(out) >= 0 and max(out) <= END):
             msg = f"a token is a code point, or {END} for the end; got {min(out)} to {max(out)}"
             raise SettingError(msg)
-        if before + len(out) > self.capabilities.context_length:
-            raise self._too_long(before + len(out))
+        self.check_length(before + len(out))
         return out
-
-    def _too_long(self, length: int) -> ContextLengthError:
-        limit = self.capabilities.context_length
-        msg = f"{length} tokens are more than the context of {self.name} holds ({limit})"
-        return ContextLengthError(msg, length=length, limit=limit)
-
-    def _own(self, branch: Branch) -> ScriptedBranch:
-        if not isinstance(branch, ScriptedBranch) or branch.backend is not self:
-            msg = f"this branch does not belong to the backend of {self.name}"
-            raise SequenceError(msg)
-        return branch
 
     def _start_beside(
         self, fork: ScriptedBranch, program: programs.Program, deadline: float | None
@@ -326,7 +221,7 @@ class ScriptedBackend:
         branch.begin()
         try:
             with self._changed:
-                self._check_open()
+                self.check_open()
                 line = self._line(branch) if asked else iter(())
                 task = ScriptedTask(self, branch, program, line, deadline)
                 self._live.append(task)
@@ -342,10 +237,6 @@ class ScriptedBackend:
             while task.step():
                 pass
         return task
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineClosedError(f"the backend of {self.name} was closed")
 
     def _line(self, branch: ScriptedBranch) -> Iterator[tuple[int, float]]:
         return self._script.draw(next(branch.drawn), branch.tokens, self.tokenizer)

@@ -6,6 +6,7 @@ Knows chat models and accounts; what is drawn, measured and kept is the planning
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,13 +19,14 @@ from langchain_pareto.budget import BudgetLike
 from langchain_pareto.chat_model import ChatPareto
 from langchain_pareto.errors import BudgetExceeded, SettingError
 from langchain_pareto.ledger import run_budget
-from langchain_pareto.planning import calibrate, measure
+from langchain_pareto.planning import calibrate, device, measure
 from langchain_pareto.planning.calibrate import Asked, Drawn, Samples
 from langchain_pareto.planning.catalogue import Option, catalogue
+from langchain_pareto.planning.cost_model import CostModel
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import Profile
-from langchain_pareto.planning.replay import Recording
-from langchain_pareto.planning.store import profile_path, samples_path
+from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.store import device_path, profile_path, samples_path
 from langchain_pareto.strategies import Vote, WeightedVote
 from langchain_pareto.strategies.scorers import MeanLogprob
 
@@ -69,21 +71,60 @@ async def measured(
     labelled = all(pool.right is not None for pool in pools.values())
     judged = dict(pools) if labelled else calibrate.pseudo_labelled(pools)
     options = options_for(pools)
+    backends = {model: await backend_of(llm, plans.models[model]) for model in judged}
+    costs = {model: known_cost(backend) for model, backend in backends.items()}
     recordings = {
-        model: Recording(pool, (await backend_of(llm, plans.models[model])).spec)
-        for model, pool in judged.items()
+        model: Recording(pool, backends[model].spec, costs[model]) for model, pool in judged.items()
     }
     runs = measure.measure(options, recordings, measure.budgets(judged), on_option=on_option)
+    cells = {"tokens": runs.cells()}
+    devices = {cost.key.device for cost in costs.values() if cost is not None}
+    timed = None not in costs.values()
+    if timed:
+        seconds = measure.seconds_grid(recordings)
+        cells["seconds"] = measure.measure(
+            options, recordings, seconds, resource="seconds", on_option=on_option
+        ).cells()
     return Profile(
         name=Path(name).stem,
         options=options,
-        cells={"tokens": runs.cells()},
+        cells=cells,
         keys=dict(plans.keys),
+        device=", ".join(sorted(devices)) if timed else None,
         labelled=labelled,
         made=datetime.now(UTC).date().isoformat(),
         prompt=float(next(iter(pools.values())).prompts.mean()),
         family=measure.family(options, runs, list(pools), labelled=labelled),
     )
+
+
+async def calibrate_device(
+    llm: ChatPareto,
+    *,
+    seconds: float = 60.0,
+    on_progress: Callable[[float, str], None] = lambda _done, _what: None,
+) -> dict[str, CostModel]:
+    """What the models of `llm` take on this device, measured and kept; `seconds` is for each model.
+
+    Nothing else should run meanwhile. Raises what `device.calibrate` raises.
+    """
+    found = dict[str, CostModel]()
+    for name, model in llm.plans().models.items():
+        backend = await backend_of(llm, model)
+        cost = await asyncio.to_thread(
+            device.calibrate, backend, seconds=seconds, progress=on_progress
+        )
+        path = device_path(calibrate.key_of(cost.key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(cost.to_json())
+        found[name] = cost
+    return found
+
+
+def known_cost(backend: Backend) -> CostModel | None:
+    """What was measured of a model on this device, None where nothing was."""
+    path = device_path(calibrate.key_of(device.key_of(backend)))
+    return CostModel.from_json(path.read_text()) if path.exists() else None
 
 
 def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:

@@ -544,7 +544,7 @@ class ChatPareto(BaseChatModel):
             need=need,
             guarantee=None if guarantee is None else Guarantee.parse(guarantee),
         )
-        return replace(call, strategy=plan.strategy, plan=plan)
+        return replace(call, strategy=plan.strategy, plan=replace(plan, decoder=call.decoder.kind))
 
     def plans(self, task: object = None, rates: Rates | None = None) -> Plans:
         """What calls are planned with; loads no model."""

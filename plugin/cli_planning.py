@@ -157,6 +157,39 @@ def quality(
         console.stdout().print(Text(str(path)), soft_wrap=True)
 
 
+@_calibrate.command("device")
+def device(
+    *,
+    model: Annotated[list[str] | None, _MODELS] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For each model.")] = 60.0,
+) -> None:
+    """Measures what each model takes on this device, so that budgets in seconds, joules and money are planned for; stop other work first."""
+    with told():
+        from langchain_pareto.calibration import calibrate_device
+
+        llm = _chat(model)
+        try:
+            with console.stderr().status("Measuring") as status:
+                found = asyncio.run(
+                    calibrate_device(
+                        llm,
+                        seconds=seconds,
+                        on_progress=lambda _, what: status.update(f"Measuring {what}"),
+                    )
+                )
+        finally:
+            llm.close()
+        for name, cost in found.items():
+            step = 1e3 * cost.decode.seconds(1, 256)
+            off = (
+                "not checked"
+                if cost.error is None
+                else f"{cost.error:.0%} off where it was checked"
+            )
+            line = f"{name} on {cost.key.device}, {cost.key.dtype}: {step:.3g} ms a token at 256 of context, {off}"
+            console.stdout().print(Text(line), soft_wrap=True)
+
+
 @_bench.command("planner")
 def planner(
     pools: Annotated[

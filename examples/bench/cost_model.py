@@ -94,11 +94,22 @@ def problem(i: int) -> str:
     return prompt_of(draw(TASKS[i % 2], i, split="validation", difficulty=4).question)
 
 
-async def outcome(backend: LocalBackend, prompt: Sequence[int], n: int, seed: int) -> Outcome:
-    """A call of `n` draws."""
+def live(
+    backend: LocalBackend, prompts: Sequence[Sequence[int]], n: int, seed: int
+) -> list[Outcome]:
+    """Calls of `n` draws each, side by side."""
     strategy = Single() if n == 1 else BestOfN(n=n)
     settings = Settings(HOT, max_tokens=LONGEST)
-    return await run(strategy, backend, prompt, settings=settings, seed=seed)
+    outcomes = list[Outcome]()
+
+    async def all_of_them() -> (
+        None
+    ):  # gives nothing back: asyncio.run prints a result to itself, which takes long
+        calls = (run(strategy, backend, p, settings=settings, seed=seed) for p in prompts)
+        outcomes.extend(await asyncio.gather(*calls))
+
+    asyncio.run(all_of_them())
+    return outcomes
 
 
 def lengths(out: Outcome) -> list[int]:
@@ -117,7 +128,7 @@ def forks(
     for i in range(calls):
         prompt, n = prompts(i), random.Random(f"{i}").choice(WIDTHS)
         began = clock()
-        out = asyncio.run(outcome(backend, prompt, n, i))
+        [out] = live(backend, [prompt], n, i)
         took = clock() - began
         yield model.batch_seconds(lengths(out), len(prompt), out.cache_read), took
 
@@ -131,14 +142,11 @@ def at_once(
 ) -> Iterator[Call]:
     """Unrelated calls of one draw each, side by side."""
 
-    async def together(asked: Sequence[list[int]], i: int) -> list[Outcome]:
-        return await asyncio.gather(*(outcome(backend, p, 1, i) for p in asked))
-
     for i in range(calls):
         n = random.Random(f"{i}").choice(WIDTHS[1:-2])
         asked = [prompts(1000 + 100 * i + k) for k in range(n)]
         began = clock()
-        outs = asyncio.run(together(asked, i))
+        outs = live(backend, asked, 1, i)
         took = clock() - began
         each = [(len(p), *lengths(out), out.cache_read) for p, out in zip(asked, outs, strict=True)]
         predicted = (

@@ -52,17 +52,19 @@ class StepCost:
     a: float
     b: float  # a sequence, up to the first bend
     c: float  # a token of context that a sequence reads
-    d: float = (
-        0.0  # "union": a fork that attends apart. "scan": a cell that is looked at, for one row
+    d: float = 0.0  # "union": a fork that attends apart. "scan": a cell that a sequence looks at
+    e: float = (
+        0.0  # "union": a column that is fetched anew, since a fork has ended. "scan": a cell in use
     )
     bends: tuple[tuple[int, float], ...] = ()  # (width, what a sequence takes beyond it)
     sharing: Sharing = "none"
 
     def seconds(self, rows: int, context: int) -> float:
         """One step of `rows` sequences that share nothing, whose contexts are `context` tokens together."""
-        looks = (COLUMN_ROWS + rows) * context
-        apart = {"none": 0, "union": rows if rows > 1 else 0, "scan": looks}[self.sharing]
-        return self.width(rows) + self.c * context + self.d * apart
+        total = self.width(rows) + self.c * context
+        if self.sharing == "scan":
+            return total + (self.d * rows + self.e) * context
+        return total + (self.d * rows if self.sharing == "union" and rows > 1 else 0.0)
 
     def width(self, rows: int) -> float:
         """What a step takes by its width alone."""
@@ -76,15 +78,18 @@ class StepCost:
         steps, half = stop - start, (start + stop - 1) / 2  # tokens that a fork has on average
         total = steps * self.width(rows)
         if self.sharing == "scan":
-            cells = (COLUMN_ROWS + rows) * (prompt + dead + rows * half)
-            return total + steps * (self.c * rows * (prompt + half) + self.d * cells)
+            cells = prompt + dead + rows * half
+            read = self.c * rows * (prompt + half) + (self.d * rows + self.e) * cells
+            return total + steps * read
         if self.sharing == "none":
             return total + self.c * steps * rows * (prompt + half)
         # the union pays while (8 + B) (P + B x) <= 9 B (P + x), that is while B x <= 8 P
         parting = stop if rows == 1 else min(max(start, COLUMN_ROWS * prompt // rows + 1), stop)
         together = _columns(prompt, rows, start, parting) * (COLUMN_ROWS + rows)
         reads = together / (COLUMN_ROWS + 1) + rows * _columns(prompt, 1, parting, stop)
-        return total + self.c * reads + self.d * rows * (stop - parting)
+        fetched = (1, rows) if parting > start else (rows, 1)
+        anew = fetched[0] * max(FEWEST_COLUMNS, prompt + fetched[1] * start)
+        return total + self.c * reads + self.d * rows * (stop - parting) + self.e * anew
 
     def drawing(self, lengths: Sequence[int], prompt: int) -> float:
         """All steps until forks of one prompt have drawn so many tokens each."""
@@ -387,19 +392,12 @@ def _subsets(n: int) -> Iterator[list[int]]:
 
 
 def fit_decode(runs: Sequence[Run], held_out: Sequence[Run], sharing: Sharing) -> StepCost:
-    """The simplest curve of widths by which every run, those that are not fitted too, is within a tenth; else the nearest."""
-    best, least = None, math.inf
-    for bends in _BENDS:
-        if bends and max(len(run.lengths) for run in runs) <= bends[-1]:
-            continue
-        step = _fit_bent(runs, bends, sharing)
-        worst = max(abs(run.off(step)) for run in (*runs, *held_out))
-        if best is None or worst < least:
-            best, least = step, worst
-        if least <= _STRAIGHT:
-            break
-    assert best is not None
-    return best
+    """The simplest curve of widths by which every run, those that are not fitted too, is within a tenth, or nearly as near as by any."""
+    widest = max(len(run.lengths) for run in runs)
+    steps = [_fit_bent(runs, bends, sharing) for bends in _BENDS if widest > max(bends, default=0)]
+    worst = [max(abs(run.off(step)) for run in (*runs, *held_out)) for step in steps]
+    enough = max(_STRAIGHT, 1.25 * min(worst))
+    return next(step for step, off in zip(steps, worst, strict=True) if off <= enough)
 
 
 def _fit_bent(runs: Sequence[Run], bends: tuple[int, ...], sharing: Sharing) -> StepCost:
@@ -410,11 +408,11 @@ def _fit_bent(runs: Sequence[Run], bends: tuple[int, ...], sharing: Sharing) -> 
     for i, edge in enumerate(edges):  # a slope of 1 between two edges, from which on it is counted
         rise = ((edges[i + 1], 0.0),) if i + 1 < len(edges) else ()
         units.append(replace(zero, bends=((edge, 1.0), *rise)))
-    units += [replace(zero, c=1.0), replace(zero, d=1.0)]
+    units += [replace(zero, c=1.0), replace(zero, d=1.0), replace(zero, e=1.0)]
     features = [[unit.drawing(r.lengths, r.prompt) for unit in units] for r in runs]
-    one, *slopes, c, d = fit(features, [run.seconds for run in runs])
+    one, *slopes, c, d, e = fit(features, [run.seconds for run in runs])
     after = tuple(zip(bends, slopes[1:], strict=True))
-    return StepCost(one - slopes[0], slopes[0], c, d, after, sharing)
+    return StepCost(one - slopes[0], slopes[0], c, d, e, after, sharing)
 
 
 def fit_prefill(points: Sequence[tuple[int, int, float]]) -> PrefillCost:

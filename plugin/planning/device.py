@@ -51,11 +51,15 @@ Progress = Callable[[float, str], None]
 _WIDTHS = (1, 2, 4, 8, 16, 32)
 _GPU_WIDTHS = (*_WIDTHS, 64)
 _SHARED = (1, 4, 16, 32)  # widths over a long prompt
+_RAGGED = (8, 16)  # widths of draws that end one after another, over a long prompt and a short one
 _SHORT = 4  # tokens of a prompt after which forks soon attend apart
 _LONG, _GPU_LONG = 1024, 4096  # tokens of a long prompt at most
 _READ = (16, 64, 256)  # tokens of prompts that are only read
 _FEWEST, _MOST = 4, 64  # steps of a run, as time permits
-_LONGER = 2  # times as many in what is held out
+_LONGER, _DEEPER = (
+    2,
+    3,
+)  # times as many where draws end one after another, and once in the widest run
 _ROUNDS = 5
 _RUN_SHARE, _READ_SHARE = 0.02, 0.05  # of the time, for one run and for reading the long prompt
 _POOL_SHARE = 0.9  # of the pool, for one run
@@ -210,10 +214,15 @@ class _Grid:
         steps = self._widen()
         for n in _READ:
             self._time(_Point(n), self._once)
-        long = self._long()
+        long, widest = self._long(), max(steps)
+        ragged = [_uneven(_LONGER * steps[widest], min(n, widest)) for n in _RAGGED]
+        deep = (_DEEPER * steps[widest],) * widest
+        for draws in (ragged[1], deep):
+            self._time(_Point(_SHORT, draws), self._once)
         for point in self._held_out(steps, long):
             self._time(point, self._once)
         over = [_Point(long, (steps[n],) * n) for n in _SHARED if n in steps]
+        over.append(_Point(long, ragged[0]))
         alone = list(self._times)
         self._measure_long(long, over)
         for _ in range(1, _ROUNDS):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from langchain_pareto.backends.base import Finish
 from langchain_pareto.backends.recorded_samples import no_more
 from langchain_pareto.planning.players import Player
-from langchain_pareto.planning.purse import FREE, Bill, Purse
+from langchain_pareto.planning.purse import FREE, Purse
 
 
 class Tree:

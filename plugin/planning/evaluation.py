@@ -8,7 +8,7 @@ no file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from langchain_pareto.planning.measure import ORDERS, budgets, measure
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import TERMS, Profile, Runs
-from langchain_pareto.planning.replay import Recording, Replayer
+from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.replay import Replayer
 from langchain_pareto.strategies import Single, Strategy, Vote
 from langchain_pareto.strategies.thoughts import POLICY
 
@@ -266,7 +267,9 @@ def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int
             )
         )
         before = now
-    return Split(*np.array(rows, np.float64).T, leads=leads.mean(1))
+    columns = [field.name for field in fields(Split) if field.name != "leads"]
+    table = dict(zip(columns, np.array(rows, np.float64).T, strict=True))
+    return Split(**table, leads=leads.mean(1))
 
 
 def _fall(before: Floats, now: Floats) -> float:

@@ -16,7 +16,8 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.planning.catalogue import LARGE, Option
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import TERMS, Family, Runs
-from langchain_pareto.planning.replay import Played, Recording, Replayer
+from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.replay import Played, Replayer
 from langchain_pareto.strategies import Cascade, Single, Vote
 
 ORDERS = 16  # of a question's samples

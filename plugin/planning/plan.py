@@ -98,6 +98,19 @@ class Plan:
             "notes": list(self.notes),
         }
 
+    def against(self, taken: Mapping[str, float]) -> dict[str, object]:
+        """Plain JSON with what the run really took beside what was expected."""
+        expected = {
+            name: {
+                "mean": _rounded(spend.mean),
+                "p90": _rounded(spend.p90),
+                "actual": taken.get(name),
+            }
+            | ({} if spend.limit is None else {"limit": spend.limit})
+            for name, spend in self.expected.items()
+        }
+        return self.as_dict() | {"expected": expected}
+
     def explain(self) -> str:
         """A few lines: what was chosen, what binds, what it should take and be worth, and why others lost."""
         lines = [f"Plan: {self.title}   (from {self.source})"]

@@ -22,9 +22,7 @@ from langchain_pareto.strategies.thoughts import Answer, Thought
 class Play:
     """What one run shares among its searches: its clock, its books, and what it learned of lengths."""
 
-    def __init__(
-        self, cast: Cast, sampling: Sampling, row: int, seed: int, *, turns: bool
-    ) -> None:
+    def __init__(self, cast: Cast, sampling: Sampling, row: int, seed: int, *, turns: bool) -> None:
         self.cast = cast
         self.sampling = sampling  # of a role's first search
         self.row = row

@@ -181,3 +181,4 @@ class ReplayDrawing:
             number=draw.number,
         )
         play.thoughts.append(thought)
+        return thought

@@ -46,7 +46,7 @@ class ReplaySearch(Search):
         self._tree = tree
         self._purse = purse
         self._nested = nested
-        self._drawing = ReplayDrawing(play, tree, root, purse, settings.max_tokens)
+        self._draws = ReplayDrawing(play, tree, root, purse, settings.max_tokens)
 
     @property
     def room(self) -> Room:
@@ -70,7 +70,7 @@ class ReplaySearch(Search):
 
     @property
     def context(self) -> int:
-        return self._drawing.cap
+        return self._draws.cap
 
     @property
     def knows_steps(self) -> bool:
@@ -84,14 +84,15 @@ class ReplaySearch(Search):
 
     async def sample(self, thought: Thought, n: int = 1, until: Until = ANSWER) -> list[Thought]:
         self._check([thought], until)
-        return await self._drawing.drawn(n)
+        return await self._draws.drawn(n)
 
     async def expand(self, thoughts: Sequence[Thought], until: Until = STEP) -> list[Thought]:
         self._check(thoughts, until)
-        return await self._drawing.drawn(len(thoughts))
+        return await self._draws.drawn(len(thoughts))
+
     def samples(self, thought: Thought, n: int, until: Until = ANSWER) -> AsyncIterator[Thought]:
         self._check([thought], until)
-        return self._drawing.as_they_end(n)
+        return self._draws.as_they_end(n)
 
     # --- scoring, answering
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from langchain_pareto.backends.base import Sampling, Stop
-from langchain_pareto.backends.recorded import CUT, NONE, RecordedBackend, likelihood, order
+from langchain_pareto.backends.recorded import RecordedBackend
+from langchain_pareto.backends.recorded_samples import CUT, NONE, likelihood, order
 from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import (
@@ -168,7 +169,7 @@ def test_a_deadline_ends_a_draw(monkeypatch):
     model = backend([9], manual=True)
     times = itertools.count()
     fake = SimpleNamespace(monotonic=lambda: next(times))
-    monkeypatch.setattr("langchain_pareto.backends.recorded.time", fake)
+    monkeypatch.setattr("langchain_pareto.backends.recorded_task.time", fake)
     task = model.extend(model.open("b"), PLAIN, Stop(50), deadline=3)
     model.step(9)
     drawn = task.future.result()
@@ -225,6 +226,18 @@ def test_there_are_no_more_samples_than_were_recorded():
         model.extend(root, PLAIN, Stop(50))
     assert caught.value.hint
     assert model.extend(model.open("b"), PLAIN, Stop(50)).future.done()
+
+
+def test_a_branch_that_is_freed_while_busy_counts_until_it_is_done():
+    """As on an engine, which still computes it."""
+    model = backend([5], manual=True)
+    branch = model.open("b")
+    task = model.extend(branch, PLAIN, Stop(50))
+    branch.free()
+    assert model.branches == 1
+    task.cancel()
+    branch.free()
+    assert model.branches == 0
 
 
 def test_misuse_is_refused():

@@ -80,6 +80,22 @@ def test_all_questions_have_as_many_samples_as_the_one_with_fewest(write):
     assert pool.tokens.shape == (2, 3)
 
 
+def test_the_largest_values_are_read(write):
+    """The last class and the longest sample that are not refused, and the least of each."""
+    row = {"question": "x", "answer": [10**6 - 1, NO_ANSWER], "tokens": [2**48 - 1, 0]}
+    pool = read_pool(write(lines([row])))
+    assert pool.answers.tolist() == [[10**6 - 1, NO_ANSWER]]
+    assert pool.tokens.tolist() == [[2**48 - 1, 0]]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])
+def test_a_question_is_read_whole(write, sign):
+    """Signs that end a line elsewhere are part of its text, as JSON has them: only a line feed ends a row."""
+    row = ROWS[0] | {"question": f"before{sign}after"}
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in (row, ROWS[1]))
+    assert read_pool(write(text)).questions == (f"before{sign}after", "2")
+
+
 GOOD = lines(ROWS)
 
 
@@ -94,6 +110,19 @@ GOOD = lines(ROWS)
         (lines([ROWS[0] | {"answer": []}]), "line 1.*at least 1 item"),
         (lines([ROWS[0] | {"answer": ["x", 1, 2]}]), "line 1.*valid integer"),
         (lines([ROWS[0] | {"prompt": -1}]), "line 1.*greater than or equal to 0"),
+        (lines([ROWS[0] | {"tokens": [5, -6, 7]}]), "line 1.*greater than or equal to 0"),
+        (lines([ROWS[0] | {"tokens": [5, 2**64, 7]}]), "line 1.*less than 281474976710656"),
+        (lines([ROWS[0] | {"prompt": 2**64}]), "line 1.*less than 281474976710656"),
+        (lines([ROWS[0] | {"answer": [0, 2**64, 1]}]), "line 1.*less than 1000000"),
+        (lines([ROWS[0] | {"answer": [0, 10**6, 1]}]), "line 1.*less than 1000000"),
+        (lines([ROWS[0] | {"answer": [0, NO_ANSWER - 1, 1]}]), "line 1.*greater than or equal"),
+        (lines([SCORED[0], SCORED[1] | {"score": [1, math.nan, 2]}]), "line 2.*finite number"),
+        (lines([SCORED[0] | {"score": [1, math.inf, 2]}]), "line 1.*finite number"),
+        (lines([SCORED[0] | {"logprob": [-1, math.nan, -2]}]), "line 1.*finite number"),
+        (lines([*ROWS, ROWS[0]]), "the question 'one' more than once"),
+        (lines([*ROWS, ROWS[0] | {"question": "2"}]), "the question '2' more than once"),
+        (GOOD + "[" * 100_000 + "]" * 100_000, "line 3.*recursion"),
+        (GOOD + '{"question":' * 100_000 + "0" + "}" * 100_000, "line 3.*recursion"),
         (lines([ROWS[0], ROWS[1] | {"tokens": [1, 2]}]), "line 2.*different lengths"),
         (lines([ROWS[0] | {"score": [1]}]), "line 1.*different lengths"),
         (lines([ROWS[0] | {"right": [True]}]), "line 1.*different lengths"),

@@ -13,14 +13,9 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.errors import BudgetError, ContextLengthError, NotRecorded, SettingError
 from langchain_pareto.ledger import Account
 from langchain_pareto.planning.pool import NO_ANSWER, Pool
-from langchain_pareto.planning.replay import (
-    LinearTiming,
-    Played,
-    RecordedScores,
-    Recording,
-    Replayer,
-    ReplaySearch,
-)
+from langchain_pareto.planning.recording import LinearTiming, RecordedScores, Recording
+from langchain_pareto.planning.replay import Played, Replayer
+from langchain_pareto.planning.replay_search import ReplaySearch
 from langchain_pareto.strategies import (
     Auto,
     Beam,
@@ -297,7 +292,7 @@ def test_draws_run_side_by_side(monkeypatch, strategy, budget, seconds, seed, ma
     }
     budget = budget.model_copy(update={"seconds": seconds})
     with monkeypatch.context() as patch:
-        patch.setattr("langchain_pareto.backends.recorded.time", clock)
+        patch.setattr("langchain_pareto.backends.recorded_task.time", clock)
         options = {"seed": seed, "max_tokens": max_tokens}
         outcome = asyncio.run(real(recordings, strategy, 0, budget, **options, clock=clock))
     wanted = summary(outcome) | {"steps": clock.steps}

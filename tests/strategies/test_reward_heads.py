@@ -260,10 +260,10 @@ async def test_a_step_is_read_once(folders):
 
     format_ = StepHead(after="\n", prompt="{question}")
     await ask(
-        Do(what=what), ["one\n", "two", "three", "four"], head, scorer=ProcessReward(format=format_)
+        Do(what=what), ["one\n", "two", "six", "nine"], head, scorer=ProcessReward(format=format_)
     )
     encode = head.tokenizer.encode
-    once = sum(len(encode(part)) for part in (QUESTION, "one", "two", "three", "four")) + 4
+    once = sum(len(encode(part)) for part in (QUESTION, "one", "two", "six", "nine")) + 4
     assert once <= meter.forward_tokens - before <= once + 3
     head.close()
 
