@@ -22,6 +22,7 @@ from nano.tokenizer import END, prompt_of
 SOLUTIONS = 200  # of a task, on which a draft is held against its target: some 15 000 tokens
 JUDGED = 500  # problems of a band, the lines of whose first samples the PRM judges
 JUDGED_SAMPLES = 4
+_FEWEST = 10  # problems with a bad line, for an area to mean something
 
 
 @torch.inference_mode()
@@ -72,11 +73,13 @@ def step_auc(
 
     With its 95 % interval over problems. Most lines are easy: what follows a bad line is bad, and at the end the number that was made
     is the target or is not. So it is told for all lines, for those up to the first bad one, and for those of them at which something
-    is left to do, where the PRM must look ahead.
+    is left to do, where the PRM must look ahead. A band in which hardly a line is bad has none.
     """
     areas: dict[str, dict[str, list[float]]] = {}
     for band, rows in by_band(samples):
         judged = [_judged(prm, tokenizer, one) for one in _some([samples[i] for i in rows], JUDGED)]
+        if sum(not j.good.all() for j in judged) < _FEWEST:
+            continue
         areas[band] = {
             "all lines": _area(judged, lambda j: np.ones_like(j.good)),
             "up to the first bad line": _area(judged, lambda j: j.early),

@@ -19,7 +19,10 @@ ROLES = {
     "L": "the large policy",
     "PRM": "the process reward model",
 }
-JUDGEMENTS = "samples of M at temperature 1 on training problems of both tasks, each line judged exactly (`judge` in `tasks.py`)"
+JUDGEMENTS = (
+    "samples of M at temperature 1 on training problems of both tasks, and three times as many attempts at other puzzles by a rule that "
+    "fails as M does (`attempts.py`); each line judged exactly (`judge` in `tasks.py`)"
+)
 SOLUTIONS = (
     "training problems of both tasks, drawn at random by `examples/nano/tasks.py`, with one solution each; only the tokens of "
     "solutions are learned; no text was taken from anywhere"
@@ -88,7 +91,8 @@ def _sampling(name: str, results: dict[str, Any]) -> str:
     if name == "PRM":
         return "none: P(`<|good|>`) against P(`<|bad|>`) after each line; that of the last one is the outcome's"
     chosen = results["models"][name]["sampling"]
-    return f"temperature {chosen['temperature']}, top-p {chosen['top_p']}, chosen on validation problems"
+    by = "as M" if name == "L" else "chosen on validation problems"
+    return f"temperature {chosen['temperature']}, top-p {chosen['top_p']}, {by}"
 
 
 def _judging(results: dict[str, Any]) -> str:

@@ -14,7 +14,9 @@ GRID = [Sampling(temperature=t, top_p=p) for t in (0.6, 0.8, 1.0) for p in (1.0,
 BANDS = ("word problems, 4-6 facts", "Countdown, 4 numbers")  # where samples matter most
 EACH = 100  # problems of a band
 N = 16  # samples of a problem
-_AS = {"L": "M"}  # whose setting a model takes: to sample the grid with L would take longer than the rest of its report
+_AS = {
+    "L": "M"
+}  # whose setting a model takes: to sample the grid with L would take longer than the rest of its report
 
 
 def sample_grid(name: str, folder: Path, backend: LocalBackend) -> None:

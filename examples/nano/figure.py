@@ -58,7 +58,8 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
         for axes, band in zip(row, bands, strict=True):
             _draw(axes, model["bands"][band])
             axes.set_title(f"{name}: {band}", fontsize=9)
-    figure.supxlabel("samples a problem", fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("samples a problem", fontsize=8)
     figure.supylabel("right, per cent of held-out problems", fontsize=10)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)

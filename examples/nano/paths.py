@@ -10,10 +10,11 @@ SAMPLES = WORK / "samples"
 REPORT = _HERE / "report"
 POOLS = _HERE / "pools"
 TOKENIZER = nano.tokenizer_path()
+_PACKAGE = _HERE.parents[1] / "backends/nano"  # in the source tree, whatever is installed
 _SHIPPED = {
-    "S": nano.draft_path(),
-    "M": nano.policy_path(),
-    "PRM": nano.prm_path(),
+    "S": _PACKAGE / nano.draft_path().name,
+    "M": _PACKAGE / nano.policy_path().name,
+    "PRM": _PACKAGE / nano.prm_path().name,
     "L": _HERE / "weights/L",
 }
 

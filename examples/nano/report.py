@@ -13,6 +13,7 @@ beside it measure.
 
 import argparse
 import json
+import math
 import os
 from collections import defaultdict
 from itertools import combinations, pairwise
@@ -155,6 +156,15 @@ def figures(greedy: Pool, pool: Pool) -> dict[str, object]:
     return found
 
 
+def _plain(value: object) -> object:
+    """The same without NaN, which JSON has not: a share of a gap that is none."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def percent(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> list[float]:
     """Mean, and the ends of its interval, in per cent."""
     shares = values.astype(np.float64)
@@ -174,7 +184,7 @@ def main() -> None:
         return
     results = report([name for name in POLICIES if (SAMPLES / f"{name}.test.jsonl").exists()])
     REPORT.mkdir(exist_ok=True)
-    (REPORT / "report.json").write_text(json.dumps(results, indent=1) + "\n")
+    (REPORT / "report.json").write_text(json.dumps(_plain(results), indent=1) + "\n")
     write_table(results, REPORT / "report.md")
     draw_curves(results, REPORT / "curves.png")
 
