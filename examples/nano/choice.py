@@ -7,7 +7,7 @@ from langchain_pareto.backends.local import LocalBackend
 from nano import measures
 from nano.bands import problems_of
 from nano.paths import SAMPLES
-from nano.pools import pool_of
+from nano.sample_pools import pool_of
 from nano.samples import ProblemRef, read_all, write
 
 GRID = [Sampling(temperature=t, top_p=p) for t in (0.6, 0.8, 1.0) for p in (1.0, 0.95)]

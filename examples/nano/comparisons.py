@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nano import measures
-from nano.pools import Pool
+from nano.sample_pools import Pool
 
 N = 16  # samples
 

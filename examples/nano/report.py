@@ -25,14 +25,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.loading import load
-from nano import choice, growing, measures, pools
+from nano import choice, growing, measures, sample_pools
 from nano.agreement import greedy_agreement, step_auc
 from nano.bands import all_problems, by_band
 from nano.comparisons import gains, larger_over_smaller
 from nano.figure import COUNTS, draw_curves, write_table
 from nano.paths import REPORT, SAMPLES, TOKENIZER, trained_or_shipped
-from nano.pools import Pool, pool_of
 from nano.reward import step_scores
+from nano.sample_pools import Pool, pool_of
 from nano.samples import ProblemRef, Samples, read_all, weights_of, write
 from nano.tasks import TASKS
 from nano.word_problems import facts_needed
@@ -71,7 +71,7 @@ def report(names: list[str]) -> dict[str, object]:
         for name in names
     }
     for name in names:
-        pools.keep(name, drawn[name], found[name])
+        sample_pools.keep(name, drawn[name], found[name])
     return {
         "problems": {
             name: {band: len(rows) for band, rows in by_band(problems[name])} for name in names

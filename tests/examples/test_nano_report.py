@@ -10,10 +10,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from langchain_pareto.backends.nano import policy_path
-from nano import bands, cards, comparisons, figure, growing, pools, report, samples
+from nano import bands, cards, comparisons, figure, growing, report, sample_pools, samples
 from nano.paths import TOKENIZER
-from nano.pools import Pool
 from nano.recipes import RECIPES
+from nano.sample_pools import Pool
 from nano.samples import ProblemRef, Samples
 from nano.tasks import draw
 from nano.tokenizer import prompt_of
@@ -48,7 +48,7 @@ def test_a_band_has_different_problems_of_all_its_levels() -> None:
 def test_a_pool_says_what_was_answered() -> None:
     """Equal answers are of one class; a sample that was cut off has none, and is wrong whatever it says."""
     answer = f"Answer: {PUZZLE.answer}"
-    found = pools.pool_of(
+    found = sample_pools.pool_of(
         [
             sampled(
                 answer, "Answer: 1", answer, "none", answer, ended=[True, True, True, True, False]
@@ -61,12 +61,12 @@ def test_a_pool_says_what_was_answered() -> None:
 
 def test_pools_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file a task, one line a problem, and the same bytes every time."""
-    monkeypatch.setattr(pools, "POOLS", tmp_path / "pools")
+    monkeypatch.setattr(sample_pools, "POOLS", tmp_path / "pools")
     samples = [sampled("Answer: 1", f"Answer: {PUZZLE.answer}")]
     path = tmp_path / "pools/countdown.M.jsonl.gz"
     tokens, kept = TOKENIZER / "tokenizer.json", []
     for _ in range(2):
-        pools.keep("M", samples, pools.pool_of(samples, [[0.25, 0.75]]))
+        sample_pools.keep("M", samples, sample_pools.pool_of(samples, [[0.25, 0.75]]))
         kept.append(path.read_bytes())
     assert kept[0] == kept[1]
     assert json.loads(gzip.decompress(kept[0])) == {
@@ -83,8 +83,8 @@ def test_pools_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_pools_of_several_models_share_their_classes() -> None:
     """What two models answer alike is of one class in the pools of both."""
     classes: list[dict[str, int]] = [{}]
-    first = pools.pool_of([sampled("Answer: 1", "Answer: 2")], classes=classes)
-    second = pools.pool_of([sampled("Answer: 3", "Answer: 2")], classes=classes)
+    first = sample_pools.pool_of([sampled("Answer: 1", "Answer: 2")], classes=classes)
+    second = sample_pools.pool_of([sampled("Answer: 3", "Answer: 2")], classes=classes)
     assert first.answers.tolist() == [[0, 1]]
     assert second.answers.tolist() == [[2, 1]]
 
