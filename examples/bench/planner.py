@@ -14,14 +14,16 @@ from pathlib import Path
 from langchain_pareto.bench import rows, sets_of
 
 NANO = Path(__file__).parents[1] / "nano/pools"
-CALIBRATED = {"math500": 100, "gpqa_diamond": 50}  # questions; of the nano pools 200
+CALIBRATED = {"math500": 100, "gpqa_diamond": 50}  # questions; of other sets 200, or half
 
 
 def main() -> None:
     """One JSON line a figure."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else NANO
     for dataset, pools in sets_of(folder).items():
-        for row in rows(dataset, pools, calibrated=CALIBRATED.get(dataset, 200)):
+        questions = len(next(iter(pools.values())).questions)
+        seen = CALIBRATED.get(dataset, min(200, questions // 2))
+        for row in rows(dataset, pools, calibrated=seen):
             print(json.dumps(row), flush=True)
 
 

@@ -48,7 +48,7 @@ from langchain_pareto.strategies.settings import Settings
 Clock = Callable[[], float]
 Progress = Callable[[float, str], None]
 
-_WIDTHS = (1, 2, 4, 8, 16, 32)
+_WIDTHS: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 _GPU_WIDTHS = (*_WIDTHS, 64)
 _SHARED = (1, 4, 16, 32)  # widths over a long prompt
 _RAGGED = (8, 16)  # widths of draws that end one after another, over a long prompt and a short one
@@ -56,10 +56,8 @@ _SHORT = 4  # tokens of a prompt after which forks soon attend apart
 _LONG, _GPU_LONG = 1024, 4096  # tokens of a long prompt at most
 _READ = (16, 64, 256)  # tokens of prompts that are only read
 _FEWEST, _MOST = 4, 64  # steps of a run, as time permits
-_LONGER, _DEEPER = (
-    2,
-    3,
-)  # times as many where draws end one after another, and once in the widest run
+_LONGER = 2  # times as many where draws end one after another, and in what is held out
+_DEEPER = 3  # times as many in one of the widest runs
 _ROUNDS = 5
 _RUN_SHARE, _READ_SHARE = 0.02, 0.05  # of the time, for one run and for reading the long prompt
 _POOL_SHARE = 0.9  # of the pool, for one run
@@ -185,6 +183,11 @@ class _Point:
     before: int = 0  # tokens that are read before the prompt
     held_out: bool = False  # read and drawn, and not fitted
 
+    @property
+    def reads(self) -> tuple[int, int]:
+        """Tokens that reading it computes, and those before them: the last one of all is left to the first step."""
+        return (self.prompt, self.before - 1) if self.before else (self.prompt - 1, 0)
+
     def __str__(self) -> str:
         if not self.lengths:
             return f"reading {self.prompt} tokens"
@@ -201,6 +204,10 @@ class _Grid:
         self._sharing = sharing_of(bench.backend)
         can = bench.backend.capabilities
         self._context, self._pool = can.context_length, int(_POOL_SHARE * can.pool_tokens)
+        self._step, self._token = (
+            {1: 0.0},
+            0.0,
+        )  # seconds of a step by its width, and of a token read
         gpu = bench.backend.spec.device != "cpu"
         self._widths, self._longest = (_GPU_WIDTHS, _GPU_LONG) if gpu else (_WIDTHS, _LONG)
         if not self._holds(first := _Point(_SHORT, (_FEWEST,))):
@@ -212,94 +219,85 @@ class _Grid:
     def measure(self) -> None:
         """Every point, and again, until the time is over."""
         steps = self._widen()
+        widest = max(steps)
         for n in _READ:
-            self._time(_Point(n), self._once)
-        long, widest = self._long(), max(steps)
-        ragged = [_uneven(_LONGER * steps[widest], min(n, widest)) for n in _RAGGED]
-        deep = (_DEEPER * steps[widest],) * widest
-        for draws in (ragged[1], deep):
+            self._token = self._time(_Point(n), self._once) / n or self._token
+        afforded = int(_READ_SHARE * self._seconds / max(1e-9, self._token))
+        long = min(self._context // 2, self._pool // 4, self._longest, max(_SHORT, afforded))
+        over_long, over_short = (_ragged(_LONGER * steps[widest], min(n, widest)) for n in _RAGGED)
+        for draws in (over_short, (_DEEPER * steps[widest],) * widest):
             self._time(_Point(_SHORT, draws), self._once)
         for point in self._held_out(steps, long):
             self._time(point, self._once)
-        over = [_Point(long, (steps[n],) * n) for n in _SHARED if n in steps]
-        over.append(_Point(long, ragged[0]))
         alone = list(self._times)
-        self._measure_long(long, over)
+        shared = [_Point(long, (steps[n],) * n) for n in _SHARED if n in steps]
+        shared.append(_Point(long, over_long))
+        self._measure_long(long, shared)
         for _ in range(1, _ROUNDS):
             for point in alone:
                 self._time(point, self._once)
-            self._measure_long(long, over)
+            self._measure_long(long, shared)
 
     def fitted(self) -> CostModel:
         """The coefficients, and by what is held out how far they are off."""
         medians = {point: statistics.median(times) for point, times in self._times.items()}
-        runs = [
-            Run(p.lengths, p.prompt, t) for p, t in medians.items() if p.lengths and not p.held_out
-        ]
-        # the last token of a prompt is not read, unless it is one of those before
-        prefill = fit_prefill(
-            [
-                (p.prompt if p.before else p.prompt - 1, max(0, p.before - 1), t)
-                for p, t in medians.items()
-                if not p.lengths
-            ]
-        )
-        # what is held out is read and drawn
+        prefill = fit_prefill([(*p.reads, t) for p, t in medians.items() if not p.lengths])
+        draws = {p: t for p, t in medians.items() if p.lengths}
+        runs = [Run(p.lengths, p.prompt, t) for p, t in draws.items() if not p.held_out]
         held = {
             p: Run(p.lengths, p.prompt, max(1e-9, t - prefill.seconds(p.prompt - 1)))
-            for p, t in medians.items()
+            for p, t in draws.items()
             if p.held_out
         }
         decode = fit_decode(runs, list(held.values()), self._sharing)
         model = CostModel(key_of(self._bench.backend), decode, prefill)
-        off = [
-            log(seconds / model.batch_seconds(p.lengths, p.prompt))
-            for p in held
-            for seconds in self._times[p]
-        ]
-        if not off:
+        if not held:
             return model
-        sigma, error = spread(off)
+        sigma, error = spread(
+            [
+                log(seconds / model.batch_seconds(p.lengths, p.prompt))
+                for p in held
+                for seconds in self._times[p]
+            ]
+        )
         return replace(model, sigma=sigma, error=error)
 
     def _widen(self) -> dict[int, int]:
         """Draws of ever more forks, as long as the time allows; how many steps a run of each width has."""
-        least = _Point(_SHORT, (_FEWEST,))
-        self._once(least)  # what comes first allocates
-        step, last = self._once(least) / _FEWEST, 1
+        first = _Point(_SHORT, (_FEWEST,))
+        self._once(first)  # what comes first allocates
+        with self._bench.prompt(_SHORT) as (root, read):
+            # whatever the time, there are a prompt and a run to go by
+            self._times[_Point(_SHORT)] = [read]
+            self._times[first] = [self._bench.draw(root, first.lengths)]
+        self._step = {1: self._times[first][0] / _FEWEST}
         steps = dict[int, int]()
         for width in self._widths:
-            expected = max(1e-9, step * width / last)  # at most
-            n = min(_MOST, max(_FEWEST, int(_RUN_SHARE * self._seconds / expected)))
-            point = _Point(_SHORT, (n,) * width)
-            if not self._holds(point) or (steps and n * expected > self._left / 2):
+            expected = self._step_of(width)
+            room = min(self._context - _SHORT, (self._pool - _SHORT) // width)
+            afforded = int(_RUN_SHARE * self._seconds / max(1e-9, expected))
+            n = min(_MOST, room, max(_FEWEST, afforded))
+            if steps and (n < _FEWEST or n * expected > self._left / 2):
                 break
-            step, last = self._time(point, self._once) / n, width
+            self._step[width] = self._time(_Point(_SHORT, (n,) * width), self._once) / n or expected
             steps[width] = n
         return steps
 
-    def _long(self) -> int:
-        """Tokens of the long prompt."""
-        reads = {
-            point.prompt: times[-1] for point, times in self._times.items() if not point.lengths
-        }
-        token = reads[max(reads)] / max(reads) if reads else 0.0
-        afforded = int(_READ_SHARE * self._seconds / max(1e-9, token))
-        held = min(self._context // 2, self._pool // 4, self._longest)
-        return max(_SHORT, min(held, afforded))
+    def _step_of(self, width: int) -> float:
+        """Seconds of a step, by the widest one known that is no wider: at most in proportion."""
+        known = max(w for w in self._step if w <= width)
+        return self._step[known] * width / known
 
     def _held_out(self, steps: dict[int, int], long: int) -> list[_Point]:
         """Calls unlike the fitted runs: of other widths, and of draws that end one after another."""
-        widest = max(steps)
-        n = _LONGER * steps[widest]
-        few = _LONGER * steps[min(4, widest)]
-        return [
-            _Point(min(64, long), (few,) * min(3, widest), held_out=True),
-            _Point(min(32, long), _uneven(n, min(12, widest)), held_out=True),
-            _Point(min(256, long), _uneven(n, min(6, widest)), held_out=True),
-        ]
+        widest, few = max(steps), min(4, max(steps))
+        even = (_LONGER * steps[few],) * min(3, widest)
+        uneven = (_ragged(_LONGER * steps[widest], min(n, widest)) for n in (12, 6))
+        prompts = (min(n, long) for n in (64, 32, 256))
+        draws = (even, *uneven)
+        return [_Point(n, d, held_out=True) for n, d in zip(prompts, draws, strict=True)]
 
-    def _measure_long(self, long: int, over: Sequence[_Point]) -> None:
+    def _measure_long(self, long: int, shared: Sequence[_Point]) -> None:
         """What needs the long prompt, which is read once a round."""
         read, bench = _Point(long), self._bench
         if not self._affords(read):
@@ -307,11 +305,11 @@ class _Grid:
         with bench.prompt(long) as (root, seconds):
             self._times.setdefault(read, []).append(seconds)
             self._time(_Point(_READ[1], before=long), lambda p: self._read_on(root, p))
-            for point in over:
+            for point in shared:
                 self._time(point, lambda p: bench.draw(root, p.lengths))
         if (
             self._sharing == "scan"
-        ):  # what is freed last stays cached: no later run is to look at it
+        ):  # the path that is freed last stays, and every run would look at it
             self._once(_Point(_SHORT, (1,)))
 
     def _read_on(self, root: Branch, point: _Point) -> float:
@@ -342,8 +340,13 @@ class _Grid:
 
     def _affords(self, point: _Point) -> bool:
         """Whether there is room for a point, and time, as far as it is known."""
-        known = self._times.get(point, [0.0])
-        return self._holds(point) and known[-1] < self._left
+        if point in self._times:
+            expected = self._times[point][-1]
+        else:
+            expected = self._token * point.prompt + self._step_of(max(1, len(point.lengths))) * max(
+                point.lengths, default=0
+            )
+        return self._holds(point) and expected < self._left
 
     def _holds(self, point: _Point) -> bool:
         longest = point.before + point.prompt + max(point.lengths, default=0)
@@ -355,7 +358,7 @@ class _Grid:
         return self._began + self._seconds - self._bench.clock()
 
 
-def _uneven(longest: int, n: int) -> tuple[int, ...]:
+def _ragged(longest: int, n: int) -> tuple[int, ...]:
     """Lengths from a quarter of the longest on."""
     return tuple(max(1, longest * (n + 3 * i) // (4 * n)) for i in range(1, n + 1))
 
@@ -374,10 +377,11 @@ def sharing_of(backend: Backend) -> Sharing:
 def key_of(backend: Backend) -> Key:
     """What a cost model of this backend is valid for."""
     runner, spec = getattr(backend, "runner", None), backend.spec
+    context = getattr(runner, "context", None)
     kind, package, threads = type(backend).__name__, "", 0
-    if hasattr(runner, "context"):
+    if context is not None:
         kind, package = "llama-cpp", "llama-cpp-python"
-        threads = int(runner.context.api.llama_n_threads(runner.context._context))  # noqa: SLF001 - nobody else knows
+        threads = int(context.api.llama_n_threads(context._context))  # noqa: SLF001 - nobody else knows
     elif runner is not None:
         torch = importlib.import_module("torch")
         kind, package, threads = "torch", "torch", int(torch.get_num_threads())
@@ -441,18 +445,6 @@ def energy_meter(device: str) -> Callable[[], float] | None:
     except Exception:  # noqa: BLE001 - NVML's errors have no class that is there without it
         return None
     return lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3  # from mJ
-
-
-def power_limit(device: str) -> float | None:
-    """The most watts that a GPU may draw, the bound for a budget in joules; None where NVML does not tell."""
-    found = _handle(device)
-    if found is None:
-        return None
-    nvml, handle = found
-    try:
-        return float(nvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / 1e3
-    except Exception:  # noqa: BLE001 - as above
-        return None
 
 
 def _handle(device: str) -> tuple[ModuleType, object] | None:
