@@ -8,8 +8,6 @@ strategies draw, so forks are what it measures: short prompts, after which they 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import platform
 import random
 import statistics
 import threading
@@ -19,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import log
 from pathlib import Path
-from types import ModuleType
 
+from langchain_pareto.backends import hardware
 from langchain_pareto.backends.base import Backend, Branch, Extension, Stop
 from langchain_pareto.backends.nano import bundled
 from langchain_pareto.backends.scripted import ScriptedBackend
@@ -79,7 +76,7 @@ def calibrate(
     """
     if not 0 < seconds < float("inf"):
         raise SettingError(f"a calibration takes some seconds, not {seconds}")
-    began, meter = clock(), energy_meter(backend.spec.device)
+    began, meter = clock(), hardware.energy_meter(backend.spec.device)
     before = meter() if meter else 0.0
     bench = _Bench(backend, clock)
     grid = _Grid(bench, began, seconds, progress)
@@ -201,6 +198,7 @@ class _Grid:
         self._bench = bench
         self._began, self._seconds, self._progress = began, seconds, progress
         self._times = dict[_Point, list[float]]()
+        self._first = dict[_Point, float]()  # a prompt and a run, whatever the time
         self._sharing = sharing_of(bench.backend)
         can = bench.backend.capabilities
         self._context, self._pool = can.context_length, int(_POOL_SHARE * can.pool_tokens)
@@ -241,6 +239,9 @@ class _Grid:
     def fitted(self) -> CostModel:
         """The coefficients, and by what is held out how far they are off."""
         medians = {point: statistics.median(times) for point, times in self._times.items()}
+        for point, seconds in self._first.items():  # there may have been time for no other
+            if not any(bool(p.lengths) == bool(point.lengths) for p in medians):
+                medians[point] = seconds
         prefill = fit_prefill([(*p.reads, t) for p, t in medians.items() if not p.lengths])
         draws = {p: t for p, t in medians.items() if p.lengths}
         runs = [Run(p.lengths, p.prompt, t) for p, t in draws.items() if not p.held_out]
@@ -267,10 +268,9 @@ class _Grid:
         first = _Point(_SHORT, (_FEWEST,))
         self._once(first)  # what comes first allocates
         with self._bench.prompt(_SHORT) as (root, read):
-            # whatever the time, there are a prompt and a run to go by
-            self._times[_Point(_SHORT)] = [read]
-            self._times[first] = [self._bench.draw(root, first.lengths)]
-        self._step = {1: self._times[first][0] / _FEWEST}
+            drawn = self._bench.draw(root, first.lengths)
+        self._first = {_Point(_SHORT): read, first: drawn}
+        self._step = {1: drawn / _FEWEST}
         steps = dict[int, int]()
         for width in self._widths:
             expected = self._step_of(width)
@@ -383,9 +383,8 @@ def key_of(backend: Backend) -> Key:
         kind, package = "llama-cpp", "llama-cpp-python"
         threads = int(context.api.llama_n_threads(context._context))  # noqa: SLF001 - nobody else knows
     elif runner is not None:
-        torch = importlib.import_module("torch")
-        kind, package, threads = "torch", "torch", int(torch.get_num_threads())
-    name, driver = _device(spec.device)
+        kind, package, threads = "torch", "torch", hardware.threads()
+    name, driver = hardware.called(spec.device)
     files = bundled(backend.name) is not None or Path(backend.name).exists()
     return Key(
         device=name,
@@ -407,93 +406,10 @@ def _version(package: str) -> str:
         return package
 
 
-@cache
-def _device(name: str) -> tuple[str, str]:
-    """What a device calls itself, and its driver."""
-    found = _handle(name)
-    if found is not None:
-        nvml, handle = found
-        called = f"{_text(nvml.nvmlDeviceGetName(handle))} {_text(nvml.nvmlDeviceGetUUID(handle))}"
-        return called, _text(nvml.nvmlSystemGetDriverVersion())
-    if name != "cpu":
-        torch = importlib.import_module("torch")
-        there = name.startswith("cuda") and torch.cuda.is_available()
-        return (
-            (torch.cuda.get_device_name(name), f"CUDA {torch.version.cuda}")
-            if there
-            else (name, "")
-        )
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no Linux
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (models[0] if models else platform.processor() or platform.machine()), ""
-
-
-# --- energy
-
-
-def energy_meter(device: str) -> Callable[[], float] | None:
-    """Reads the joules that a GPU has drawn since its driver was loaded; None where NVML does not tell."""
-    found = _handle(device)
-    if found is None:
-        return None
-    nvml, handle = found
-    try:
-        nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except Exception:  # noqa: BLE001 - NVML's errors have no class that is there without it
-        return None
-    return lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3  # from mJ
-
-
-def _handle(device: str) -> tuple[ModuleType, object] | None:
-    """NVML and its handle of a CUDA device; None without the one or the other."""
-    if not device.startswith("cuda"):
-        return None
-    try:
-        nvml, torch = importlib.import_module("pynvml"), importlib.import_module("torch")
-        nvml.nvmlInit()
-        # CUDA counts only the devices that this process sees, NVML all
-        uuid = torch.cuda.get_device_properties(device).uuid
-        return nvml, nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
-    except Exception:  # noqa: BLE001 - no library, no driver, no such device: nothing is known
-        return None
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 # --- before anything is measured
 
 
 def reckoned(backend: Backend) -> CostModel:
     """What a backend's model should take on its device, by that device's speed alone."""
-    speed = probe(backend.spec.device)
+    speed = Speed(*hardware.probe(backend.spec.device))
     return prior(backend.spec, speed, key=key_of(backend), sharing=sharing_of(backend))
-
-
-@cache
-def probe(device: str) -> Speed:
-    """How fast a device copies and multiplies: the best of a few tries, half a second together."""
-    torch = importlib.import_module("torch")
-    gpu = device.startswith("cuda") and torch.cuda.is_available()
-    where, dtype = (device, torch.float16) if gpu else ("cpu", torch.float32)
-    size, side = (1 << 28, 4096) if gpu else (1 << 26, 768)  # bytes, rows
-    data = torch.ones(size // 4, dtype=torch.float32, device=where)
-    to, matrix = torch.empty_like(data), torch.ones(side, side, dtype=dtype, device=where)
-
-    def best(work: Callable[[], object]) -> float:
-        least = float("inf")
-        for _ in range(4):
-            began = time.perf_counter()
-            work()
-            if gpu:
-                torch.cuda.synchronize(where)
-            least = min(least, time.perf_counter() - began)
-        return least
-
-    copied = best(lambda: to.copy_(data))
-    multiplied = best(lambda: matrix @ matrix)
-    return Speed(2 * size / copied, 2 * side**3 / multiplied)  # a copy reads and writes

@@ -11,12 +11,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from langchain_pareto.backends import hardware
 from langchain_pareto.backends.base import Extension, Sampling
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapacityError, SettingError
 from langchain_pareto.planning import device
-from langchain_pareto.planning.cost_model import CostModel, Key, PrefillCost, StepCost
+from langchain_pareto.planning.cost_model import CostModel, Key, PrefillCost, Speed, StepCost
 
 READ = PrefillCost(4e-3, 1e-4, 2e-8)
 STEP = StepCost(1e-2, 4e-3, 2e-6, 1e-4, 1e-6, ((2, 1e-3), (8, 5e-4)), "union")
@@ -238,7 +239,7 @@ def test_keys_tell_models_apart():
 
 def test_a_device_tells_its_speed():
     """Copying and multiplying, in orders of magnitude that any machine has; a cold start goes by them."""
-    speed = device.probe("cpu")
+    speed = Speed(*hardware.probe("cpu"))
     assert 1e8 < speed.bytes < 1e13
     assert 1e8 < speed.flops < 1e15
     with load("nano-draft", backend="torch", device="cpu") as backend:
@@ -271,25 +272,25 @@ def nvml(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", module)
     properties = SimpleNamespace(uuid="1234")
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: properties)
-    device._device.cache_clear()
+    hardware.called.cache_clear()
     yield module
-    device._device.cache_clear()
+    hardware.called.cache_clear()
 
 
 def test_energy_is_read_where_the_driver_tells(nvml):
     """In joules, of the GPU that CUDA means; a processor has no counter, and a driver without one says nothing."""
-    meter = device.energy_meter("cuda:0")
+    meter = hardware.energy_meter("cuda:0")
     first = meter()
     assert meter() - first == 30.0
-    assert device.energy_meter("cpu") is None
+    assert hardware.energy_meter("cpu") is None
     del nvml.nvmlDeviceGetTotalEnergyConsumption
-    assert device.energy_meter("cuda:0") is None
+    assert hardware.energy_meter("cuda:0") is None
 
 
 def test_no_energy_without_the_library(monkeypatch):
     """Its absence is no error."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert device.energy_meter("cuda:0") is None
+    assert hardware.energy_meter("cuda:0") is None
 
 
 def test_watts_of_a_calibration(nvml):
