@@ -61,14 +61,15 @@ def rows(
 
 def _set(folder: Path, dataset: str, pools: dict[str, Pool]) -> dict[str, Pool]:
     """Pools over the questions that all of them have."""
-    common = set.intersection(*(set(pool.questions) for pool in pools.values()))
+    first = next(iter(pools.values())).questions
+    common = [q for q in first if all(q in pool.questions for pool in pools.values())]
     if not common:
         msg = f"the pools of {dataset} in {folder} have no question in common"
         raise SettingError(msg)
-    kept = {
-        model: pool.part([i for i, q in enumerate(pool.questions) if q in common])
-        for model, pool in pools.items()
-    }
+    kept = dict[str, Pool]()
+    for model, pool in pools.items():
+        places = {question: i for i, question in enumerate(pool.questions)}
+        kept[model] = pool.part([places[question] for question in common])
     ordered = dict(sorted(kept.items(), key=lambda pair: float(pair[1].tokens.mean())))
     if all(pool.right is not None for pool in ordered.values()):
         return ordered

@@ -129,8 +129,9 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
         table: Floats = np.array([getattr(split, name) for split in every]).mean(0)
         return table
 
-    leads = np.nanmean([split.leads for split in every], axis=0)  # (3, questions)
-    envelope, preferred, random = (_points(row[~np.isnan(row)]) for row in leads)
+    leads = np.array([split.leads for split in every])  # (splits, 3, questions)
+    judged = ~np.isnan(leads).all((0, 1))  # by chance not every question is
+    envelope, preferred, random = map(_points, np.nanmean(leads[:, :, judged], axis=0))
     gains = 100 * (mean("planned") - mean("preferred"))
     saved = 1 - mean("spent") / mean("spent_greedy")
     falls = np.array([split.falls for split in every])

@@ -50,6 +50,9 @@ def measure(
 
     An option that does more than draw answers is not measured here, and has NaN.
     """
+    assert len({recording.pool.questions for recording in recordings.values()}) == 1, (
+        "rows must mean the same question"
+    )
     questions = len(next(iter(recordings.values())).pool.questions)
     limits = [Budget.parse({resource: _limit(resource, x)}) for x in grid]
     shape = (len(options), len(grid), questions, orders)

@@ -1,0 +1,178 @@
+"""The evaluation of the planner: on pools whose truth is known, what it says of regret, savings and overruns."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from langchain_pareto.bench import rows, sets_of
+from langchain_pareto.cli import app
+from langchain_pareto.errors import SettingError
+from langchain_pareto.planning.catalogue import catalogue, described
+from langchain_pareto.planning.evaluation import arena, spending, splits, stopping, summary
+from langchain_pareto.planning.identity import fingerprint
+from langchain_pareto.planning.measure import budgets, family, measure
+from langchain_pareto.planning.pool import Pool
+from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.store import profile_path
+from langchain_pareto.strategies import Cascade, Vote
+
+QUESTIONS, SAMPLES = 24, 32
+
+
+def made(model: str, right: float, tokens: int, *, seed: int = 0) -> Pool:
+    """A pool whose samples are right with a chance of `right`, whatever the question; wrong ones differ."""
+    rng = np.random.default_rng(seed)
+    correct = rng.random((QUESTIONS, SAMPLES)) < right
+    wrong = rng.integers(1, 9, (QUESTIONS, SAMPLES))
+    lengths = rng.integers(max(1, tokens // 2), tokens * 3 // 2, (QUESTIONS, SAMPLES))
+    return Pool(
+        model=model,
+        questions=tuple(map(str, range(QUESTIONS))),
+        answers=np.where(correct, 0, wrong).astype(np.int64),
+        tokens=lengths.astype(np.int64),
+        prompts=np.full(QUESTIONS, 10),
+        right=correct,
+    )
+
+
+POOLS = {"small": made("small", 0.55, 40), "large": made("large", 0.9, 200, seed=1)}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return arena(POOLS, samples=8, orders=1, seen_orders=2)
+
+
+def test_no_replayed_call_overruns(found) -> None:
+    """Every run of every plan at every budget, seen and judged, took at most what it had."""
+    assert found.overruns == 0
+    assert found.plays > 10_000
+
+
+def test_a_split_compares_plans_on_the_judged_questions(found) -> None:
+    """The envelope is never below any fixed plan, and nothing is told of questions that were seen."""
+    for split in splits(found, calibrated=12, count=3):
+        assert (split.envelope >= split.preferred - 1e-9).all()
+        assert (split.envelope >= split.random - 1e-9).all()
+        assert np.isnan(split.leads[0]).sum() == 12
+        assert (split.spent <= found.judged.budgets + 1e-6).all()
+
+
+def test_a_summary_is_json_and_finds_the_better_model(found) -> None:
+    """With a much better model at hand the planner is far ahead of a random plan, and close to the best one."""
+    told = json.loads(json.dumps(summary(found, calibrated=12, count=5)))
+    assert told["over a random fixed plan"][1] > 0
+    assert told["regret"][0] < 8
+    assert told["regret"][1] <= told["regret"][0] <= told["regret"][2]
+    assert told["planned"][-1] > told["planned"][0]
+
+
+def test_the_adaptive_stop_saves_tokens() -> None:
+    """Where a model agrees with itself most votes are not needed, and hardly an answer is lost."""
+    told = stopping(POOLS["large"], orders=1)
+    assert told["times fewer tokens"] > 2
+    assert told["points lost"][0] < 5
+
+
+def test_a_vote_that_wants_all_spends_more_than_a_static_split() -> None:
+    """At every multiple of a sample's length."""
+    for row in spending(POOLS["small"], orders=1):
+        assert row["split, spent, %"] <= row["spent, %"] <= 100
+
+
+def test_the_catalogue_is_small_and_draws_no_more_than_was_recorded() -> None:
+    """About 60 plans for three models with a scorer; of five models only neighbours make cascades."""
+    three = catalogue(["s", "m", "l"], scored=True)
+    assert 40 <= len(three) <= 60
+    assert len(set(map(str, three))) == len(three)
+    votes = [o.strategy.n for o in catalogue(["s"], samples=8) if isinstance(o.strategy, Vote)]
+    assert votes == [3, 4, 8]
+    five = catalogue(list("abcde"))
+    pairs = {o.players for o in five if isinstance(o.strategy, Cascade)}
+    assert pairs == {"a, then b", "b, then c", "c, then d", "d, then e"}
+    assert all(described(o.strategy) for o in five)
+
+
+def test_what_a_catalogue_does_not_replay_is_not_measured() -> None:
+    """A tree search has no recorded answers: NaN, and no number."""
+    options = catalogue(["small"], samples=8, trees=True)
+    runs = measure(options, {"small": Recording(POOLS["small"])}, np.array([100.0]), orders=1)
+    drawn = np.array([option.drawn for option in options])
+    assert np.isnan(runs.right[~drawn]).all()
+    assert not np.isnan(runs.right[drawn]).any()
+
+
+def test_a_family_goes_from_the_safest_to_the_cheapest() -> None:
+    """The reference is the dearest model's largest vote; a plan that always agrees never fails."""
+    recordings = {name: Recording(pool) for name, pool in POOLS.items()}
+    options = catalogue(list(POOLS), samples=8)
+    runs = measure(options, recordings, budgets(POOLS)[-1:], orders=1)
+    made_ = family(options, runs, list(POOLS), labelled=True)
+    assert made_ is not None
+    assert str(options[made_.reference]) == "adaptive vote of 8 by large"
+    told = [str(options[i]) for i in made_.options]
+    assert told[0] == "adaptive vote of 4 by large"
+    assert told[-1] == "one sample by small"
+    losses = made_.differs.mean(1)
+    assert losses[0] <= losses[-1]
+    assert made_.lost is not None
+    assert (made_.lost <= made_.differs).all()
+
+
+def test_a_folder_of_pools_is_read(tmp_path: Path) -> None:
+    """By dataset and model, the cheapest first, over the questions that all have; class 0 is right where nobody says."""
+    for name, pool in POOLS.items():
+        lines = [
+            {"question": q, "answer": pool.answers[i].tolist(), "tokens": pool.tokens[i].tolist()}
+            for i, q in enumerate(pool.questions[: 20 if name == "small" else 24])
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        (tmp_path / f"set.{name}.jsonl.gz").write_bytes(gzip.compress(text))
+    found = sets_of(tmp_path)["set"]
+    assert list(found) == ["small", "large"]
+    assert {len(pool.questions) for pool in found.values()} == {20}
+    wrong = [set(pool.answers[pool.answers > 0].tolist()) for pool in found.values()]
+    assert wrong[0].isdisjoint(wrong[1])
+    with pytest.raises(SettingError, match="leave too few"):
+        list(rows("set", found, calibrated=19))
+    run = CliRunner().invoke
+    told = run(app, f"bench planner {tmp_path} --calibrate 10 --splits 2 --orders 1".split())
+    assert told.exit_code == 0, told.output
+    lines = [json.loads(line) for line in told.output.splitlines()]
+    assert {line["bench"] for line in lines} == {
+        "regret",
+        "plan()",
+        "adaptive stop",
+        "whole budget",
+    }
+    empty = run(app, ["bench", "planner", str(tmp_path / "nothing")])
+    assert empty.exit_code == 2
+
+
+def test_other_weights_are_another_model(tmp_path: Path) -> None:
+    """One byte in the middle of a file, another length or another configuration changes a model's fingerprint; its name does not."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = bytearray(300_000)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text("{}")
+    first = fingerprint(folder)
+    assert fingerprint(str(folder)) == first
+    weights[150_001] = 1
+    (folder / "model.safetensors").write_bytes(weights)
+    second = fingerprint(folder)
+    (folder / "config.json").write_text('{"a": 1}')
+    assert len({first, second, fingerprint(folder)}) == 3
+    assert fingerprint(None) == fingerprint("nano") != fingerprint("nano-draft")
+    assert fingerprint("who/knows") != fingerprint("who/else")
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "a" * 200, "-x", "white space"])
+def test_a_task_has_a_plain_name(name: str) -> None:
+    """What would leave the directory, or be no file's name, is refused."""
+    with pytest.raises(SettingError, match="no name of a profile"):
+        profile_path(name)
