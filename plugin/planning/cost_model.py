@@ -52,10 +52,10 @@ class StepCost:
     a: float
     b: float  # a sequence, up to the first bend
     c: float  # a token of context that a sequence reads
-    d: float = 0.0  # "union": a fork that attends apart. "scan": a cell that a sequence looks at
-    e: float = (
-        0.0  # "union": a column that is fetched anew, since a fork has ended. "scan": a cell in use
-    )
+    # "union": a fork that attends apart, and a column that is fetched anew since a fork has ended.
+    # "scan": a cell that a sequence looks at, and a cell that is in use.
+    d: float = 0.0
+    e: float = 0.0
     bends: tuple[tuple[int, float], ...] = ()  # (width, what a sequence takes beyond it)
     sharing: Sharing = "none"
 
@@ -149,6 +149,7 @@ class StepCost:
             b=slopes[0],
             c=(self.c + read) / tokens,
             d=self.d / tokens,
+            e=self.e / tokens if self.sharing == "scan" else self.e,  # a fork ends but once
             bends=tuple(zip(widths[1:-1], slopes[1:], strict=True)),
         )
 

@@ -179,6 +179,15 @@ def test_guesses_give_what_the_formula_says():
         assert free.width(rows) == pytest.approx(step.width(5 * rows) / tokens)
 
 
+@pytest.mark.parametrize("sharing", STEPS)
+def test_guesses_read_a_context_once_a_round(sharing):
+    """However many tokens a round gives: of what is read a token pays its share."""
+    step, tokens = STEPS[sharing], (1 - 0.5**3) / (1 - 0.5)
+    fast = step.guessing(None, guesses=2, acceptance=0.5)
+    read, shared = (x.seconds(4, 500) - x.width(4) for x in (step, fast))
+    assert shared == pytest.approx(read / tokens)
+
+
 def test_guesses_that_are_never_right_only_cost():
     """A whole model with a draft keeps its prompt, and gets slower where nothing is accepted."""
     costs = model("none")
