@@ -56,6 +56,7 @@ _FEWEST, _MOST = 4, 64  # steps of a run, as time permits
 _LONGER = 2  # times as many where draws end one after another, and in what is held out
 _DEEPER = 3  # times as many in one of the widest runs
 _ROUNDS = 5
+_GRID_SHARE = 0.95  # of the time; the rest is for the run that has begun, and for the fit
 _RUN_SHARE, _READ_SHARE = 0.02, 0.05  # of the time, for one run and for reading the long prompt
 _POOL_SHARE = 0.9  # of the pool, for one run
 _ENERGY_WINDOW = 3.0  # seconds: the counter moves every tenth of one
@@ -79,7 +80,7 @@ def calibrate(
     began, meter = clock(), hardware.energy_meter(backend.spec.device)
     before = meter() if meter else 0.0
     bench = _Bench(backend, clock)
-    grid = _Grid(bench, began, seconds, progress)
+    grid = _Grid(bench, began, _GRID_SHARE * seconds, progress)
     grid.measure()
     took = clock() - began
     watts = (meter() - before) / took if meter and took >= _ENERGY_WINDOW else None
