@@ -48,15 +48,16 @@ async def calibrate_quality(
     stands in. The same call again goes on where one was interrupted, or where its `budget` ended. Raises SettingError where nothing
     was drawn.
     """
-    if samples < 2:
-        msg = f"a profile needs at least 2 samples of each question, got {samples}"
-        raise SettingError(msg)
+    if not isinstance(samples, int) or samples < 2:
+        msg = f"a profile needs at least 2 samples of each question, got {samples!r}"
+        raise SettingError(
+            msg, hint="16 are enough, and many questions tell more than many samples."
+        )
     plans = llm.plans()
     kept = Samples(samples_path(task), plans.keys, samples)
     with run_budget(budget) if budget is not None else contextlib.nullcontext():
         await kept.draw(questions, _drawing(llm, plans.models), on_row)
-    wanted = {question.id for question in questions}
-    lines = [line for line in kept.lines() if line.question in wanted]
+    lines = calibrate.labelled_as(kept.lines(), questions)
     pools = calibrate.pools_of(lines, list(plans.models), is_right)
     profile = await measured(llm, str(task), pools, on_option=on_option)
     profile.save(profile_path(task))

@@ -279,6 +279,12 @@ class ChatPareto(BaseChatModel):
             "backend": identity(self.backend),
             "strategy": self.strategy.model_dump_json(),
             "budget": None if self.budget is None else str(self.budget),
+            "models": {name: identity(model) for name, model in (self.models or {}).items()},
+            "task": repr(self.task)
+            if isinstance(self.task, str | Path | None)
+            else identity(self.task),
+            "need": self.need,
+            "guarantee": repr(self.guarantee),
             "draft": identity(self.draft),
             "decoder": repr(self.decoder),
             "stop": self.stop,
@@ -533,32 +539,42 @@ class ChatPareto(BaseChatModel):
 
     def _planned(self, call: Call, kwargs: Mapping[str, Any]) -> Call:
         """The call with its plan, where it leaves the strategy and the model to us."""
-        task = kwargs.get("task") or self.task
-        asked = task or self.models or kwargs.get("guarantee") or kwargs.get("need")
-        open_ = isinstance(call.effective, Auto) and kwargs.get("model") is None
-        if not open_ or not asked:
+
+        def asked(name: str) -> Any:
+            own = kwargs.get(name)
+            return getattr(self, name) if own is None else own
+
+        task, need, guarantee = (asked(name) for name in ("task", "need", "guarantee"))
+        if need is not None and (isinstance(need, bool) or not isinstance(need, int | float)):
+            msg = f"need is a share of right answers between 0 and 1, got {need!r:.40}"
+            raise SettingError(msg, hint="For example need=0.8.")
+        guarantee = None if guarantee is None else Guarantee.parse(guarantee)
+        if not isinstance(call.effective, Auto) or kwargs.get("model") is not None:
+            if guarantee is not None:
+                msg = "a guarantee is kept by a plan, and this call names its strategy, its model, or temperature 0"
+                raise SettingError(msg, hint="Leave them out, or the guarantee.")
             return call
-        need, guarantee = kwargs.get("need") or self.need, kwargs.get("guarantee") or self.guarantee
-        plan = self.plans(task, call.rates).plan(
-            left(call.budget, current_account()),
-            need=need,
-            guarantee=None if guarantee is None else Guarantee.parse(guarantee),
+        if all(value is None for value in (task, self.models, need, guarantee)):
+            return call
+        plan = self.plans(task, call).plan(
+            left(call.budget, current_account()), need=need, guarantee=guarantee
         )
         return replace(call, strategy=plan.strategy, plan=replace(plan, decoder=call.decoder.kind))
 
-    def plans(self, task: object = None, rates: Rates | None = None) -> Plans:
-        """What calls are planned with; loads no model."""
+    def plans(self, task: object = None, call: Call | None = None) -> Plans:
+        """What calls are planned with, or this one; loads no model."""
+        call = self._call(None, {}) if call is None else call
         models = named(self.models, self.model if isinstance(self.backend, str) else self.backend)
-        sampled = [getattr(self, name) for name in Draws.model_fields if name != "seed"]
-        read = (self.answers, self.chat_template_kwargs, self.aggregation, self.steps)
+        sampled = call.draws.model_dump(exclude={"seed"})
+        read = (call.answers, call.template_kwargs, call.aggregation, call.steps, call.stop)
         return Plans(
             models=models,
             keys={
-                name: key_of(fingerprint(model), self.dtype, sampled, read, repr(self.scorer))
+                name: key_of(fingerprint(model), self.dtype, sampled, read, repr(call.scorer))
                 for name, model in models.items()
             },
             task=checked_task(task) if task is not None else self.task,
-            rates=rates or Rates(),
+            rates=call.rates,
         )
 
     def _chosen(self, call: Call, kwargs: Mapping[str, Any]) -> object:
@@ -627,7 +643,8 @@ class ChatPareto(BaseChatModel):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Settings of its own; a Backend or model that was handed in is shared."""
         memo = {} if memo is None else memo
-        shared = (self.backend, self.model, self.draft, self.tokenizer, *self.roles.values())
+        others = (*self.roles.values(), *(self.models or {}).values())
+        shared = (self.backend, self.model, self.draft, self.tokenizer, *others)
         memo.update({id(one): one for one in shared})
         copied = self.__copy__()
         copied.__dict__.update(deepcopy(self.__dict__, memo))
@@ -635,7 +652,7 @@ class ChatPareto(BaseChatModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         """Settings only."""
-        models = (self.model, self.draft, *self.roles.values())
+        models = (self.model, self.draft, *self.roles.values(), *(self.models or {}).values())
         loaded = [m for m in models if not isinstance(m, str | Path | None)]
         if not isinstance(self.backend, str) or loaded:
             msg = "a ChatPareto around a loaded model cannot be pickled"

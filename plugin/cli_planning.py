@@ -56,6 +56,8 @@ def plan(
     task: Annotated[str | None, _TASK] = None,
     model: Annotated[list[str] | None, _MODELS] = None,
     scorer: Annotated[str | None, typer.Option(help="As of `pareto ask`.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="As it was calibrated.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="As it was calibrated.")] = None,
     need: Annotated[
         float | None, typer.Option(help="The share of right answers that is enough, e.g. 0.8.")
     ] = None,
@@ -77,7 +79,7 @@ def plan(
 
         read_questions(question, None)  # a call needs one; which one it is makes no difference yet
         limits = None if budget is None else Budget.parse(budget)
-        llm = _chat(model, scorer=scorer, task=task)
+        llm = _chat(model, scorer=scorer, task=task, temperature=temperature, max_tokens=max_tokens)
         chosen = llm.plans().plan(
             limits,
             need=need,

@@ -69,7 +69,9 @@ class Plans:
         key = (id(profile), tuple(self.keys), self.rates)
         if key not in _planners:
             _planners.clear()  # of one profile at a time: most programs have one
-            _planners[key] = profile, Planner(profile, rates=self.rates, models=list(self.keys))
+            planner = Planner(profile, rates=self.rates, models=list(self.keys))
+            _planners[key] = profile, planner
+            return planner
         return _planners[key][1]
 
     def _unmeasured(

@@ -1,7 +1,9 @@
 """Planned calls: which model and strategy a chat model takes from a profile, and how a profile is made of its own samples."""
 
 import asyncio
+import copy
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from langchain_pareto import ChatPareto, run_budget
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.calibration import calibrate_quality
 from langchain_pareto.cli import app
-from langchain_pareto.errors import CertificateRefused, SettingError
+from langchain_pareto.errors import CertificateRefused, ContextLengthError, SettingError
 from langchain_pareto.planning.calibrate import Asked
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.profile import Profile, load_profile
@@ -130,6 +132,49 @@ def test_what_cannot_be_planned_with_is_refused(settings: dict[str, object]) -> 
         ChatPareto(**settings)
 
 
+def test_a_call_that_draws_otherwise_is_another_quality(llm: ChatPareto) -> None:
+    """A temperature, a cap or a stop of the call's own: the profile does not speak of it, and certifies nothing."""
+    llm.task = by_hand(llm)
+    for settings in ({"temperature": 0.3}, {"max_tokens": 30}, {"stop": ["x"]}):
+        assert plan_of(llm.invoke("Question?", **settings))["level"] == 0
+        with pytest.raises(SettingError, match="nothing can be guaranteed"):
+            llm.invoke("Question?", guarantee="agree", **settings)
+
+
+def test_a_guarantee_is_kept_or_refused(llm: ChatPareto) -> None:
+    """As a field too, without a profile, and where the call leaves the planner nothing to choose."""
+    bare = ChatPareto(backend=llm.models["small"], guarantee="agree")
+    with pytest.raises(SettingError, match="nothing can be guaranteed"):
+        bare.invoke("Question?")
+    llm.task = by_hand(llm)
+    for settings in ({"strategy": "vote"}, {"temperature": 0.0}):
+        with pytest.raises(SettingError, match="a guarantee is kept by a plan"):
+            llm.invoke("Question?", guarantee="agree", **settings)
+
+
+@pytest.mark.parametrize("need", ["0.8", [0.8], True, 0, 1, -1])
+def test_a_need_of_a_call_is_a_share(llm: ChatPareto, need: object) -> None:
+    """What is none is refused with an example, never ignored."""
+    llm.task = by_hand(llm)
+    with pytest.raises(SettingError, match="share of right answers"):
+        llm.invoke("Question?", need=need)
+
+
+def test_copies_share_their_backends(llm: ChatPareto) -> None:
+    """A deep copy has settings of its own, and the same models; a pickle of loaded models is refused in our words."""
+    copied = copy.deepcopy(llm)
+    assert copied.models["small"] is llm.models["small"]
+    with pytest.raises(SettingError, match="cannot be pickled"):
+        pickle.dumps(llm)
+
+
+def test_chat_models_of_other_models_are_not_confused(llm: ChatPareto) -> None:
+    """What a cache tells answers apart by names the models, the task and what is wanted."""
+    other = ChatPareto(models={"small": llm.models["small"]}, max_tokens=60)
+    needy = llm.model_copy(update={"need": 0.5})
+    assert len({repr(x._identifying_params) for x in (llm, other, needy)}) == 3
+
+
 def test_a_missing_profile_says_how_to_make_one(llm: ChatPareto) -> None:
     """A task that nobody calibrated is an error: the caller named it."""
     llm.task = "nowhere"
@@ -204,6 +249,26 @@ def test_a_checker_may_judge(llm: ChatPareto) -> None:
     best = profile.cells["tokens"].right[:, -1].mean(1)
     assert best[index[Single(), "large"]] == 0
     assert best[index[Single(), "small"]] == pytest.approx(0.25, abs=0.2)
+
+
+def test_labels_may_come_later(llm: ChatPareto) -> None:
+    """What is known of a question is what is asked with now; a question of another text is not that question."""
+    bare = [Asked(q.id, q.text) for q in QUESTIONS]
+    asyncio.run(calibrate_quality(llm, bare, task="t", samples=8))
+    assert calibrate(llm).labelled
+    changed = [Asked(q.id, q.text + "!", "7") for q in QUESTIONS]
+    with pytest.raises(SettingError, match="another text"):
+        asyncio.run(calibrate_quality(llm, changed, task="t", samples=8))
+
+
+def test_an_error_while_sampling_is_told_alone(llm: ChatPareto) -> None:
+    """No group of errors reaches the caller, and a file that was left empty is begun again."""
+    samples_path("t").parent.mkdir(parents=True)
+    samples_path("t").write_text("")
+    long = [Asked("long", "x" * 10_000, "7")]
+    with pytest.raises(ContextLengthError):
+        asyncio.run(calibrate_quality(llm, long, task="t", samples=8))
+    assert calibrate(llm).questions == len(QUESTIONS)
 
 
 def test_samples_of_other_models_do_not_mix(llm: ChatPareto) -> None:

@@ -83,7 +83,9 @@ class Samples:
         """What was drawn; SettingError where the file is of other models, or damaged."""
         if not self.path.exists():
             return []
-        head, *rest = self._whole_lines()
+        if not (found := self._whole_lines()):
+            return []
+        head, *rest = found
         try:
             header = _Header.model_validate_json(head)
             lines = [_Line.model_validate_json(line) for line in rest]
@@ -134,9 +136,12 @@ class Samples:
                 drawn += 1
                 on_row()
 
-        async with asyncio.TaskGroup() as group_:
-            for _ in range(_AT_ONCE):
-                group_.create_task(work())
+        try:
+            async with asyncio.TaskGroup() as group_:
+                for _ in range(_AT_ONCE):
+                    group_.create_task(work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # what was drawn before is kept
         return len(missing) - drawn
 
     def _begin(self) -> None:
@@ -144,7 +149,9 @@ class Samples:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self._whole_lines() if self.path.exists() else []
         head = json.dumps({"keys": dict(self.keys), "samples": self.samples})
-        self.path.write_text("".join(f"{line}\n" for line in whole or [head]))
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.write_text("".join(f"{line}\n" for line in whole or [head]), encoding="utf-8")
+        unfinished.replace(self.path)
 
     def _add(self, model: str, question: Asked, drawn: Drawn) -> None:
         line = _Line(
@@ -154,11 +161,30 @@ class Samples:
             label=question.label,
             **asdict(drawn),
         )
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")
 
     def _whole_lines(self) -> list[str]:
-        return self.path.read_text().split("\n")[:-1]
+        try:
+            return self.path.read_text(encoding="utf-8").split("\n")[:-1]
+        except UnicodeDecodeError as error:
+            msg = f"{self.path} holds no samples of a calibration: {error}"
+            raise SettingError(msg, hint="Move it away, or take another name.") from None
+
+
+def labelled_as(lines: Sequence[_Line], questions: Sequence[Asked]) -> list[_Line]:
+    """The lines of these questions, with the labels that are known now; SettingError where a question has another text than then."""
+    asked = {question.id: question for question in questions}
+    found = list[_Line]()
+    for line in lines:
+        question = asked.get(line.question)
+        if question is None:
+            continue
+        if question.text != line.text:
+            msg = f"the question {line.question!r} was another text when its samples were drawn"
+            raise SettingError(msg, hint="Give it another id, or take another name.")
+        found.append(line.model_copy(update={"label": question.label}))
+    return found
 
 
 def pools_of(

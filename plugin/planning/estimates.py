@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 PRIOR = 20  # questions that the shape of a vote's gain counts for
 # Share of the gain of many votes that n of them reach: medians over 29 pools of recorded answers.
 _SHARES = {1: 0.0, 3: 0.43, 4: 0.58, 6: 0.76, 8: 0.82, 12: 0.89, 16: 0.92, 24: 0.96, 32: 1.0}
+_MORE = 4  # questions that an error counts beside those that there are (Agresti and Coull 1998)
 _Z90 = 1.645  # of a normal distribution: 5 % lie above
 
 
@@ -117,4 +118,7 @@ def _shrunk(options: Sequence[Option], cells: Cells) -> Floats:
 
 
 def _error(values: Floats) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+    """The standard error of a mean of shares, with four more questions of which half are right: few questions, or equal ones, tell little."""
+    n = len(values)
+    variance = (float(values.var()) * n + _MORE * 0.25) / (n + _MORE)
+    return float(np.sqrt(variance / n))

@@ -89,8 +89,12 @@ def arena(
 ) -> Arena:
     """Replays whatever the splits need; pools are by model, the cheapest first."""
     scored = all(pool.scores is not None for pool in pools.values())
+    most = min(pool.samples for pool in pools.values())
+    samples = min(samples, most)
     options = catalogue(list(pools), samples=samples, scored=scored)
-    fixed = tuple(Option(strategy, {"policy": model}) for model in pools for strategy in _fixed())
+    fixed = tuple(
+        Option(strategy, {"policy": model}) for model in pools for strategy in _fixed(most)
+    )
     first = {model: pool.first(samples) for model, pool in pools.items()}
     cheapest = min(float(pool.tokens.mean()) for pool in pools.values())
     grid = np.geomspace(_FROM * cheapest, _TO * cheapest, JUDGED).round()
@@ -160,7 +164,8 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
 def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:
     """The adaptive vote against all of 32 samples, with no limit: how many times fewer tokens, and what that loses."""
     replayer = Replayer({POLICY: Recording(pool)})
-    votes = (Vote(n=32), Vote(n=32, adaptive=False))
+    n = min(32, pool.samples)
+    votes = (Vote(n=n), Vote(n=n, adaptive=False))
     plays = [
         [
             [replayer.play(vote, i, seed=order) for order in range(orders)]
@@ -180,14 +185,15 @@ def spending(pool: Pool, *, orders: int = 4) -> list[dict[str, object]]:
     """A vote that wants the whole budget against one that splits it into equal parts, at multiples of a mean sample."""
     replayer = Replayer({POLICY: Recording(pool)})
     longest, mean = int(pool.tokens.max()), float(pool.tokens.mean())
+    most = min(32, pool.samples)
     rows = list[dict[str, object]]()
     for times in (2, 4, 8, 16):
         budget = int(times * mean)
-        parts = max(1, budget // longest)  # whole samples at their worst case
+        parts = min(most, max(1, budget // longest))  # whole samples at their worst case
         split = Replayer({POLICY: Recording(pool)}, max_tokens=min(longest, budget))
         played = [
             (
-                replayer.play(Vote(n=32, adaptive=False), i, Budget(tokens=budget), seed=order),
+                replayer.play(Vote(n=most, adaptive=False), i, Budget(tokens=budget), seed=order),
                 split.play(Vote(n=parts, adaptive=False), i, seed=order),
             )
             for i in range(len(pool.questions))
@@ -286,9 +292,10 @@ def _place(options: Sequence[Option], strategy: Strategy, roles: Mapping[str, st
     )
 
 
-def _fixed() -> Iterator[Strategy]:
+def _fixed(most: int) -> Iterator[Strategy]:
     for n in FIXED:
-        yield Single() if n == 1 else Vote(n=n, adaptive=False)
+        if n <= most:
+            yield Single() if n == 1 else Vote(n=n, adaptive=False)
 
 
 def _drawn(strategy: Strategy) -> int:

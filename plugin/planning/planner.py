@@ -107,7 +107,8 @@ class Planner:
             return self._certified(budget, guarantee)
         limits = self._limits(budget)
         missing = [name for name in limits if name not in self._tables]
-        reading = self._reading({name: x for name, x in limits.items() if name in self._tables})
+        limits = {name: x for name, x in limits.items() if name in self._tables}
+        reading = self._reading(limits)
         possible = self._possible(reading, budget)
         fractions = self._fractions(reading, limits)
         choice = self._choose(reading, possible, fractions, need)

@@ -130,9 +130,9 @@ class Profile:
         wanted = {model for option in self.options for model in option.roles.values()}
         reasons = [f"it has no {model}" for model in keys if model not in wanted]
         return reasons + [
-            f"{model} was {self.keys[model]}, and is {key}"
+            f"{model} was {self.keys.get(model, 'not told apart')}, and is {key}: other weights, or other settings of draws or scorer"
             for model, key in keys.items()
-            if model in self.keys and self.keys[model] != key
+            if model in wanted and self.keys.get(model) != key
         ]
 
     def save(self, path: Path) -> None:
