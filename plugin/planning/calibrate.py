@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.planning.pool import NO_ANSWER, Pool
+from langchain_pareto.planning.pool import NO_ANSWER, Pool, column
 from langchain_pareto.strategies.answers import group
 
 QUESTIONS, SAMPLES = 100, 16  # enough to tell plans apart by one or two points
@@ -223,8 +222,8 @@ def pools_of(
             tokens=np.array([by[model, q].tokens for q in questions], np.int64),
             prompts=np.array([by[model, q].prompt for q in questions], np.int64),
             right=np.array(right[model], bool) if labelled else None,
-            scores=_column([by[model, q].scores for q in questions]),
-            logprobs=_column([by[model, q].logprobs for q in questions]),
+            scores=column([by[model, q].scores for q in questions]),
+            logprobs=column([by[model, q].logprobs for q in questions]),
         )
         for model in models
     }
@@ -238,16 +237,7 @@ def pseudo_labelled(pools: Mapping[str, Pool]) -> dict[str, Pool]:
     stacked = np.concatenate([pool.answers for pool in pools.values()], axis=1)
     winners = np.array([_mode(row) for row in stacked])
     return {
-        name: Pool(
-            model=pool.model,
-            questions=pool.questions,
-            answers=pool.answers,
-            tokens=pool.tokens,
-            prompts=pool.prompts,
-            right=(pool.answers == winners[:, None]) & (pool.answers >= 0),
-            scores=pool.scores,
-            logprobs=pool.logprobs,
-        )
+        name: replace(pool, right=(pool.answers == winners[:, None]) & (pool.answers >= 0))
         for name, pool in pools.items()
     }
 
@@ -255,11 +245,6 @@ def pseudo_labelled(pools: Mapping[str, Pool]) -> dict[str, Pool]:
 def key_of(*parts: object) -> str:
     """A short hash of whatever tells one way to sample from another."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def order_of(question: str) -> int:
-    """A number of a question's text, the same in every process: to take some of many questions without an order of theirs."""
-    return zlib.crc32(question.encode())
 
 
 def _classes(
@@ -288,10 +273,3 @@ def _classes(
 def _mode(row: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
     known = row[row >= 0]
     return int(np.bincount(known).argmax()) if known.size else NO_ANSWER
-
-
-def _column(
-    values: Sequence[Sequence[float] | None],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
-    known = [value for value in values if value is not None]
-    return np.array(known, np.float64) if len(known) == len(values) else None

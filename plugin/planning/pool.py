@@ -138,7 +138,7 @@ def read_pool(path: Path, *, model: str | None = None, right_class: int | None =
         raise SettingError(msg, hint="Leave the others out.")
     least = min(len(row.answer) for row in rows)  # arrays: every question has as many samples
     answers = np.array([row.answer[:least] for row in rows], np.int64)
-    judged = _column([row.right for row in rows], least)
+    judged = column([row.right for row in rows], least)
     right = None if judged is None else judged > 0
     if right is None and right_class is not None:
         right = answers == right_class
@@ -149,8 +149,8 @@ def read_pool(path: Path, *, model: str | None = None, right_class: int | None =
         tokens=np.array([row.tokens[:least] for row in rows], np.int64),
         prompts=np.array([row.prompt for row in rows], np.int64),
         right=right,
-        scores=_column([row.score for row in rows], least),
-        logprobs=_column([row.logprob for row in rows], least),
+        scores=column([row.score for row in rows], least),
+        logprobs=column([row.logprob for row in rows], least),
     )
 
 
@@ -163,7 +163,7 @@ def _row(path: Path, number: int, line: str) -> Row:
         raise SettingError(msg) from None
 
 
-def _column(values: Sequence[Sequence[float] | None], least: int) -> Floats | None:
-    """An array of what every row has, None where one has it not."""
+def column(values: Sequence[Sequence[float] | None], least: int | None = None) -> Floats | None:
+    """An array of the first `least` of what every row has, by default of all; None where one has it not."""
     known = [value[:least] for value in values if value is not None]
     return np.array(known, np.float64) if len(known) == len(values) else None
