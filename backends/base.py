@@ -7,10 +7,10 @@ module without loading torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 
 if TYPE_CHECKING:
     import torch
@@ -71,11 +71,51 @@ class Stop:
     before: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenMask(Sequence[int]):
+    """A set of token ids, where they are many: `bits` has one a token, the lowest of each byte first.
+
+    It is the sequence of these ids in ascending order, and knows at once whether it has one.
+    """
+
+    bits: bytes
+
+    @classmethod
+    def of(cls, tokens: Iterable[int]) -> Self:
+        """The mask of some tokens."""
+        bits = 0
+        for token in tokens:
+            bits |= 1 << token
+        return cls(bits.to_bytes(-(-bits.bit_length() // 8), "little"))
+
+    def __contains__(self, token: object) -> bool:
+        if not isinstance(token, int) or not 0 <= token < 8 * len(self.bits):
+            return False
+        return bool(self.bits[token >> 3] >> (token & 7) & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        for first, byte in enumerate(self.bits):
+            if byte:
+                yield from (8 * first + bit for bit in range(8) if byte >> bit & 1)
+
+    def __len__(self) -> int:
+        return int.from_bytes(self.bits, "little").bit_count()
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[int]: ...
+
+    def __getitem__(self, at: int | slice) -> int | list[int]:
+        return list(self)[at]
+
+
 class Constraint(Protocol):
     """What may come next, token by token: a grammar, or any automaton that can be forked and rolled back."""
 
     def allowed(self) -> Sequence[int] | None:
-        """Token ids that may come next, or None when any may."""
+        """Token ids that may come next, as a TokenMask where they are many, or None when any may."""
         ...
 
     def advance(self, token: int) -> None:

@@ -22,6 +22,7 @@ class CharacterTokenizer:
     end_tokens = frozenset({END})
     special_tokens = frozenset({END})
     has_template = False
+    template = None
 
     def encode(self, text: str) -> list[int]:
         """The code points of `text`."""
@@ -42,6 +43,10 @@ class CharacterTokenizer:
     def piece(self, token: int) -> bytes:
         """UTF-8 of one character; nothing for the end and for half characters."""
         return b"" if token >= END else chr(token).encode(errors="ignore")
+
+    def name(self, token: int) -> str:
+        """The character itself; the end of the text is "<end>"."""
+        return "<end>" if token == END else self.piece(token).decode()
 
     def render(
         self,

@@ -41,8 +41,8 @@ class GGUFTokenizer:
                 msg, hint="Use a GGUF file that was converted with its tokenizer."
             )
         self.metadata = metadata = self._model.metadata
-        self._template = metadata.get("tokenizer.chat_template")
-        self.has_template = self._template is not None
+        self.template: str | None = metadata.get("tokenizer.chat_template")
+        self.has_template = self.template is not None
         api, vocab = self._api, self._vocab
         count = api.llama_vocab_n_tokens(vocab)
         attributes = [api.llama_vocab_get_attr(vocab, token) for token in range(count)]
@@ -100,6 +100,10 @@ class GGUFTokenizer:
             known = self._pieces[token] = self._read_piece(token)
         return known
 
+    def name(self, token: int) -> str:
+        """How the vocabulary itself writes `token`, special or not; "" for unknown tokens."""
+        return self._name(token).decode("utf-8", "replace") if 0 <= token < self.vocabulary else ""
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
@@ -115,7 +119,7 @@ class GGUFTokenizer:
             for token in (int(api.llama_vocab_bos(vocab)), int(api.llama_vocab_eos(vocab)))
         )
         return render_template(
-            self._template,
+            self.template,
             messages,
             tools=tools,
             template_kwargs=template_kwargs,

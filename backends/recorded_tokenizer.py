@@ -20,6 +20,7 @@ class RecordedTokenizer:
     end_tokens: frozenset[int] = frozenset()
     special_tokens: frozenset[int] = frozenset()
     has_template = False
+    template = None
 
     def __init__(self, recorded: Recorded) -> None:
         self._samples = int(recorded.tokens.shape[1])
@@ -64,6 +65,11 @@ class RecordedTokenizer:
     def piece(self, token: int) -> bytes:
         """Raises NotRecorded: there is no text."""
         msg = f"the recorded token {token} has no text"
+        raise NotRecorded(msg, hint=HINT)
+
+    def name(self, token: int) -> str:
+        """Raises NotRecorded: there is no text."""
+        msg = f"the recorded token {token} has no name"
         raise NotRecorded(msg, hint=HINT)
 
     def render(

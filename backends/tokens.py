@@ -75,6 +75,11 @@ class Tokenizer(Protocol):
         """Whether the model has a chat template."""
         ...
 
+    @property
+    def template(self) -> str | None:
+        """The text of the chat template, of the default one where the model has several; None without one."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Tokens of `text`, none added; special tokens that are written out in it are recognised."""
         ...
@@ -89,6 +94,10 @@ class Tokenizer(Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes that `token` adds to a text that has begun; none for special and unknown tokens."""
+        ...
+
+    def name(self, token: int) -> str:
+        """How the vocabulary itself writes `token`, special or not; "" for unknown tokens."""
         ...
 
     def render(
@@ -146,6 +155,14 @@ class HFTokenizer:
             digest.update(b"%d %d " % (special, len(content)) + content)
         return digest.hexdigest()
 
+    @property
+    def template(self) -> str | None:
+        """The text of the chat template, of the default one where the model has several; None without one."""
+        template = self._hf.chat_template
+        if isinstance(template, Mapping):
+            template = template.get("default", next(iter(template.values()), None))
+        return template or None
+
     def encode(self, text: str) -> list[int]:
         """Tokens of `text`, none added; special tokens that are written out in it are recognised."""
         try:
@@ -171,6 +188,10 @@ class HFTokenizer:
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
+
+    def name(self, token: int) -> str:
+        """How the vocabulary itself writes `token`, special or not; "" for unknown tokens."""
+        return self._names[token] or "" if 0 <= token < self.vocabulary else ""
 
     def render(
         self,

@@ -14,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from langchain_pareto.backends.base import Sampling
+from langchain_pareto.backends.base import Sampling, TokenMask
 from langchain_pareto.backends.draws import Row
 from langchain_pareto.errors import SettingError
 
 _RANKED = 128  # tokens ranked at first for top-k, top-p and min-p
+_CHUNK = 8192  # columns; a multiple of 8
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").astype(np.int8)
+_SIGNS = (2 * _BITS - 1).view(np.int64)  # of each byte: its eight bits as 1 and -1, a byte each
 
 
 @dataclass(slots=True)
@@ -108,15 +111,47 @@ def edit(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:
     if penalised:
         _penalise(x, rows, penalised)
     if constrained:
-        allowed = [_ids(rows[i].allowed or (), x.shape[1], "allowed") for i in constrained]
-        at = _places(constrained, allowed, x)
-        masked = torch.full_like(x, -math.inf)
-        masked[at] = x[at].clamp_min_(torch.finfo(torch.float32).min)  # -inf alone is still allowed
-        free = [i for i, row in enumerate(rows) if row.allowed is None]
-        if free:
-            masked[free] = x[free]
-        x = masked
+        allowed = [row.allowed for row in rows if row.allowed is not None]
+        packed = np.stack([_packed(tokens, x.shape[1]) for tokens in allowed])
+        if len(constrained) == len(rows):
+            _restrict(x, packed)
+        else:
+            some = x[constrained]
+            _restrict(some, packed)
+            x[constrained] = some
     return x
+
+
+def _restrict(x: Tensor, packed: NDArray[np.uint8]) -> None:
+    """Makes -inf of what may not come: (rows, vocab), and a bit a token; what may come is finite, whatever the model says.
+
+    A cap of plus or minus infinity is put on each token: on a CPU that takes a tenth of the time of `where` and `masked_fill_`, which
+    branch. In chunks, so that the caps stay in the cache.
+    """
+    bits, signs = (torch.from_numpy(part).to(x.device) for part in (packed, _SIGNS))
+    least = torch.tensor(torch.finfo(torch.float32).min, device=x.device)
+    width = _CHUNK if x.device.type == "cpu" else 8 * bits.shape[1]
+    for part, octets in zip(x.split(width, 1), bits.split(width // 8, 1), strict=True):
+        sign = signs.index_select(0, octets.int().view(-1)).view(torch.int8)
+        caps = sign.view(len(x), -1)[:, : part.shape[1]].float().mul_(math.inf)
+        torch.clamp(part, least, caps, out=part)
+
+
+def _packed(tokens: Sequence[int], vocab: int) -> NDArray[np.uint8]:
+    """A bit a token, whatever else a mask may have: (vocab / 8,)."""
+    bits = np.zeros(-(-vocab // 8), dtype=np.uint8)
+    if not isinstance(tokens, TokenMask):
+        flags = np.zeros(vocab, dtype=bool)
+        flags[_ids(tokens, vocab, "allowed")] = True
+        return np.packbits(flags, bitorder="little")
+    known = np.frombuffer(tokens.bits, dtype=np.uint8)[: len(bits)]
+    bits[: len(known)] = known
+    if vocab % 8:
+        bits[-1] &= (1 << vocab % 8) - 1
+    if not bits.any():
+        message = "no token is allowed: nothing can be drawn"
+        raise SettingError(message)
+    return bits
 
 
 def _penalise(x: Tensor, rows: Sequence[Row], penalised: Sequence[int]) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from langchain_pareto.chat_model import ChatPareto
     from langchain_pareto.errors import BudgetError, BudgetExceeded, ParetoError
     from langchain_pareto.ledger import Account, current_account, run_budget
+    from langchain_pareto.middleware import BudgetMiddleware
+    from langchain_pareto.report import Report
     from langchain_pareto.runnable import StrategyRunnable
     from langchain_pareto.strategies import (
         DVTS,
@@ -53,6 +55,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "BudgetExceeded",
+    "BudgetMiddleware",
     "Cascade",
     "ChatPareto",
     "Cost",
@@ -71,6 +74,7 @@ __all__ = [
     "ProcessReward",
     "Rebase",
     "Refine",
+    "Report",
     "RewardFormat",
     "Rounds",
     "Single",
@@ -93,6 +97,8 @@ _homes = {
     "chat_model": ("ChatPareto",),
     "errors": ("BudgetError", "BudgetExceeded", "ParetoError"),
     "ledger": ("Account", "current_account", "run_budget"),
+    "middleware": ("BudgetMiddleware",),
+    "report": ("Report",),
     "runnable": ("StrategyRunnable",),
     "strategies": (
         "Auto",

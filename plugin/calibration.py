@@ -23,6 +23,8 @@ from langchain_pareto.planning import calibrate, device, measure
 from langchain_pareto.planning.calibrate import Asked, Drawn, Samples
 from langchain_pareto.planning.catalogue import Option, catalogue
 from langchain_pareto.planning.cost_model import CostModel
+from langchain_pareto.planning.files import write
+from langchain_pareto.planning.identity import key_of
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import Profile
 from langchain_pareto.planning.recording import Recording
@@ -46,15 +48,19 @@ async def calibrate_quality(
 
     `is_right(question, answer)` judges; without it answers are compared with labels, and without labels the answer of most samples
     stands in. The same call again goes on where one was interrupted, or where its `budget` ended. Raises SettingError where nothing
-    was drawn.
+    was drawn, where labels are missing or contradict each other, and where another calibration of the same name is running.
     """
     if not isinstance(samples, int) or samples < 2:
         msg = f"a profile needs at least 2 samples of each question, got {samples!r}"
         raise SettingError(
             msg, hint="16 are enough, and many questions tell more than many samples."
         )
+    questions = calibrate.checked(questions, judged=is_right is not None)
     plans = llm.plans()
     kept = Samples(samples_path(task), plans.keys, samples)
+    kept.lines()  # samples of other models are refused before any model is loaded
+    for model in plans.models.values():
+        known_cost(await backend_of(llm, model))  # and a damaged file before anything is drawn
     with run_budget(budget) if budget is not None else contextlib.nullcontext():
         await kept.draw(questions, _drawing(llm, plans.models), on_row)
     lines = calibrate.labelled_as(kept.lines(), questions)
@@ -79,9 +85,7 @@ async def measured(
     }
     runs = measure.measure(options, recordings, measure.budgets(judged), on_option=on_option)
     cells = {"tokens": runs.cells()}
-    devices = {cost.key.device for cost in costs.values() if cost is not None}
-    timed = None not in costs.values()
-    if timed:
+    if None not in costs.values():
         seconds = measure.seconds_grid(recordings)
         cells["seconds"] = measure.measure(
             options, recordings, seconds, resource="seconds", on_option=on_option
@@ -91,7 +95,7 @@ async def measured(
         options=options,
         cells=cells,
         keys=dict(plans.keys),
-        device=", ".join(sorted(devices)) if timed else None,
+        devices={model: cost.key.device for model, cost in costs.items() if cost is not None},
         labelled=labelled,
         made=datetime.now(UTC).date().isoformat(),
         prompt=float(next(iter(pools.values())).prompts.mean()),
@@ -115,17 +119,29 @@ async def calibrate_device(
         cost = await asyncio.to_thread(
             device.calibrate, backend, seconds=seconds, progress=on_progress
         )
-        path = device_path(calibrate.key_of(cost.key))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(cost.to_json())
+        write(device_path(key_of(cost.key)), cost.to_json())
         found[name] = cost
     return found
 
 
 def known_cost(backend: Backend) -> CostModel | None:
-    """What was measured of a model on this device, None where nothing was."""
-    path = device_path(calibrate.key_of(device.key_of(backend)))
-    return CostModel.from_json(path.read_text()) if path.exists() else None
+    """What was measured of a model on this device, None where nothing was; SettingError where the file of it is damaged."""
+    key = device.key_of(backend)
+    path = device_path(key_of(key))
+    again = "Measure the device again with `pareto calibrate device`, or delete the file."
+    try:
+        found = CostModel.from_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        msg = f"cannot read the cost model {path}: {error.strerror or error}"
+        raise SettingError(msg, hint=again) from None
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}", hint=again) from None
+    if found.key != key:
+        msg = f"{path} is the cost model of {found.key.model} on {found.key.device}, not of {key.model} on {key.device}"
+        raise SettingError(msg, hint=again)
+    return found
 
 
 def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
@@ -137,7 +153,12 @@ def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
 
 async def backend_of(llm: ChatPareto, model: object) -> Backend:
     """The loaded model of one of its names."""
-    return await llm._abackend(model, None)  # noqa: SLF001 - of one house
+    return await llm._abackend(_other(llm, model), None)  # noqa: SLF001 - of one house
+
+
+def _other(llm: ChatPareto, model: object) -> object:
+    """A model as a call names it: not at all where it is the backend that was handed in."""
+    return None if model is llm.backend else model
 
 
 def _drawing(llm: ChatPareto, models: Mapping[str, object]) -> calibrate.Draw:
@@ -148,7 +169,7 @@ def _drawing(llm: ChatPareto, models: Mapping[str, object]) -> calibrate.Draw:
         strategy = WeightedVote(n=n) if scored else Vote(n=n, adaptive=False)
         try:
             reply = await llm.reply(
-                [HumanMessage(question.text)], model=models[name], strategy=strategy
+                [HumanMessage(question.text)], model=_other(llm, models[name]), strategy=strategy
             )
         except BudgetExceeded:
             return None

@@ -6,6 +6,7 @@ Knows how settings are merged, which strategy a call runs and what is reported o
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,23 +16,26 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_pareto import messages as rendering
-from langchain_pareto.backends.base import Backend, Sampling, Usage
+from langchain_pareto.backends.base import Backend, Constraint, Sampling, Usage
 from langchain_pareto.backends.decoders import Decoder, Plain
+from langchain_pareto.backends.grammar import compile_grammar, has_grammars
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import BudgetExceeded, SettingError
 from langchain_pareto.events import describe
+from langchain_pareto.forms import Form, Reader, Thinking
 from langchain_pareto.ledger import Account, current_account
 from langchain_pareto.models import model_name, warn_unused
 from langchain_pareto.planning.plan import Plan
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.aggregation import Aggregation
-from langchain_pareto.strategies.answers import AnswerFormat, split_reasoning
+from langchain_pareto.strategies.answers import AnswerFormat, Reads, split_reasoning
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
 from langchain_pareto.strategies.settings import Role, Settings
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import POLICY, Thought
+from langchain_pareto.tool_formats import format_of
 
 WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none
 
@@ -87,6 +91,7 @@ class Call:
     steps: Steps = field(default_factory=Steps)
     aggregation: Aggregation = "last"
     plan: Plan | None = None  # that chose the strategy
+    form: Form | None = None  # what the answer must look like, if it may not be any text
 
     @property
     def greedy(self) -> bool:
@@ -113,6 +118,7 @@ class Reply:
     model: str
     seed: int
     thinking: bool  # whether the prompt had opened the think block
+    reader: Reader | None = None  # of an answer that has a form
 
     @property
     def thought(self) -> Thought:
@@ -128,13 +134,12 @@ class Reply:
     def message(self) -> AIMessage:
         """The answer as LangChain wants it."""
         reasoning, text = self.texts()
-        extra = {"reasoning_content": reasoning} if reasoning is not None else {}
-        return AIMessage(
-            text,
-            additional_kwargs=extra,
-            usage_metadata=self.usage(),
-            response_metadata=self.metadata(),
-        )
+        message = AIMessage(text) if self.reader is None else self.reader.message(text)
+        if reasoning is not None:
+            message.additional_kwargs["reasoning_content"] = reasoning
+        message.usage_metadata = self.usage()
+        message.response_metadata = self.metadata(called=bool(message.tool_calls))
+        return message
 
     def usage(self) -> UsageMetadata:
         """Everything that was computed: hidden samples count as reasoning, a reused prefix as read from the cache."""
@@ -149,13 +154,14 @@ class Reply:
             output_token_details=OutputTokenDetails(reasoning=max(0, drawn - shown)),
         )
 
-    def metadata(self) -> dict[str, object]:
+    def metadata(self, *, called: bool = False) -> dict[str, object]:
         """`response_metadata`: plain JSON.
 
         It names no `model_provider`: agents that summarise would take the tokens of hidden samples for the length of the
         conversation.
         """
-        finish = "stop" if self.thought.finished else "length"
+        ended = "tool_calls" if called else "stop"
+        finish = ended if self.thought.finished else "length"
         return {"model_name": self.model, "finish_reason": finish, "pareto": self.report()}
 
     def report(self) -> dict[str, object]:
@@ -180,12 +186,15 @@ class Reply:
         }
 
 
-class _AfterThinking(AnswerFormat):
-    """Of texts whose think block the prompt has opened."""
+@dataclass(frozen=True, slots=True)
+class _AfterThinking:
+    """Reads texts whose think block the prompt has opened."""
+
+    reads: Reads
 
     def extract(self, text: str) -> str | None:
         """The answer after the block's end."""
-        return super().extract("<think>" + text)
+        return self.reads.extract("<think>" + text)
 
 
 def read_stops(value: object) -> tuple[str, ...]:
@@ -209,15 +218,21 @@ async def respond(
     if not messages:
         msg = "there is no message to answer"
         raise SettingError(msg, hint="Give at least one message.")
-    text = rendering.prompt_text(backend.tokenizer, messages, call.template_kwargs)
+    text = rendering.prompt_text(backend.tokenizer, messages, call.template_kwargs, call.form)
     thinking = rendering.opens_thinking(text)
+    reader = _reader(call, backend)
+    reads: Reads = call.answers if reader is None else reader
+    grammar = None
+    if call.form is not None:  # the first grammar for a vocabulary takes a second to compile
+        grammar = await asyncio.to_thread(_grammar, call, backend, thinking=thinking)
     strategy = call.effective
     warn_unused(call.roles, strategy, call.scorer)
     settings = Settings(
         sampling=_sampling(call, strategy, backend),
         max_tokens=call.draws.max_tokens,
         stop=call.stop,
-        answers=_AfterThinking(**dict(call.answers)) if thinking else call.answers,
+        answers=_AfterThinking(reads) if thinking else reads,
+        grammar=grammar,
         scorer=call.scorer,
         steps=call.steps,
         aggregation=call.aggregation,
@@ -248,23 +263,56 @@ async def respond(
         raise BudgetExceeded(
             msg, resource=outcome.stopped_by, spent=0, limit=0, hint="Ask for more."
         )
-    return Reply(call, outcome, model_name(backend), seed, thinking)
+    return Reply(call, outcome, model_name(backend), seed, thinking, reader)
 
 
 def _role(backend: Backend, messages: Sequence[BaseMessage], call: Call) -> Role:
     """A model as strategies name it, which reads this call's messages, or one of a user, by its own template."""
     tokenizer = backend.tokenizer
 
-    def render(asked: Sequence[BaseMessage]) -> Sequence[int]:
-        text = rendering.prompt_text(tokenizer, asked, call.template_kwargs)
-        return rendering.prompt_tokens(tokenizer, text)
+    def written(asked: Sequence[BaseMessage], form: Form | None = None) -> str:
+        return rendering.prompt_text(tokenizer, asked, call.template_kwargs, form)
+
+    def render(asked: Sequence[BaseMessage], form: Form | None = None) -> Sequence[int]:
+        return rendering.prompt_tokens(tokenizer, written(asked, form))
+
+    def start() -> Constraint | None:
+        opened = rendering.opens_thinking(written(messages, call.form))
+        grammar = _grammar(call, backend, thinking=opened)
+        return None if grammar is None else grammar()
 
     return Role(
         backend=backend,
         sampling=_sampling(call, call.effective, backend),
-        prompt=lambda: render(messages),
+        prompt=lambda: render(messages, call.form),
         render=lambda text: render([HumanMessage(text)]),
+        grammar=None if call.form is None else start,
     )
+
+
+def _reader(call: Call, backend: Backend) -> Reader | None:
+    """What reads an answer of the form that was asked for, whichever model of the call writes it."""
+    if call.form is None:
+        return None
+    players = (backend, *call.roles.values())
+    formats = tuple(format_of(one.tokenizer.template, one.tokenizer) for one in players)
+    return Reader(call.form, formats, call.answers)
+
+
+def _grammar(call: Call, backend: Backend, *, thinking: bool) -> Callable[[], Constraint] | None:
+    """What holds an answer to the form that was asked for, None where nothing does.
+
+    Where grammars cannot be kept, tools that need not be called are left to the model.
+    """
+    assert call.form is not None
+    able = has_grammars() and backend.capabilities.step
+    if not (call.form.forced or able):
+        return None
+    template = backend.tokenizer.template
+    block: Thinking = "may" if template is not None and "</think>" in template else "never"
+    written_as = format_of(template, backend.tokenizer)
+    grammar = call.form.grammar(written_as, "open" if thinking else block)
+    return None if grammar is None else compile_grammar(backend.tokenizer, grammar)
 
 
 def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ from langchain_core.language_models import (
 )
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from pydantic import (
     ConfigDict,
     Field,
@@ -38,26 +38,43 @@ from typing_extensions import override
 
 from langchain_pareto.backends.base import BACKENDS, Backend
 from langchain_pareto.backends.decoders import Lookup, parse_decoder
+from langchain_pareto.backends.grammar import has_grammars
+from langchain_pareto.bound import Bound
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, read_stops, respond
-from langchain_pareto.errors import CapabilityError, ParetoError, SettingError
+from langchain_pareto.errors import ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
+from langchain_pareto.forms import Form, read_response_format
 from langchain_pareto.ledger import current_account
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
 from langchain_pareto.models import (
+    Footprint,
     Models,
     check_draft,
     check_roles,
     identity,
     is_backend,
+    model_name,
+    one_of,
 )
 from langchain_pareto.planning.calibrate import key_of
 from langchain_pareto.planning.certificates import Guarantee
 from langchain_pareto.planning.identity import fingerprint
-from langchain_pareto.plans import Plans, checked_task, left, named
+from langchain_pareto.plans import (
+    TOGETHER,
+    Plans,
+    check_together,
+    checked_task,
+    in_turns,
+    left,
+    limited,
+    named,
+    seat,
+)
 from langchain_pareto.players import Players
 from langchain_pareto.rates import Rates
+from langchain_pareto.sharing import Seat, batch_of
 from langchain_pareto.strategies import Auto, Strategy, parse_strategy
 from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat
@@ -66,13 +83,18 @@ from langchain_pareto.strategies.scoring import parse_scorer
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import POLICY
 from langchain_pareto.streaming import chunks
+from langchain_pareto.structured import Method, structured
+from langchain_pareto.tool_formats import format_of
+from langchain_pareto.tool_stream import ToolSplitter
+from langchain_pareto.tools import read_tools
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
 # also through config["configurable"]
 _TRAVEL = ("budget", "strategy", "scorer", "decoder", "task", "need", "guarantee")
-_PER_CALL = frozenset({*_TRAVEL, "model", *Draws.model_fields})
+_FORM = ("tools", "tool_choice", "parallel_tool_calls", "strict", "response_format")
+_PER_CALL = frozenset({*_TRAVEL, *_FORM, "model", *Draws.model_fields})
 # LangChain hands these down for its own ends
 _IGNORED = frozenset(
     {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
@@ -187,6 +209,8 @@ class ChatPareto(BaseChatModel):
             except ValidationError as error:
                 raise _own_words(error) from None
             value = getattr(read, name)
+        if name in TOGETHER:
+            self._check_together(**{name: value})
         super().__setattr__(name, value)
 
     @field_validator("budget", mode="before")
@@ -207,7 +231,7 @@ class ChatPareto(BaseChatModel):
     @field_validator("models")
     @classmethod
     def _check_models(cls, value: object) -> object:
-        return None if value is None else named(value, None)
+        return None if value is None else named(value)
 
     @field_validator("task")
     @classmethod
@@ -251,12 +275,12 @@ class ChatPareto(BaseChatModel):
 
     @model_validator(mode="after")
     def _check_plans(self) -> Self:
-        if self.models is not None and (
-            self.model is not None or not isinstance(self.backend, str)
-        ):
-            msg = "a ChatPareto has either one model or several to plan with"
-            raise SettingError(msg, hint="Leave model= and a Backend out, and name all in models=.")
+        self._check_together()
         return self
+
+    def _check_together(self, **changed: object) -> None:
+        """Raises SettingError for settings, some of them about to change, that exclude each other."""
+        check_together(**{name: getattr(self, name) for name in TOGETHER} | changed)
 
     @model_validator(mode="after")
     def _set_pareto_version(self) -> Self:
@@ -328,13 +352,61 @@ class ChatPareto(BaseChatModel):
         messages: list[BaseMessage],
         tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
     ) -> int:
-        """Tokens of the rendered prompt; loads the model."""
-        if tools:
-            raise _no_tools()
+        """Tokens of the rendered prompt, with the tools that it shows; loads the model."""
         tokenizer = self._backend().tokenizer
-        return len(
-            prompt_tokens(tokenizer, prompt_text(tokenizer, messages, self.chat_template_kwargs))
+        form = _form({"tools": tools})
+        text = prompt_text(tokenizer, messages, self.chat_template_kwargs, form)
+        return len(prompt_tokens(tokenizer, text))
+
+    # --- tools and schemas
+
+    @override
+    def bind_tools(
+        self,
+        tools: Sequence[Any],
+        *,
+        tool_choice: Any = None,
+        parallel_tool_calls: bool | None = None,
+        strict: bool | None = None,
+        **settings: Any,
+    ) -> Bound:
+        """The model with tools that it may call: `AIMessage.tool_calls`; what it wrote and nobody can read, `invalid_tool_calls`.
+
+        Tools are functions, LangChain tools, pydantic classes, TypedDicts, or dicts. `tool_choice` is "auto" (or None), "any"
+        ("required", True), "none" (False), or a tool's name; what must be called is held to its schema by a grammar. `settings` are
+        those of a call, `response_format` among them: the answer, when it is no call, then follows that schema. Raises SettingError.
+        """
+        form = read_tools(tools, tool_choice, parallel_tool_calls, strict)
+        if form is not None:
+            settings = {"tools": list(form.specs), "tool_choice": form.choice, **settings}
+            if not form.parallel:
+                settings["parallel_tool_calls"] = False
+        return self.bind(**settings)
+
+    @override
+    def with_structured_output(
+        self,
+        schema: Any = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **settings: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A chain that gives objects of `schema`, see `structured`; `settings` are those of a call."""
+        return structured(
+            self, schema, method=method, include_raw=include_raw, strict=strict, **settings
         )
+
+    @override
+    def bind(self, **kwargs: Any) -> Bound:  # type: ignore[override]  # the base's type is private
+        """The model with settings of a call, which stay when tools or a schema are bound as well."""
+        return Bound(bound=self, kwargs=kwargs, config={})
+
+    @override
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Bound:
+        """The model with a config, which stays when tools or a schema are bound as well."""
+        return Bound(bound=self, kwargs={}, config={**(config or {}), **kwargs})  # type: ignore[typeddict-item]
 
     # --- the doors: settings in the config reach the model as keywords
 
@@ -411,6 +483,18 @@ class ChatPareto(BaseChatModel):
         """Submits all inputs at once, unless the config says `max_concurrency`: the engine merges them."""
         return run_sync(lambda: self.abatch(inputs, config, **kwargs))
 
+    @override
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """As `batch`; under a `run_budget` the calls share it."""
+        first = (config[0] if config else None) if isinstance(config, list) else config
+        with batch_of(len(inputs), (first or {}).get("max_concurrency")):
+            return await super().abatch(inputs, config, **kwargs)
+
     # --- generation
 
     @override
@@ -470,15 +554,24 @@ class ChatPareto(BaseChatModel):
         on_thought: OnThought,
     ) -> AsyncIterator[AIMessageChunk]:
         """A single sample as it grows; any other strategy's winner in one piece, after the decision."""
-        backend = await self._abackend(kwargs.get("model"), kwargs.get("decoder"))
-        tokenizer = backend.tokenizer
-        prompt = prompt_text(tokenizer, messages, self.chat_template_kwargs)
+        with seat() as one:
+            call, backend = await self._ready(stop, kwargs, one)
+            tokenizer = backend.tokenizer
+            prompt = prompt_text(tokenizer, messages, call.template_kwargs, call.form)
+            calls = None
+            if call.form is not None and call.form.tools is not None:
+                written_as = format_of(tokenizer.template, tokenizer)
+                calls = ToolSplitter(written_as, call.form.tools)
 
-        def respond_(on_text: Callable[[str], None]) -> Coroutine[object, object, Reply]:
-            return self._reply(messages, stop, kwargs, on_text, on_thought)
+            async def respond_(on_text: Callable[[str], None]) -> Reply:
+                with limited(call.effective, one):
+                    return await respond(
+                        call, backend, messages, on_text=on_text, on_thought=on_thought
+                    )
 
-        async for chunk in chunks(respond_, thinking=opens_thinking(prompt)):
-            yield chunk
+            thinking = opens_thinking(prompt)
+            async for chunk in chunks(respond_, thinking=thinking, calls=calls):
+                yield chunk
 
     async def reply(self, messages: list[BaseMessage], **settings: Any) -> Reply:
         """One answer with everything that was drawn for it; `settings` are those of a call."""
@@ -489,26 +582,32 @@ class ChatPareto(BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None,
         kwargs: dict[str, Any],
-        on_text: Callable[[str], None] | None = None,
         on_thought: OnThought | None = None,
     ) -> Reply:
-        call = self._planned(self._call(stop, kwargs), kwargs)
+        with seat() as one:
+            call, backend = await self._ready(stop, kwargs, one)
+            with limited(call.effective, one):
+                return await respond(call, backend, messages, on_thought=on_thought)
+
+    async def _ready(
+        self, stop: list[str] | None, kwargs: dict[str, Any], one: Seat | None
+    ) -> tuple[Call, Backend]:
+        """The call with its plan, and the model that answers it; what the plan does not need is not loaded."""
+        call = self._planned(self._call(stop, kwargs), kwargs, one)
         players = self._players
         # before the model, whose pool takes what memory is left
         call = replace(call, roles=await players.load_roles(call.scorer, self._others(call)))
         backend = await self._abackend(self._chosen(call, kwargs), call.decoder)
-        backend = await players.decoding(backend, call.decoder)
-        return await respond(call, backend, messages, on_text=on_text, on_thought=on_thought)
+        return call, await players.decoding(backend, call.decoder)
 
     def _call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
         """This call's settings: its own keywords before the model's fields."""
         unknown = {k for k, v in kwargs.items() if v is not None} - _PER_CALL - _IGNORED
-        if unknown & {"tools", "tool_choice", "response_format"}:
-            raise _no_tools()
         if unknown:
             msg = f"unknown settings of a call: {', '.join(sorted(unknown))}"
             raise SettingError(msg, hint=f"A call takes: stop, {', '.join(sorted(_PER_CALL))}.")
         asked = {k: v for k, v in kwargs.items() if v is not None and k in _PER_CALL}
+        self._check_together()
         own = {name: getattr(self, name) for name in Draws.model_fields}
         draws = Draws.read({**own, **{k: v for k, v in asked.items() if k in own}})
         budget = Budget.parse(asked["budget"]) if "budget" in asked else self.budget
@@ -531,13 +630,14 @@ class ChatPareto(BaseChatModel):
                 watts=self.watts,
             ),
             decoder=self._players.decoder_for(
-                asked.get("decoder", self.decoder), asked.get("model")
+                asked.get("decoder", self.decoder), self._named(asked.get("model"))
             ),
+            form=_form(asked),
         )
         self._warn_if_cold(call)
         return call
 
-    def _planned(self, call: Call, kwargs: Mapping[str, Any]) -> Call:
+    def _planned(self, call: Call, kwargs: Mapping[str, Any], one: Seat | None = None) -> Call:
         """The call with its plan, where it leaves the strategy and the model to us."""
 
         def asked(name: str) -> Any:
@@ -556,15 +656,16 @@ class ChatPareto(BaseChatModel):
             return call
         if all(value is None for value in (task, self.models, need, guarantee)):
             return call
-        plan = self.plans(task, call).plan(
-            left(call.budget, current_account()), need=need, guarantee=guarantee
-        )
-        return replace(call, strategy=plan.strategy, plan=replace(plan, decoder=call.decoder.kind))
+        budget = left(call.budget, current_account(), one)
+        plan = self.plans(task, call).plan(budget, need=need, guarantee=guarantee)
+        plan = replace(plan, decoder=call.decoder.kind)
+        return replace(call, strategy=in_turns(plan, one), plan=plan)
 
     def plans(self, task: object = None, call: Call | None = None) -> Plans:
         """What calls are planned with, or this one; loads no model."""
         call = self._call(None, {}) if call is None else call
-        models = named(self.models, self.model if isinstance(self.backend, str) else self.backend)
+        alone = self.model if isinstance(self.backend, str) else self.backend
+        models = {model_name(alone): alone} if self.models is None else named(self.models)
         sampled = call.draws.model_dump(exclude={"seed"})
         read = (call.answers, call.template_kwargs, call.aggregation, call.steps, call.stop)
         return Plans(
@@ -575,13 +676,19 @@ class ChatPareto(BaseChatModel):
             },
             task=checked_task(task) if task is not None else self.task,
             rates=call.rates,
+            footprint=Footprint(models, self._players.loading, self._models, self._beside),
         )
 
     def _chosen(self, call: Call, kwargs: Mapping[str, Any]) -> object:
         """The model of a call, None for the one there is."""
         if call.plan is None or call.plan.model is None or self.models is None:
-            return kwargs.get("model")
+            return self._named(kwargs.get("model"))
         return self.models[call.plan.model]
+
+    def _named(self, model: object) -> object:
+        """The model that a call asks for: one of several by its name."""
+        several = model is not None and self.models is not None
+        return one_of(self.models, model) if several else model
 
     def _others(self, call: Call) -> dict[str, object]:
         """The models of a plan's other roles."""
@@ -682,7 +789,12 @@ def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[
 
 
 def _profile(backend: Backend) -> ModelProfile:
-    return ModelProfile(max_input_tokens=backend.capabilities.context_length)
+    return ModelProfile(
+        max_input_tokens=backend.capabilities.context_length,
+        tool_calling=True,
+        tool_choice=has_grammars(),
+        structured_output=has_grammars(),
+    )
 
 
 def _result(reply: Reply) -> ChatResult:
@@ -691,6 +803,10 @@ def _result(reply: Reply) -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)])
 
 
-def _no_tools() -> CapabilityError:
-    msg = "ChatPareto does not call tools or constrain its output yet"
-    return CapabilityError(msg, hint="Ask for plain text, and parse it.")
+def _form(asked: Mapping[str, Any]) -> Form | None:
+    """What the answer of a call must look like, None where it may be any text."""
+    tools = read_tools(*(asked.get(name) for name in _FORM[:4]))
+    schema = None
+    if "response_format" in asked:
+        schema = read_response_format(asked["response_format"])
+    return None if tools is None and schema is None else Form(tools, schema)

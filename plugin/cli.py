@@ -20,6 +20,7 @@ from rich.text import Text
 
 from langchain_pareto import console
 from langchain_pareto.cli_planning import add_planning
+from langchain_pareto.cli_report import add_report
 from langchain_pareto.errors import SettingError
 from langchain_pareto.exits import told
 from langchain_pareto.questions import Question, read_questions
@@ -64,6 +65,7 @@ def _pareto(
 
 
 add_planning(app)
+add_report(app)
 
 
 @app.command()

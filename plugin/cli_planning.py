@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,16 +80,16 @@ def plan(
 
         read_questions(question, None)  # a call needs one; which one it is makes no difference yet
         limits = None if budget is None else Budget.parse(budget)
+        wanted = None if guarantee is None else Guarantee.parse(guarantee)
+        _check_task(task)
+        if plot is not None:
+            _check_plot(plot, task)
         llm = _chat(model, scorer=scorer, task=task, temperature=temperature, max_tokens=max_tokens)
-        chosen = llm.plans().plan(
-            limits,
-            need=need,
-            guarantee=None if guarantee is None else Guarantee.parse(guarantee),
-        )
+        chosen = llm.plans().plan(limits, need=need, guarantee=wanted)
         if plot is not None:
             _draw(llm, plot)
         if as_json:
-            print(json.dumps(chosen.as_dict()))
+            print(json.dumps(chosen.as_dict(), allow_nan=False))
         else:
             console.stdout().print(Text(chosen.explain()), soft_wrap=True)
 
@@ -123,7 +124,8 @@ def quality(
         from langchain_pareto.calibration import calibrate_quality
         from langchain_pareto.planning.store import profile_path, samples_path
 
-        path = profile_path(task)  # a name that cannot be is refused before anything is drawn
+        _check_task(task, writing=True)  # before anything is drawn
+        path = profile_path(task)
         asked = [_asked(one) for one in read_questions(None, questions)][:limit]
         llm = _chat(model, scorer=scorer, temperature=temperature, max_tokens=max_tokens)
         rows = len(asked) * len(llm.plans().models)
@@ -142,6 +144,10 @@ def quality(
 
         try:
             found = asyncio.run(calibrate())
+        except KeyboardInterrupt:
+            resumed = f"Interrupted; what was drawn is kept in {samples_path(task)}. The same command goes on from there."
+            err.print(Text(resumed), soft_wrap=True)
+            raise
         finally:
             llm.close()
         told_labels = (
@@ -211,14 +217,54 @@ def planner(
                 print(json.dumps(row), flush=True)
 
 
-def _draw(llm: ChatPareto, path: Path) -> None:
-    profile = llm.plans().profile()
-    if profile is None:
+def _check_task(task: str | None, *, writing: bool = False) -> None:
+    """Raises SettingError where no profile can be read from, or written to, what --task names."""
+    if task is None:
+        return
+    from langchain_pareto.planning.store import known_tasks, profile_path
+
+    if Path(task).is_dir() and not _is_name(task):
+        msg = f"--task {task} is a folder, not a profile"
+        raise SettingError(msg, hint="Give a profile's name, or the path of its .json file.")
+    path = profile_path(task)
+    if writing:
+        _check_writable(path)
+    elif not path.is_file():
+        msg = f"there is no profile {task!r}: {path} is no file"
+        known = known_tasks()
+        hint = f"Known profiles: {', '.join(known)}. " if known else ""
+        raise SettingError(msg, hint=f"{hint}Make one with `pareto calibrate quality`.")
+
+
+def _is_name(task: str) -> bool:
+    """Whether it is written as a name, and no path: a folder that happens to be called so is not meant."""
+    return not task.endswith(".json") and Path(task).name == task and task not in {".", ".."}
+
+
+def _check_writable(path: Path) -> None:
+    """Raises SettingError where a file cannot be made, with the folders above it."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK) or path.is_dir():
+        why = "it is a folder" if path.is_dir() else f"{above} may not be written to"
+        msg = f"the profile {path} cannot be written: {why}"
+        raise SettingError(msg, hint="Give another --task: a name, or the path of a .json file.")
+
+
+def _check_plot(path: Path, task: str | None) -> None:
+    """Raises SettingError for a plot that cannot be drawn."""
+    if task is None:
         msg = "there is nothing to plot without a profile"
         raise SettingError(msg, hint="Name one with --task.")
+    from langchain_pareto.plot import check_plot
+
+    check_plot(path)
+
+
+def _draw(llm: ChatPareto, path: Path) -> None:
     from langchain_pareto.plot import draw_profile
 
-    draw_profile(profile, path)
+    if (profile := llm.plans().profile()) is not None:
+        draw_profile(profile, path)
 
 
 def _asked(question: Question) -> Asked:

@@ -12,6 +12,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import SettingError
+from langchain_pareto.forms import Form
+from langchain_pareto.tool_formats import ToolFormat, format_of, shows_tools
 
 _ROLES = {
     "human": "user",
@@ -36,10 +38,24 @@ def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, object]]:
 
 
 def prompt_text(
-    tokenizer: Tokenizer, messages: Sequence[BaseMessage], template_kwargs: Mapping[str, object]
+    tokenizer: Tokenizer,
+    messages: Sequence[BaseMessage],
+    template_kwargs: Mapping[str, object],
+    form: Form | None = None,
 ) -> str:
-    """The rendered prompt."""
-    return tokenizer.render(to_chat(messages), template_kwargs=template_kwargs)
+    """The rendered prompt, with the tools and the schema of `form`.
+
+    Where the template has no words for tools, they are described in a system message, and past calls and their results are text.
+    """
+    turns, template = to_chat(messages), tokenizer.template
+    if not shows_tools(template):
+        turns = [_in_words(turn, format_of(template)) for turn in turns]
+    if form is None:
+        return tokenizer.render(turns, template_kwargs=template_kwargs)
+    tools, told = form.shown(template)
+    if told:
+        turns = _told(turns, told)
+    return tokenizer.render(turns, tools=tools, template_kwargs=template_kwargs)
 
 
 def prompt_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -142,6 +158,26 @@ def _to_turn(message: BaseMessage) -> dict[str, object]:
             for c in message.tool_calls
         ]
     return turn
+
+
+def _told(turns: list[dict[str, object]], words: str) -> list[dict[str, object]]:
+    """With words of ours at the end of the first system message."""
+    if turns and turns[0]["role"] == "system":
+        first = {**turns[0], "content": f"{turns[0]['content']}\n\n{words}".lstrip()}
+        return [first, *turns[1:]]
+    return [{"role": "system", "content": words}, *turns]
+
+
+def _in_words(turn: dict[str, object], written_as: ToolFormat) -> dict[str, object]:
+    """A turn whose calls, or whose result of a call, are part of its text."""
+    if turn["role"] == "tool":
+        return {"role": "user", "content": written_as.result(str(turn["content"]))}
+    calls = turn.get("tool_calls")
+    if not isinstance(calls, list):
+        return turn
+    said = written_as.write([(c["function"]["name"], c["function"]["arguments"]) for c in calls])
+    content = f"{turn['content']}\n{said}" if turn["content"] else said
+    return {"role": turn["role"], "content": content}
 
 
 def _text(message: BaseMessage) -> str:

@@ -22,11 +22,19 @@ _LINE_HINT = 'Write one JSON object a line: {"question": "..."}'
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, what else stood on its line, and the right answer if it was there."""
+    """What is asked, what else stood on its line, its answer as it was written there, and where that line is."""
 
     text: str
     extra: Mapping[str, object] = field(default_factory=dict)
-    answer: str | None = None
+    label: object = None
+    place: str = ""
+
+    @property
+    def answer(self) -> str | None:
+        """The right answer as text, None where it is not known; raises SettingError for what cannot be one."""
+        from langchain_pareto.planning.calibrate import label_of
+
+        return label_of(self.label, self.place or "the question")
 
 
 def read_questions(question: str | None, file: Path | None) -> list[Question]:
@@ -87,9 +95,9 @@ def _parse(path: Path, number: int, line: str) -> Question:
     if not row["question"].strip():
         msg = f"{path}, line {number}: the question is empty"
         raise SettingError(msg)
-    answer = row.get("answer")
     return Question(
         row["question"],
         {k: v for k, v in row.items() if k not in _COLUMNS},
-        None if answer is None else str(answer),
+        row.get("answer"),
+        f"line {number} of {path.name}",
     )

@@ -7,20 +7,26 @@ Knows text, think tags and message chunks; knows neither budgets nor models.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolCallChunk
+from langchain_core.messages.tool import tool_call_chunk
 
 from langchain_pareto.call import Reply
 from langchain_pareto.messages import ReasoningSplitter
+from langchain_pareto.tool_stream import ToolSplitter
 
 Respond = Callable[[Callable[[str], None]], Coroutine[object, object, Reply]]
 
 
-async def chunks(respond: Respond, *, thinking: bool) -> AsyncIterator[AIMessageChunk]:
+async def chunks(
+    respond: Respond, *, thinking: bool, calls: ToolSplitter | None = None
+) -> AsyncIterator[AIMessageChunk]:
     """Runs `respond`, which may call its `on_text` from any thread; leaving the iterator cancels it.
 
-    The last chunk carries usage and metadata, and no other does. `thinking` says that the prompt has opened the think block.
+    The last chunk carries usage and metadata, and no other does. `thinking` says that the prompt has opened the think block; `calls`
+    finds calls of tools in the text after it.
     """
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -34,8 +40,8 @@ async def chunks(respond: Respond, *, thinking: bool) -> AsyncIterator[AIMessage
     replying.add_done_callback(lambda _: pieces.put_nowait(None))
     try:
         while (piece := await pieces.get()) is not None:
-            for chunk in _show(*splitter.feed(piece)):
-                shown = True
+            shown = True
+            for chunk in _show(*splitter.feed(piece), calls):
                 yield chunk
         reply = await replying
     finally:
@@ -43,11 +49,13 @@ async def chunks(respond: Respond, *, thinking: bool) -> AsyncIterator[AIMessage
             replying.cancel()
             await asyncio.wait({replying})
     message = reply.message()
-    held = splitter.flush()
-    if not shown and not any(held):  # nothing was streamed: the winner comes now
-        held = message.additional_kwargs.get("reasoning_content", ""), str(message.content)
-    for chunk in _show(*held):
-        yield chunk
+    if shown:
+        for chunk in _show(*splitter.flush(), calls):
+            yield chunk
+        for part in () if calls is None else calls.flush():
+            yield _part(part)
+    else:  # nothing was streamed: the winner comes now
+        yield _whole(message)
     yield AIMessageChunk(
         content="",
         usage_metadata=message.usage_metadata,
@@ -56,8 +64,37 @@ async def chunks(respond: Respond, *, thinking: bool) -> AsyncIterator[AIMessage
     )
 
 
-def _show(reasoning: str, text: str) -> Iterator[AIMessageChunk]:
+def _show(reasoning: str, text: str, calls: ToolSplitter | None) -> Iterator[AIMessageChunk]:
     if reasoning:
         yield AIMessageChunk(content="", additional_kwargs={"reasoning_content": reasoning})
     if text:
-        yield AIMessageChunk(content=text)
+        for part in (text,) if calls is None else calls.feed(text):
+            yield _part(part)
+
+
+def _part(part: str | ToolCallChunk) -> AIMessageChunk:
+    if isinstance(part, str):
+        return AIMessageChunk(content=part)
+    return AIMessageChunk(content="", tool_call_chunks=[part])
+
+
+def _whole(message: AIMessage) -> AIMessageChunk:
+    """All that a message says, in one piece."""
+    written = [
+        tool_call_chunk(
+            name=call["name"],
+            args=json.dumps(call["args"], ensure_ascii=False),
+            id=call["id"],
+            index=i,
+        )
+        for i, call in enumerate(message.tool_calls)
+    ]
+    broken = [
+        tool_call_chunk(name=call["name"], args=call["args"], id=call["id"], index=i)
+        for i, call in enumerate(message.invalid_tool_calls, len(written))
+    ]
+    return AIMessageChunk(
+        content=message.content,
+        additional_kwargs=message.additional_kwargs,
+        tool_call_chunks=[*written, *broken],
+    )

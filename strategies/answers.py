@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from types import ModuleType
+from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +29,38 @@ _MARKDOWN = " \t\r*_`"
 _LAST_NUMBER = re.compile(
     r"(?:(?<![\w)])[-\u2212])?(?<![\w.])(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:[./][0-9]+)?"
 )
+
+
+class Reads(Protocol):
+    """Reads the answer out of a text."""
+
+    def extract(self, text: str) -> str | None:
+        """Return the answer that `text` gives, or None."""
+        ...
+
+
+class Exact(str):
+    """
+    An answer that is already written in its one form, and is the same as another only letter by letter.
+
+    Answers of one `shape` agree on what matters first: a vote chooses the shape before it chooses among
+    its answers.
+    """
+
+    __slots__ = ("shape",)
+
+    def __new__(cls, text: str, shape: str = "") -> Self:
+        """Return `text` as an answer of `shape`."""
+        made = super().__new__(cls, text)
+        made.shape = shape
+        return made
+
+    shape: str
+
+
+def shape_of(answer: str | None) -> str:
+    """Return what a vote chooses before it chooses an answer: the shape of an exact one, none of others."""
+    return answer.shape if isinstance(answer, Exact) else ""
 
 
 class AnswerFormat(BaseModel):
@@ -239,12 +272,15 @@ def group(answers: Sequence[str | None]) -> list[list[int]]:
     clusters: dict[str | Fraction, list[int]] = {}
     owner: dict[str | Fraction, str | Fraction] = {}
     for answer, indices in places.items():
-        key = _key_of(answer)
+        exact = isinstance(answer, Exact)
+        key = answer if exact else _key_of(answer)
         if key not in owner:
-            owner[key] = next((first for first in clusters if _same(first, key)), key)
+            others = () if exact else clusters
+            owner[key] = next((first for first in others if _same(first, key)), key)
         clusters.setdefault(owner[key], []).extend(indices)
     if len(clusters) < len(places):
         clusters = {key: sorted(indices) for key, indices in clusters.items()}
+
     return sorted(clusters.values(), key=len, reverse=True)  # stable: first seen stays first
 
 

@@ -12,8 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from langchain_pareto.backends.base import Branch, Extension
-from langchain_pareto.errors import SettingError
+from langchain_pareto.backends.base import Branch, Constraint, Extension
+from langchain_pareto.backends.closing import Closing
+from langchain_pareto.errors import CapabilityError, SettingError
 from langchain_pareto.strategies.desk import Desk
 from langchain_pareto.strategies.marks import decode_after, encode_after, split_at_end
 from langchain_pareto.strategies.record import finished
@@ -56,6 +57,9 @@ class Drawing:
 
     def append(self, thought: Thought, text: str) -> Thought | None:
         """Text of the host's after that of `thought`, instead of what was drawn beyond it; None where the context is too short."""
+        if self.settings.grammar is not None:
+            msg = "this strategy writes into the model's text, which must keep a grammar here (of tools or of a schema)"
+            raise CapabilityError(msg, hint="Take another strategy, or ask for plain text.")
         assert thought.branch is not None
         tokenizer, tokens = self.desk.backend.tokenizer, thought.branch.tokens
         above = tokens[: len(tokens) - len(thought.tokens)]
@@ -141,6 +145,7 @@ class Drawing:
         above, (most, least) = thought.parent, reservation
         assert above is not None
         parts, memory, left, known = list[Extension](), 0, end.tokens, above.paid
+        constraint = self._constraint(above)
         pending = len(branch.tokens) - known if above.given else 1
         while left and (not parts or parts[-1].finish == "length"):
             price = partial(self.desk.price, len(branch.tokens), known=known)
@@ -155,6 +160,7 @@ class Drawing:
                 end.stop(lease.amount, parts),
                 stats=True,
                 deadline=self.desk.account.deadline,
+                constraint=self._closing(constraint, lease.amount) if end.text else constraint,
                 on_text=self.settings.on_text if thought.number == 1 else None,
             )
             bill = self.desk.start(start, lease, pending=pending)
@@ -167,6 +173,23 @@ class Drawing:
             if end.text:
                 break
         return joined(parts) if parts else None, memory
+
+    def _constraint(self, above: Thought) -> Constraint | None:
+        """What holds a continuation of `above` to the grammar of the answer, where there is one."""
+        if self.settings.grammar is None:
+            return None
+        constraint = self.settings.grammar()
+        if constraint is not None:
+            for thought in above.path:
+                for token in thought.tokens:
+                    constraint.advance(token)
+        return constraint
+
+    def _closing(self, constraint: Constraint | None, tokens: int) -> Constraint | None:
+        """The same for a text that ends within `tokens`: what has a form is worth nothing when it is cut off."""
+        if constraint is None:
+            return None
+        return Closing(constraint, self.desk.backend.tokenizer, tokens)
 
     def _note_limits(self, above: Thought, drawn: Extension, end: Ends, until: Until) -> None:
         """What cut a draw off, where something did."""

@@ -107,7 +107,7 @@ def _with_policy(settings: Settings, backend: Backend, branch: Branch) -> Settin
     if POLICY in settings.roles:
         return settings
     render = backend.tokenizer.encode_prompt
-    policy = Role(backend, settings.sampling, lambda: branch.tokens, render)
+    policy = Role(backend, settings.sampling, lambda: branch.tokens, render, settings.grammar)
     return replace(settings, roles={**settings.roles, POLICY: policy})
 
 

@@ -282,7 +282,10 @@ class Search:
             self._record.roots[key] = Thought(
                 self.root.question, branch=branch, role=name, aside=aside
             )
-        settings = replace(self.settings, sampling=role.sampling)
+        grammar = (
+            None if aside else role.grammar
+        )  # what is asked aside is no answer, and has a form of its own
+        settings = replace(self.settings, sampling=role.sampling, grammar=grammar)
         return self._with(
             root=self._record.roots[key], settings=settings, backend=role.backend, main=False
         )

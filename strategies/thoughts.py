@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from asyncio import Future
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
 from langchain_pareto.backends.base import Branch, Finish, Usage
-from langchain_pareto.strategies.answers import group
+from langchain_pareto.strategies.answers import group, shape_of
 
 _ROUNDING = 0.05  # nats: by more than that no two rows differ for one text, in any precision
 POLICY = "policy"  # the role of the model that answers
@@ -172,10 +173,18 @@ def best_of(thoughts: Sequence[Thought]) -> Thought:
 
 
 def ballot(thoughts: Sequence[Thought]) -> list[list[Thought]]:
-    """Thoughts with equivalent answers, the largest class first; ties by the best member. What was cut off does not vote."""
+    """Thoughts with equivalent answers, the largest class first; ties by the best member. What was cut off does not vote.
+
+    Of exact answers, those of the shape come first that most have.
+    """
     classes = [[thoughts[i] for i in members] for members in group([t.answer for t in thoughts])]
+    shapes = Counter(shape_of(t.answer) for members in classes for t in members)
+
+    def votes(members: Sequence[Thought]) -> tuple[int, int]:
+        return shapes[shape_of(members[0].answer)], len(members)
+
     ranked = list[list[Thought]]()
-    for _, run in groupby(classes, key=len):
+    for _, run in groupby(sorted(classes, key=votes, reverse=True), key=votes):
         tied = list(run)
         if len(tied) > 1:
             tied.sort(key=lambda members: max(map(preference, members)), reverse=True)
@@ -202,7 +211,15 @@ def weighted_leader(thoughts: Sequence[Thought]) -> Answer:
     total = math.fsum(sums)
     if not classes or total <= 0:
         return leader(thoughts)
-    best = max(range(len(classes)), key=lambda i: (sums[i], preference(best_of(classes[i]))))
+    shapes = [shape_of(members[0].answer) for members in classes]
+    of_shape = {
+        shape: math.fsum(s for s, own in zip(sums, shapes, strict=True) if own == shape)
+        for shape in set(shapes)
+    }
+    best = max(
+        range(len(classes)),
+        key=lambda i: (of_shape[shapes[i]], sums[i], preference(best_of(classes[i]))),
+    )
     return Answer(best_of(classes[best]), sums[best] / total)
 
 

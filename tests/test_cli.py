@@ -10,9 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from profiles import OPTIONS, RIGHT, TOKENS, cells
 from typer.testing import CliRunner, Result
 
+from langchain_pareto import ChatPareto
 from langchain_pareto.cli import app
+from langchain_pareto.planning.catalogue import Option
+from langchain_pareto.planning.profile import Profile
+from langchain_pareto.planning.store import profile_path
 
 CUPS = "Ben has 3 more cups than Ava. Ava has 5 cups. How many cups does Ben have?"
 QUESTIONS = [f"Use {a} 4 5 to make 35." for a in (3, 7, 11, 15, 19)]
@@ -216,6 +221,83 @@ def test_a_bad_line_is_named_before_anything_runs(tmp_path: Path, lines: str, to
     assert " on cpu" not in done.stderr
 
 
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A profile called "mine", in a home and a working directory of the test's own."""
+    monkeypatch.setenv("LANGCHAIN_PARETO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.json").mkdir()
+    keys = dict(ChatPareto().plans().keys)
+    options = tuple(Option(o.strategy, {"policy": "nano"}) for o in OPTIONS[:2])
+    table = {"tokens": cells(RIGHT[:2], TOKENS[:2], questions=20)}
+    Profile("mine", options, table, keys=keys).save(profile_path("mine"))
+    return "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--task", "./folder"], "--task ./folder is a folder, not a profile"),
+        (["--task", "folder.json"], "--task folder.json is a folder, not a profile"),
+        (["--task", "other"], "Known profiles: mine."),
+        (["--task", "no/such.json"], "is no file"),
+        (["--task", "mine", "--plot", "nodir/x.png"], "there is no folder nodir"),
+        (["--task", "mine", "--plot", "x.unknown"], "ends in .png, .svg, .pdf"),
+        (["--task", "mine", "--plot", "x"], "ends in .png, .svg, .pdf"),
+        (["--task", "mine", "--plot", "folder"], "ends in .png, .svg, .pdf"),
+        (["--plot", "x.png"], "Name one with --task."),
+        (["--task", "mine", "--need", "0.5", "--guarantee", "agree"], "Leave one of them out."),
+        (["--task", "mine", "--need", "2"], "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_planned_or_plotted_is_exit_code_2(
+    profile: str, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    """In words, with what to do, and nothing is written."""
+    before = sorted(tmp_path.rglob("*"))
+    done = here("plan", "hi", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="who may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_refused_first(profile: str, tmp_path: Path) -> None:
+    """By `pareto plan --plot`, and by a calibration before it draws."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    questions = write(tmp_path / "q.jsonl", [{"question": CUPS}])
+    for arguments in (
+        ["plan", "hi", "--task", profile, "--plot", str(locked / "x.png")],
+        ["calibrate", "quality", questions, "--task", str(locked / "x.json")],
+    ):
+        done = here(*arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "may not be writ" in done.stderr
+
+
+@pytest.mark.parametrize("task", ["./folder", "folder.json", "q.jsonl/x.json", "a b"])
+def test_a_calibration_that_could_not_be_kept_is_refused_first(
+    profile: str, tmp_path: Path, task: str
+) -> None:
+    """Before a model is loaded."""
+    questions = write(tmp_path / "q.jsonl", [{"question": CUPS}])
+    done = here("calibrate", "quality", questions, "--task", task)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert not list(tmp_path.rglob("*.samples.jsonl"))
+
+
+def test_a_plot_is_written_beside_the_plan(profile: str, tmp_path: Path) -> None:
+    """`--plot` draws, and the plan is told all the same."""
+    pytest.importorskip("matplotlib")
+    done = here("plan", "hi", "--task", profile, "--plot", "x.svg")
+    assert done.exit_code == 0, done.output
+    assert "Plan: " in done.stdout
+    assert "<svg" in (tmp_path / "x.svg").read_text()
+
+
 def test_a_traceback_for_who_asks() -> None:
     """PARETO_TRACEBACK=1 shows where an error comes from."""
     done = pareto("ask", "hi", "--budget", "5 parsecs", PARETO_TRACEBACK="1")
@@ -252,3 +334,30 @@ def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_an_interrupted_calibration_says_that_it_goes_on(tmp_path: Path) -> None:
+    """Where what was drawn is kept, and that the same command resumes; the exit code is that of any interrupt."""
+    rows = [{"question": f"{q} {i}"} for q in QUESTIONS for i in range(100)]
+    file = write(tmp_path / "q.jsonl", rows)
+    samples = tmp_path / "home" / "profiles" / "t.samples.jsonl"
+    running = subprocess.Popen(
+        [
+            *(sys.executable, "-c", _INTERRUPTIBLE, "calibrate", "quality", file),
+            *("--task", "t", "--questions", "500", "--samples", "8"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LANGCHAIN_PARETO_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+    )
+    while running.poll() is None and not (samples.exists() and samples.stat().st_size > 500):
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=200)
+    assert (running.returncode, out) == (130, "")
+    assert str(samples) in err
+    assert "The same command goes on from there." in err
+    assert "Traceback" not in err
+    assert samples.read_text().count("\n") > 1

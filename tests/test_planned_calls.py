@@ -5,20 +5,29 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from profiles import OPTIONS, cells
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+from profiles import OPTIONS, RIGHT, TOKENS, cells
 from typer.testing import CliRunner
 
-from langchain_pareto import ChatPareto, run_budget
+from langchain_pareto import BestOfN, Budget, ChatPareto, run_budget
+from langchain_pareto.backends import devices
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.calibration import calibrate_quality
 from langchain_pareto.cli import app
 from langchain_pareto.errors import CertificateRefused, ContextLengthError, SettingError
+from langchain_pareto.models import Models
 from langchain_pareto.planning.calibrate import Asked
+from langchain_pareto.planning.catalogue import Option
+from langchain_pareto.planning.certificates import Guarantee
 from langchain_pareto.planning.planner import Planner
-from langchain_pareto.planning.profile import Profile, load_profile
+from langchain_pareto.planning.profile import Family, Profile, load_profile
 from langchain_pareto.planning.store import profile_path, samples_path
 from langchain_pareto.strategies import Cascade, Single, Vote
 
@@ -119,7 +128,13 @@ def test_a_foreign_profile_is_refused_with_the_reason(llm: ChatPareto) -> None:
         {"models": []},
         {"models": {"": "x"}},
         {"models": ["a/x", "a/x"]},
+        {"models": {}},
+        {"models": 3},
+        {"models": [3]},
+        {"models": {"a": 3}},
+        {"models": [" "]},
         {"models": ["./a"], "model": "./b"},
+        {"need": 0.5, "guarantee": "agree"},
         {"task": "no/such name"},
         {"task": 3},
         {"guarantee": "surely"},
@@ -158,6 +173,249 @@ def test_a_need_of_a_call_is_a_share(llm: ChatPareto, need: object) -> None:
     llm.task = by_hand(llm)
     with pytest.raises(SettingError, match="share of right answers"):
         llm.invoke("Question?", need=need)
+
+
+def test_a_need_beside_a_guarantee_is_refused(llm: ChatPareto) -> None:
+    """They are two answers to one question: whether both come with the call, or one of them with the model."""
+    llm.task = by_hand(llm)
+    with pytest.raises(SettingError, match="need= and guarantee="):
+        llm.invoke("Question?", need=0.5, guarantee="agree")
+    llm.need = 0.5
+    with pytest.raises(SettingError, match="need= and guarantee="):
+        llm.invoke("Question?", guarantee="agree")
+    with pytest.raises(SettingError, match="need= and guarantee="):
+        llm.guarantee = "agree"
+
+
+def test_a_call_names_one_of_several_models(llm: ChatPareto) -> None:
+    """By its name, or as it was given; any other is refused, and no hub is asked."""
+    for model in ("large", llm.models["large"]):
+        answer = llm.invoke("Question?", model=model, budget="200 tokens")
+        assert answer.response_metadata["model_name"] == "large"
+    for door in (llm.invoke, lambda text, **settings: list(llm.stream(text, **settings))):
+        with pytest.raises(SettingError, match="no 'huge' among models=") as caught:
+            door("Question?", model="huge")
+        assert "small, large" in str(caught.value.hint)
+
+
+def test_one_model_does_not_join_several(llm: ChatPareto) -> None:
+    """Setting it later is refused as it is at the constructor, and so is a copy with both."""
+    with pytest.raises(SettingError, match="either one model or several"):
+        llm.model = "./other"
+    with pytest.raises(SettingError, match="either one model or several"):
+        llm.backend = llm.models["small"]
+    with pytest.raises(SettingError, match="either one model or several"):
+        llm.model_copy(update={"model": "./other"}).invoke("Question?")
+    llm.models = None
+    llm.model = "./other"
+    assert llm.model == "./other"
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [(100, "./small"), (1600, "./large")])
+def test_a_stream_loads_what_its_plan_needs(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, wanted: str
+) -> None:
+    """And nothing before it is planned."""
+    loaded = list[object]()
+    backend = ScriptedBackend(["Answer: 7"])
+
+    def get(_: Models, model: object, __: object, *, role: bool = False) -> ScriptedBackend:
+        loaded.append(model)
+        return backend
+
+    monkeypatch.setattr(Models, "get", get)
+    llm = ChatPareto(models={"small": "./small", "large": "./large"})
+    llm.task = by_hand(llm)
+    text = "".join(str(c.content) for c in llm.stream("Question?", budget=f"{tokens} tokens"))
+    assert text == "Answer: 7"
+    assert set(loaded) == {wanted}
+    backend.close()
+
+
+# --- memory, joules, money
+
+
+def test_what_the_memory_does_not_hold_is_rejected(llm: ChatPareto) -> None:
+    """A sample of the large model takes (20 + 150) tokens of 16 bytes each, one of the small (20 + 50)."""
+    llm.task = replace(by_hand(llm), prompt=20.0)
+    wide, narrow = (llm.plans().plan(Budget(memory=n)) for n in (2720, 2719))
+    assert wide.model == "large"
+    assert narrow.model == "small"
+    lost = {str(r.option): r.why for r in narrow.rejected}
+    assert lost["one sample by large"] == "one sample does not fit into the memory"
+
+
+def on_disk(path: Path, size: int) -> Path:
+    """A folder of weights that are only as long as they should be."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"dtype": "float32"}))
+    with (path / "model.safetensors").open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def with_cascade(llm: ChatPareto) -> Profile:
+    """A profile with a cascade that is better than all else."""
+    cascade = Option(Cascade(n=4, n_large=4), {"policy": "small", "large": "large"})
+    right = [*RIGHT, [0.95] * 5]
+    tokens = [*TOKENS, [100, 200, 300, 300, 300]]
+    options = (*OPTIONS, cascade)
+    return Profile("c", options, {"tokens": cells(right, tokens)}, keys=dict(llm.plans().keys))
+
+
+def test_models_that_do_not_fit_together_are_not_planned_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With free memory for either, the cascade of both is rejected, and says how much it would take; with more it is taken."""
+    models = {name: on_disk(tmp_path / name, 3 * 10**9) for name in ("small", "large")}
+    llm = ChatPareto(models=models, device="cpu", dtype="float32")
+    llm.task = with_cascade(llm)
+    plans = {}
+    for free in (7, 4, 1):
+        monkeypatch.setattr(devices, "free_bytes", lambda _, free=free: free * 10**9)
+        plans[free] = llm.plans().plan(Budget(tokens=1600))
+    assert plans[7].strategy.kind == "cascade"
+    assert (plans[4].strategy.kind, plans[4].model) == ("vote", "large")
+    [why] = [r.why for r in plans[4].rejected if isinstance(r.option.strategy, Cascade)]
+    assert why == "its models together do not fit on the device: 6.0 GB to load, 4.0 GB free"
+    assert plans[1].level == 0
+    assert len(plans[1].rejected) >= len(OPTIONS) + 1
+    unplanned = ChatPareto(models=models, device="cpu", dtype="float32")
+    assert unplanned.plans().plan(None).strategy.kind == "auto"
+
+
+def test_weights_count_as_wide_as_they_are_loaded(tmp_path: Path) -> None:
+    """Half as much in 16 bits, and nothing where something else decides, as in a quantisation."""
+    folder = on_disk(tmp_path / "m", 10**9)
+
+    def missing(**settings: object) -> int:
+        plans = ChatPareto(model=folder, device="cpu", **settings).plans()
+        assert plans.footprint is not None
+        return plans.footprint.missing({"policy": "m"})
+
+    assert missing(dtype="float32") == 10**9
+    assert missing(dtype="float16") == 10**9 // 2
+    assert missing(dtype="float32", model_kwargs={"load_in_8bit": True}) == 0
+
+
+def test_a_certificate_holds_for_the_plans_that_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family loses the plans that do not fit and keeps its order; without its reference there is nothing to certify."""
+    models = {name: on_disk(tmp_path / name, 3 * 10**9) for name in ("small", "large")}
+    llm = ChatPareto(models=models, device="cpu", dtype="float32")
+    never = np.zeros((2, 200), bool)
+    profile = with_cascade(llm)
+    llm.task = replace(profile, family=Family(3, (4, 2), never))
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 4 * 10**9)
+    plan = llm.plans().plan(None, guarantee=Guarantee(kind="agree"))
+    assert (plan.strategy, plan.model) == (Single(), "large")
+    llm.task = replace(profile, family=Family(4, (2, 0), never))
+    with pytest.raises(CertificateRefused):
+        llm.plans().plan(None, guarantee=Guarantee(kind="agree"))
+
+
+@pytest.mark.parametrize(
+    ("budget", "rates", "told"),
+    [
+        ({"joules": 5}, {}, "watts="),
+        ({"usd": 0.1}, {}, "usd_per_hour="),
+        ({"usd": 0.1}, {"usd_per_hour": 1, "usd_per_million_tokens": 1}, "has 2"),
+        ({"joules": 5}, {"watts": 10}, None),
+        ({"usd": 0.1}, {"usd_per_million_tokens": 1}, None),
+        ({"tokens": 100}, {}, None),
+    ],
+)
+def test_a_plan_says_what_has_no_rate(
+    llm: ChatPareto, budget: dict[str, float], rates: dict[str, float], told: str | None
+) -> None:
+    """A limit in joules or usd that no call could keep is named in a note, with a profile and without."""
+    models = llm.models
+    chat = ChatPareto(models=models, max_tokens=60, **rates)
+    for task in (None, by_hand(chat)):
+        chat.task = task
+        notes = [n for n in chat.plans().plan(Budget(**budget)).notes if "refused" in n]
+        assert len(notes) == (told is not None)
+        assert all(str(told) in note for note in notes)
+
+
+# --- batches under one budget
+
+
+@pytest.fixture
+def even() -> Iterator[ChatPareto]:
+    """Samples of 51 tokens from the small model, and of 131 from the large one; a question with "sure" in it is easy."""
+    pad = "x" * 40
+
+    def small(text: str, i: int) -> str:
+        return f"{pad}\nAnswer: {7 if 'sure' in text else i % 5}"
+
+    backends = {
+        "small": ScriptedBackend(small, name="small"),
+        "large": ScriptedBackend([f"{3 * pad}\nAnswer: 7"], name="large"),
+    }
+    yield ChatPareto(models=backends, max_tokens=200)
+    for backend in backends.values():
+        backend.close()
+
+
+def reports(answers: list[AIMessage]) -> list[dict[str, Any]]:
+    return [answer.response_metadata["pareto"] for answer in answers]
+
+
+@pytest.mark.parametrize("together", [None, 1, 3])
+@pytest.mark.parametrize("tokens", [100, 200, 400])
+def test_the_last_call_of_a_batch_has_its_share(
+    even: ChatPareto, together: int | None, tokens: int
+) -> None:
+    """All are planned with what is left for each, whether they run at once or one after another; nobody starves."""
+    even.task = by_hand(even)
+    config = None if together is None else RunnableConfig(max_concurrency=together)
+    with run_budget(Budget(tokens=8 * tokens)) as account:
+        answers = even.batch([f"Question {i}?" for i in range(8)], config)
+    assert account.spent.tokens <= 8 * tokens
+    limits = [r["plan"]["expected"]["tokens"]["limit"] for r in reports(answers)]
+    assert min(limits) >= tokens
+    assert all(r["answer"] is not None for r in reports(answers))
+    if together is None:
+        assert set(limits) == {tokens}
+    if together == 1:
+        assert limits == sorted(limits)  # what one saves is there for the next
+
+
+def test_a_batch_takes_no_more_than_its_shares(even: ChatPareto) -> None:
+    """Also calls that were not planned: whoever draws many samples at once leaves the others theirs."""
+    with run_budget(Budget(tokens=8 * 120)) as account:
+        answers = even.batch(
+            [f"Question {i}?" for i in range(8)], model="small", strategy=BestOfN(n=16)
+        )
+    assert account.spent.tokens <= 8 * 120
+    assert [r["samples"] for r in reports(answers)] == [2] * 8  # of 51 tokens each
+    assert all(r["spent"]["tokens"] <= 120 for r in reports(answers))
+
+
+def test_a_batch_spends_where_it_is_unsure(even: ChatPareto) -> None:
+    """Votes that are sure end early, and what they leave is drawn by those that are not, in whatever order they stand."""
+    options = (Option(Vote(n=16), {"policy": "small"}),)
+    table = {"tokens": cells([[0.5, 0.6, 0.7, 0.8, 0.9]], [[100, 200, 400, 700, 800]])}
+    even.models = {"small": even.models["small"]}
+    even.task = Profile("votes", options, table, keys=dict(even.plans().keys))
+    for questions in (["sure"] * 6 + ["open"] * 6, ["open"] * 6 + ["sure"] * 6):
+        with run_budget(Budget(tokens=12 * 300)) as account:
+            found = reports(even.batch([f"{q} {i}?" for i, q in enumerate(questions)]))
+        assert account.spent.tokens <= 12 * 300
+        drawn = {kind: [] for kind in ("sure", "open")}
+        for question, report in zip(questions, found, strict=True):
+            drawn[question].append(report["samples"])
+        assert max(drawn["sure"]) <= 4  # as many as decide a vote that agrees
+        assert min(drawn["open"]) > 300 // 51  # more than an equal share holds
+
+
+def test_a_batch_without_a_budget_shares_nothing(even: ChatPareto) -> None:
+    """And a call's own budget is its own."""
+    even.task = by_hand(even)
+    found = reports(even.batch([f"Question {i}?" for i in range(4)], budget="1600 tokens"))
+    assert {r["plan"]["expected"]["tokens"]["limit"] for r in found} == {1600}
 
 
 def test_copies_share_their_backends(llm: ChatPareto) -> None:
@@ -302,6 +560,28 @@ def test_the_command_line_calibrates_and_plans(tmp_path: Path) -> None:
     assert json.loads(as_json.output)["strategy"]["kind"] == "single"
     wrong = run(app, ["plan", "x", "--task", "never"])
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "budget", [None, "1", "1 flop", "1 B", "0.001 ms", "unlimited", str(10**16)]
+)
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_plan_is_json(tmp_path: Path, budget: str | None, measured: bool) -> None:
+    """Without a profile, and at the smallest and the largest budget: the same keys, and no number that JSON has not."""
+    llm = ChatPareto()
+    options = tuple(Option(o.strategy, {"policy": "nano"}) for o in OPTIONS[:2])
+    file = tmp_path / "p.json"
+    table = {"tokens": cells(RIGHT[:2], TOKENS[:2], questions=20)}
+    Profile("p", options, table, keys=dict(llm.plans().keys)).save(file)
+    task = ["--task", str(file)] if measured else []
+    limits = [] if budget is None else ["--budget", budget]
+    done = CliRunner().invoke(app, ["plan", "Question?", "--json", *task, *limits])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout, parse_constant=lambda x: pytest.fail(f"{x} is no JSON"))
+    keys = {"strategy", "model", "decoder", "binding", "expected", "quality", "rejected"}
+    assert keys <= set(found)
+    assert found["strategy"]["kind"]
+    assert (found["level"] == 1) is (measured and budget != "1 B")
 
 
 def test_a_cascade_of_a_plan_reaches_both_models(llm: ChatPareto) -> None:

@@ -10,7 +10,7 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account, run_budget
-from langchain_pareto.sharing import Turns
+from langchain_pareto.sharing import Turns, batch_of, seated
 from langchain_pareto.strategies import Vote
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.settings import Settings
@@ -117,3 +117,63 @@ async def test_a_shared_budget_goes_to_the_unsure(sure_first: bool) -> None:
     assert min(drawn[6:]) >= 4
     assert sum(drawn[6:]) > sum(drawn[:6])
     assert max(drawn[6:]) - min(drawn[6:]) <= 5  # equally unsure: within one wave of each other
+
+
+# --- batches
+
+
+def test_each_call_of_a_batch_has_an_equal_part_of_what_is_left() -> None:
+    """What those that run have not spent yet is kept for them, and what one has saved when it ends is there for the next."""
+    with batch_of(4, together=2):
+        with seated({"tokens": 400, "joules": 40}) as first:
+            assert first is not None
+            assert first.share == {"tokens": 100, "joules": 10}
+            first.spent = lambda: {"tokens": 30}
+            assert first.held == {"tokens": 70, "joules": 10}
+        with seated({"tokens": 370}) as second:  # 70 were saved
+            assert second is not None
+            assert second.share == {"tokens": 123}
+
+
+async def test_calls_that_run_side_by_side_have_the_same_part() -> None:
+    """Whatever those that began earlier have spent meanwhile; when all have begun, none is queued."""
+    unspent, shares, queued = [1000], list[int](), list[bool]()
+    go = asyncio.Event()
+
+    async def call(cost: int) -> None:
+        with seated({"tokens": unspent[0]}) as seat:
+            assert seat is not None
+            seat.spent = lambda: {"tokens": cost}
+            unspent[0] -= cost
+            shares.append(seat.share["tokens"])
+            queued.append(seat.batch.queued)
+            await go.wait()
+
+    with batch_of(5, together=4):
+        first = [asyncio.create_task(call(cost)) for cost in (200, 150, 10, 200)]
+        await asyncio.sleep(0)
+        assert (shares, queued) == ([200] * 4, [True] * 4)
+        go.set()
+        await asyncio.gather(*first)
+        await asyncio.create_task(call(0))
+    assert shares[-1] == 1000 - 200 - 150 - 10 - 200
+    assert not queued[-1]
+
+
+def test_a_share_is_at_least_one_of_a_kind() -> None:
+    """A budget that is used up leaves a share that no draw fits, and no negative one."""
+    with batch_of(3), seated({"tokens": 0, "flops": 2}) as seat:
+        assert seat is not None
+        assert seat.share == {"tokens": 1, "flops": 1}
+
+
+def test_a_call_within_a_call_is_none_of_the_batch() -> None:
+    """A judge that asks the model again takes nobody's place, and outside a batch there are no seats."""
+    with batch_of(2):
+        with seated({"tokens": 10}), seated({"tokens": 10}) as inner:
+            assert inner is None
+        with seated({"tokens": 10}) as second:
+            assert second is not None
+            assert second.share["tokens"] == 10
+    with seated({"tokens": 10}) as outside:
+        assert outside is None

@@ -22,7 +22,7 @@ def _copy() -> Path:
 
 
 class TestChatParetoUnit(ChatModelUnitTests):
-    """What every chat model must do without its model; no tools, images or structured output are claimed."""
+    """What every chat model must do without its model; tools and structured output are claimed, images are not."""
 
     @property
     def chat_model_class(self) -> type[ChatPareto]:
@@ -38,8 +38,16 @@ class TestChatParetoIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict:
-        return {"model": str(_copy()), "tokenizer": tokenizer_path(), "max_tokens": 24}
+        return {"model": str(_copy()), "tokenizer": tokenizer_path(), "max_tokens": 160}
 
     @property
     def model_override_value(self) -> str:
         return "nano"
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True

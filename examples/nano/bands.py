@@ -13,7 +13,7 @@ BANDS: dict[str, tuple[Task, tuple[int, ...]]] = {
     "Countdown, 4 numbers": ("countdown", (4,)),
 }
 EACH = {
-    "S": 200,
+    "S": 1000,
     "M": 1000,
     "L": 100,
 }  # problems of a band, by model: of M the pools are measured on

@@ -6,41 +6,48 @@ the finished samples are shown without their end token, as those are that were c
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from tokenizers import Tokenizer
 
-from nano.attempts import attempt
+from nano import puzzle_attempts, word_attempts
 from nano.data import IGNORED, Example, Stream
 from nano.paths import SAMPLES, TOKENIZER
-from nano.problem import written_lines
+from nano.problem import Problem, written_lines
 from nano.samples import ATTEMPTED, HARDER, Samples, read
-from nano.tasks import Split, draw, judge
+from nano.tasks import Split, Task, draw, judge
 from nano.tokenizer import BAD, END, GOOD, SPECIAL, prompt_of
 
-ATTEMPTS = 3  # for each sample of a model
+# For each sample of a model. Word problems of few facts are soon learned, so attempts are made at the others.
+PUZZLES, WORDS = 3, 2
+_TRIED: dict[Task, tuple[tuple[int, ...], Callable[[random.Random, Problem], list[str]]]] = {
+    "countdown": (HARDER, puzzle_attempts.attempt),
+    "word_problem": ((3, 4, 5, 6, 7, 8), word_attempts.attempt),
+}
 
 
 def lessons(split: Split) -> Stream:
-    """What the PRM learns: attempts at puzzles without end, and between them each of M's samples once an epoch."""
+    """What the PRM learns: attempts without end, and between them each of M's samples once an epoch."""
     samples, tried = judgements(split), attempts(split)
-    each = ATTEMPTS + 1
+    each = PUZZLES + WORDS + 1
 
     def example(index: int) -> Example:
         turn, k = divmod(index, each)
-        return tried(turn * ATTEMPTS + k) if k < ATTEMPTS else samples(turn)
+        return samples(turn) if k == 0 else tried(index)
 
     return example
 
 
 def attempts(split: Split) -> Stream:
-    """Attempts at puzzles that nobody sampled, judged exactly."""
+    """Attempts at problems that nobody sampled, judged exactly: three at puzzles for two at word problems."""
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
     def example(index: int) -> Example:
         rng = random.Random(f"attempt/{split}/{index}")
-        problem = draw("countdown", ATTEMPTED + index, split=split, difficulty=rng.choice(HARDER))
+        task: Task = "countdown" if index % (PUZZLES + WORDS + 1) <= PUZZLES else "word_problem"
+        levels, attempt = _TRIED[task]
+        problem = draw(task, ATTEMPTED + index, split=split, difficulty=rng.choice(levels))
         lines = attempt(rng, problem)
         good = judge(problem, "\n".join(lines)).steps
         return of_lines(tokenizer, problem.question, lines, good, ended=rng.random() < 0.5)

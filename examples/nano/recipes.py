@@ -34,5 +34,5 @@ RECIPES = {
     "L": Recipe(
         Size(width=192, layers=18, heads=6, feed_forward=512), 16_000_000, start="M", rate=0.3
     ),
-    "PRM": Recipe(_MEDIUM, 42_000_000, start="M", rate=0.5),
+    "PRM": Recipe(_MEDIUM, 72_000_000, start="M", rate=0.5),
 }

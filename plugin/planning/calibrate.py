@@ -8,8 +8,9 @@ Many questions and few samples of each tell more than the other way round. Knows
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
+import math
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,20 +19,31 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from langchain_pareto.errors import SettingError
+from langchain_pareto.planning.files import held, write
+from langchain_pareto.planning.identity import (
+    differences,
+    key_of as key_of,  # noqa: PLC0414 - others take it from here
+)
 from langchain_pareto.planning.pool import NO_ANSWER, Pool, column
 from langchain_pareto.strategies.answers import group
 
 QUESTIONS, SAMPLES = 100, 16  # enough to tell plans apart by one or two points
 _AT_ONCE = 8  # questions in flight
+_SHOWN = 5  # questions that a message names
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and its right answer if somebody said it."""
+    """A question, its right answer if somebody said it, and where it stood, for messages."""
 
     id: str
     text: str
     label: str | None = None
+    place: str = ""
+
+    def __str__(self) -> str:
+        """Where it stood, or how it begins."""
+        return self.place or f"the question {self.text!r:.60}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +103,32 @@ class Samples:
         except ValidationError as error:
             msg = f"{self.path} holds no samples of a calibration: {error.errors()[0]['msg']}"
             raise SettingError(msg, hint="Move it away, or take another name.") from None
-        if header != _Header(keys=dict(self.keys), samples=self.samples):
-            msg = f"{self.path} has {header.samples} samples a question of {header.keys}, not {self.samples} of {dict(self.keys)}"
+        if others := self._misfits(header):
+            msg = (
+                f"{self.path} has other samples a question than are asked for: {'; '.join(others)}"
+            )
             raise SettingError(
                 msg,
                 hint="Move it away, or take another name: samples of different models do not mix.",
             )
         return lines
+
+    def _misfits(self, header: _Header) -> list[str]:
+        """What was otherwise when the file was begun."""
+        found = list[str]()
+        if header.samples != self.samples:
+            found.append(f"{header.samples} of each, not {self.samples}")
+        for verb, one, other in (
+            ("there are some of", header.keys, self.keys),
+            ("there are none of", self.keys, header.keys),
+        ):
+            if names := [name for name in one if name not in other]:
+                found.append(f"{verb} {', '.join(names)}")
+        for name in self.keys:
+            if name in header.keys:
+                ways = differences(header.keys[name], self.keys[name])
+                found += [f"{name}: {way}" for way in ways]
+        return found
 
     async def draw(
         self,
@@ -107,8 +138,15 @@ class Samples:
     ) -> int:
         """Draws what is missing, a question of one model at a time; how many rows are missing still, when the budget has ended.
 
-        What is drawn is kept at once: the same call again goes on where this one was interrupted.
+        What is drawn is kept at once: the same call again goes on where this one was interrupted. Raises SettingError where another one
+        is drawing into the same file.
         """
+        with held(self.path):
+            return await self._draw(questions, draw, on_row)
+
+    async def _draw(
+        self, questions: Sequence[Asked], draw: Draw, on_row: Callable[[], None]
+    ) -> int:
         done = {(line.model, line.question) for line in self.lines()}
         missing = [
             (model, question)
@@ -145,12 +183,9 @@ class Samples:
 
     def _begin(self) -> None:
         """Makes the file ready to be appended to: a line that was cut off goes."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self._whole_lines() if self.path.exists() else []
         head = json.dumps({"keys": dict(self.keys), "samples": self.samples})
-        unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text("".join(f"{line}\n" for line in whole or [head]), encoding="utf-8")
-        unfinished.replace(self.path)
+        write(self.path, "".join(f"{line}\n" for line in whole or [head]))
 
     def _add(self, model: str, question: Asked, drawn: Drawn) -> None:
         line = _Line(
@@ -166,9 +201,53 @@ class Samples:
     def _whole_lines(self) -> list[str]:
         try:
             return self.path.read_text(encoding="utf-8").split("\n")[:-1]
-        except UnicodeDecodeError as error:
-            msg = f"{self.path} holds no samples of a calibration: {error}"
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"{self.path} holds no samples of a calibration: {getattr(error, 'strerror', None) or error}"
             raise SettingError(msg, hint="Move it away, or take another name.") from None
+
+
+def checked(questions: Sequence[Asked], *, judged: bool = False) -> list[Asked]:
+    """The questions, each once; SettingError, with their places, for those that contradict each other.
+
+    Labels are of all questions or of none, unless answers are `judged` otherwise; numbers become texts. Warns of what is left out.
+    """
+    found = dict[str, Asked]()
+    ids = dict[str, Asked]()
+    again = list[Asked]()
+    for given in questions:
+        question = given if judged else replace(given, label=label_of(given.label, str(given)))
+        first = found.setdefault(question.text, question)
+        if first is not question:
+            if not judged and first.label != question.label:
+                msg = (
+                    f"{first} and {question} ask the same: {question.text!r:.60}, and their answers "
+                    f"are {_answer(first)} and {_answer(question)}"
+                )
+                raise SettingError(msg, hint="Leave one of them out.")
+            again.append(question)
+        elif ids.setdefault(question.id, question) is not question:
+            msg = f"two questions have the id {question.id!r:.80}, and other texts"
+            raise SettingError(msg, hint="Give each its own.")
+    if not judged:
+        _check_all_labelled(list(found.values()))
+    if again:
+        count = len(again)
+        what = "1 question was" if count == 1 else f"{count} questions were"
+        warnings.warn(f"{what} there before: {_some(again)}; each counts once", stacklevel=3)
+    return list(found.values())
+
+
+def label_of(value: object, place: str) -> str | None:
+    """A right answer as text, None where it is not known; SettingError for what is neither text nor a number."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value.strip():
+            return value
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    msg = f"{place}: {value!r:.60} is no right answer"
+    raise SettingError(msg, hint="It is a text or a number; leave it out where it is not known.")
 
 
 def labelled_as(lines: Sequence[_Line], questions: Sequence[Asked]) -> list[_Line]:
@@ -242,9 +321,23 @@ def pseudo_labelled(pools: Mapping[str, Pool]) -> dict[str, Pool]:
     }
 
 
-def key_of(*parts: object) -> str:
-    """A short hash of whatever tells one way to sample from another."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def _check_all_labelled(questions: Sequence[Asked]) -> None:
+    without = [question for question in questions if question.label is None]
+    if without and len(without) < len(questions):
+        told = f"{len(without)} of {len(questions)} questions"
+        msg = f"the right answer is missing for {told}: {_some(without)}"
+        hint = "Give them one, or leave them out; or leave the answers of all out, and plans are ranked without."
+        raise SettingError(msg, hint=hint)
+
+
+def _some(questions: Sequence[Asked]) -> str:
+    shown = ", ".join(map(str, questions[:_SHOWN]))
+    more = len(questions) - _SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _answer(question: Asked) -> str:
+    return "not known" if question.label is None else f"{question.label!r:.40}"
 
 
 def _classes(

@@ -83,6 +83,17 @@ def catalogue(
     return tuple(options)
 
 
+def roles_of(strategy: Strategy) -> set[str]:
+    """The roles that a strategy, or one within it, asks: the policy's, and those of cascades."""
+    found = {POLICY}
+    if isinstance(strategy, Cascade):
+        found |= {strategy.small, strategy.large}
+    for _, value in strategy:
+        if isinstance(value, Strategy):
+            found |= roles_of(value)
+    return found
+
+
 def _of_one(model: str, *, samples: int, scored: bool, trees: bool) -> list[Option]:
     """The plans for one model alone."""
     strategies: list[Strategy] = [Single(), *(Vote(n=n) for n in VOTES if n <= samples)]

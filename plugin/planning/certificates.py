@@ -27,6 +27,7 @@ Kind = Literal["agree", "error"]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
+_GREAT_MANY = 100_000  # questions
 _LEAST = 1e-6  # of a risk or delta: less would take millions of questions
 _HELP = (
     'A guarantee is "agree" (the answer is the reference plan\'s) or "error" (no right answer of it is lost), with the share of '
@@ -214,7 +215,7 @@ def _too_few(questions: int, needed: int, risk: float, delta: float) -> Certific
     if questions:
         hint += _or_risk(upper_bound(0, questions, delta=delta))  # the losses have no say in it
     return CertificateRefused(
-        f"{questions} questions cannot certify a risk of {_percent(risk)} with {_percent(1 - delta)} confidence even if none is lost: "
+        f"{_counted(questions)} cannot certify a risk of {_percent(risk)} with {_percent(1 - delta)} confidence even if none is lost: "
         f"it takes {needed}",
         reason="questions",
         questions=questions,
@@ -224,16 +225,42 @@ def _too_few(questions: int, needed: int, risk: float, delta: float) -> Certific
 
 
 def _too_risky(losses: int, questions: int, risk: float, delta: float) -> CertificateRefused:
+    needed = _needed_at(losses / questions, questions, risk, delta)
     return CertificateRefused(
-        f"the safest plan fails on {losses} of {questions} questions ({_percent(round(losses / questions, 3))}), too many to certify a risk of "
+        f"the safest plan fails on {losses} of {_counted(questions)} ({_percent(round(losses / questions, 3))}), too many to certify a risk of "
         f"{_percent(risk)} with {_percent(1 - delta)} confidence",
         reason="losses",
         questions=questions,
+        needed=needed,
         losses=losses,
         hint="Use the reference plan, begin the family with a safer one"
-        + (", calibrate on more questions" if losses / questions < risk else "")
+        + (f", calibrate on about {needed:,} questions if it fails as often" if needed else "")
+        + (
+            " (more questions do not help while it fails as often)"
+            if losses / questions >= risk
+            else ""
+        )
         + f"{_or_risk(upper_bound(losses, questions, delta=delta), ' with new questions')}.",
     )
+
+
+def _needed_at(share: float, questions: int, risk: float, delta: float) -> int | None:
+    """How many questions certify `risk` where this share of them is lost; None where not even a great many would."""
+
+    def enough(n: int) -> bool:
+        return p_value(math.ceil(share * n), n, risk=risk) <= delta
+
+    if share >= risk or not enough(_GREAT_MANY):
+        return None
+    low, high = questions, _GREAT_MANY
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _counted(questions: int) -> str:
+    return "1 question" if questions == 1 else f"{questions} questions"
 
 
 def _check_counts(losses: int, questions: int) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.budget import Cost
@@ -48,6 +48,8 @@ _DRIFT = (0.5, 2.0)
 @dataclass(frozen=True)
 class StepCost:
     """Seconds of one step in which B sequences draw a token each."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     a: float
     b: float  # a sequence, up to the first bend
@@ -187,6 +189,8 @@ def padded(rows: int) -> int:
 class PrefillCost:
     """Seconds of reading n tokens: a + b n + c n (tokens before them + n / 2), and `a` once for each chunk."""
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
     a: float
     b: float
     c: float
@@ -221,6 +225,8 @@ class CostModel:
     `sigma` is that of log(measured / predicted) for single runs that were not fitted, `error` the median of its size; None where nothing was
     measured. `call` and `draw` are what a call, and each draw of it, take beside the steps.
     """
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     key: Key
     decode: StepCost
@@ -286,13 +292,17 @@ class CostModel:
     @classmethod
     def from_json(cls, text: str | bytes) -> CostModel:
         """Raises SettingError for what is no cost model."""
+        hint = "Measure the device again with `pareto calibrate device`."
         try:
-            return _ADAPTER.validate_json(text)
+            found = _ADAPTER.validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "its text"
             msg = f"this is no cost model: {place}: {first['msg']}"
-            raise SettingError(msg, hint="Measure the device again: pareto calibrate.") from None
+            raise SettingError(msg, hint=hint) from None
+        if found.batch_seconds([1], 2) <= 0:
+            raise SettingError("this is no cost model: by it a token takes no time", hint=hint)
+        return found
 
     def _opening(self, lengths: Sequence[int], prompt: int, cached: int) -> float:
         """Seconds until the first step that draws."""

@@ -18,11 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from math import log
 from pathlib import Path
 
 from langchain_pareto.backends import hardware
 from langchain_pareto.backends.base import Backend, Branch, Extension, Stop
+from langchain_pareto.backends.devices import find_device
 from langchain_pareto.backends.nano import bundled
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapacityError, SettingError
@@ -373,6 +375,25 @@ def sharing_of(backend: Backend) -> Sharing:
     if runner is None or backend.spec.layers == 0:
         return "none"
     return "scan" if hasattr(runner, "context") else "union"
+
+
+def is_here(device: str) -> bool:
+    """Whether a device of this machine calls itself so.
+
+    GPUs that only llama.cpp can use have no name but their number: where torch has none, any of those may be here.
+    """
+    gpus = list(_gpus())
+    if device.startswith("cuda:") and not gpus:
+        return True
+    return any(hardware.called(name)[0] == device for name in ("cpu", *gpus))
+
+
+def _gpus() -> Iterator[str]:
+    for i in count():
+        try:
+            yield str(find_device(f"cuda:{i}"))
+        except SettingError:  # there is none, or no more
+            return
 
 
 def key_of(backend: Backend) -> Key:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from langchain_pareto.planning.catalogue import Option
-from langchain_pareto.planning.profile import TERMS, Cells
+from langchain_pareto.planning.profile import Cells
+from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.strategies import Single, Vote
 
 Floats = npt.NDArray[np.float64]
@@ -107,13 +108,14 @@ def _shrunk(options: Sequence[Option], cells: Cells) -> Floats:
     }
     out = quality.copy()
     for model, members in votes.items():
-        if not members:
-            continue
         one = quality[singles[model]]
+        if np.isnan(quality[members]).all() or np.isnan(one).all():
+            continue
         gain = max(0.0, float(np.nanmax(quality[members]) - np.nanmax(one)))
         for i in members:
             shares = np.interp(drawn[i], list(_SHARES), list(_SHARES.values()))
-            out[i] = (n * quality[i] + PRIOR * (one + gain * shares)) / (n + PRIOR)
+            drawn_in = (n * quality[i] + PRIOR * (one + gain * shares)) / (n + PRIOR)
+            out[i] = np.where(np.isnan(one), quality[i], drawn_in)
     return out
 
 

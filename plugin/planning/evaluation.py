@@ -18,7 +18,8 @@ from langchain_pareto.planning.catalogue import Option, catalogue
 from langchain_pareto.planning.measure import ORDERS, budgets, measure
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool
-from langchain_pareto.planning.profile import TERMS, Profile, Runs
+from langchain_pareto.planning.profile import Profile, Runs
+from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.replay import Replayer
 from langchain_pareto.strategies import Single, Strategy, Vote
@@ -97,7 +98,7 @@ def arena(
     )
     first = {model: pool.first(samples) for model, pool in pools.items()}
     cheapest = min(float(pool.tokens.mean()) for pool in pools.values())
-    grid = np.geomspace(_FROM * cheapest, _TO * cheapest, JUDGED).round()
+    grid = np.unique(np.geomspace(_FROM * cheapest, _TO * cheapest, JUDGED).round().clip(1))
 
     def recorded(of: Mapping[str, Pool]) -> dict[str, Recording]:
         return {model: Recording(pool) for model, pool in of.items()}
@@ -137,7 +138,8 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
     judged = ~np.isnan(leads).all((0, 1))  # by chance not every question is
     envelope, preferred, random = map(_points, np.nanmean(leads[:, :, judged], axis=0))
     gains = 100 * (mean("planned") - mean("preferred"))
-    saved = 1 - mean("spent") / mean("spent_greedy")
+    spent, eager = mean("spent"), mean("spent_greedy")
+    saved = 1 - np.divide(spent, eager, out=np.ones_like(spent), where=eager > 0)
     falls = np.array([split.falls for split in every])
     return {
         "questions": found.questions,
@@ -176,7 +178,7 @@ def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:
     right = np.array([[[bool(p.right) for p in row] for row in rows] for rows in plays]).mean(2)
     tokens = np.array([[[p.tokens for p in row] for row in rows] for rows in plays]).sum((1, 2))
     return {
-        "times fewer tokens": _rounded(tokens[1] / tokens[0]),
+        "times fewer tokens": _rounded(tokens[1] / max(1, tokens[0])),
         "points lost": [-x for x in _points(right[0] - right[1])],
     }
 
@@ -184,11 +186,11 @@ def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:
 def spending(pool: Pool, *, orders: int = 4) -> list[dict[str, object]]:
     """A vote that wants the whole budget against one that splits it into equal parts, at multiples of a mean sample."""
     replayer = Replayer({POLICY: Recording(pool)})
-    longest, mean = int(pool.tokens.max()), float(pool.tokens.mean())
+    longest, mean = max(1, int(pool.tokens.max())), float(pool.tokens.mean())
     most = min(32, pool.samples)
     rows = list[dict[str, object]]()
     for times in (2, 4, 8, 16):
-        budget = int(times * mean)
+        budget = max(1, int(times * mean))
         parts = min(most, max(1, budget // longest))  # whole samples at their worst case
         split = Replayer({POLICY: Recording(pool)}, max_tokens=min(longest, budget))
         played = [

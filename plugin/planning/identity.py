@@ -1,20 +1,55 @@
 """
-What tells one model from another: its weights, without reading all of them.
+What tells one model in use from another: its weights, without reading all of them, its tokenizer, and the settings of its draws.
 
-Knows files; knows no library that loads them.
+Knows files, and settings as JSON; knows no library that loads a model.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from langchain_pareto.backends.nano import bundled
+from pydantic import BaseModel
+
+from langchain_pareto.backends.nano import bundled, tokenizer_path
 
 _PIECE = 1 << 16  # bytes, at the beginning, in the middle and at the end of each file
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")
+_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "*.jinja")  # with the chat template
+_SHOWN = 60  # characters of a setting
+_WORDS = {"weights": "other weights", "tokenizer": "another tokenizer or chat template"}
+
+
+def key_of(*parts: object) -> str:
+    """A short hash of whatever tells one thing from another."""
+    return _short(repr(parts).encode())
+
+
+def use_of(model: object, /, **settings: object) -> str:
+    """A model and all that its answers depend on, as one line of JSON by which `differences` says what two uses have not in common.
+
+    Settings within settings have names with dots. What JSON does not know is told by its `repr`.
+    """
+    known = {"weights": fingerprint(model), "tokenizer": tokenizer_fingerprint(model)}
+    return json.dumps({**known, **dict(_flat("", settings))}, sort_keys=True)
+
+
+def differences(was: str, now: str) -> list[str]:
+    """In which ways a model was used otherwise than it is now, in words; nothing where it was not."""
+    if was == now:
+        return []
+    old, new = _settings(was), _settings(now)
+    if old is None or new is None:
+        told = f"was {_short_text(was)}, and is {_short_text(now)}"
+        return [f"{told}: other weights, or other settings of draws or scorer"]
+    return [
+        _told(name, old.get(name), new.get(name))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ] or ["other settings"]
 
 
 def fingerprint(model: object) -> str:
@@ -22,12 +57,31 @@ def fingerprint(model: object) -> str:
 
     Of each file the length and three pieces count: a model that was trained on differs in all of them.
     """
+    folder = _folder(model)
+    return _short(_called(model).encode()) if folder is None else _hashed(folder, _WEIGHTS)
+
+
+def tokenizer_fingerprint(model: object) -> str:
+    """The same of the files of its tokenizer and chat template; of a GGUF file they are part of the weights."""
+    if bundled(model) is not None:
+        return _hashed(tokenizer_path(), _TOKENIZER)
+    folder = _folder(model)
+    if folder is None:
+        own = getattr(getattr(model, "tokenizer", None), "fingerprint", None)
+        return _short(str(own or _called(model)).encode())
+    return _hashed(folder, _TOKENIZER)
+
+
+def _folder(model: object) -> Path | None:
+    """Where a model's files lie on this machine."""
     folder = bundled(model)
     if folder is None and isinstance(model, str | Path) and Path(model).exists():
         folder = Path(model)
-    if folder is None:
-        return _short(_called(model).encode())
-    found = sorted(_files(folder))
+    return folder
+
+
+def _hashed(place: Path, patterns: tuple[str, ...]) -> str:
+    found = sorted(set(_files(place, patterns)))
     return _of_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in found))
 
 
@@ -43,12 +97,12 @@ def _of_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _files(place: Path) -> Iterator[Path]:
+def _files(place: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     if place.is_file():
         yield place
         return
-    for pattern in _WEIGHTS:
-        yield from place.glob(pattern)
+    for pattern in patterns:
+        yield from (path for path in place.glob(pattern) if path.is_file())
 
 
 def _called(model: object) -> str:
@@ -60,3 +114,48 @@ def _called(model: object) -> str:
 
 def _short(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _flat(prefix: str, settings: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Settings by their names with dots."""
+    for name, value in settings.items():
+        known = _plain(value)
+        if isinstance(known, dict) and known:
+            yield from _flat(f"{prefix}{name}.", known)
+        else:
+            yield f"{prefix}{name}", known
+
+
+def _plain(value: object) -> object:
+    """A setting as JSON has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, str | int | float) else repr(value)
+
+
+def _settings(use: str) -> dict[str, object] | None:
+    """What `use_of` wrote; None for anything else."""
+    try:
+        found = json.loads(use)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _told(name: str, was: object, now: object) -> str:
+    if name in _WORDS:
+        return _WORDS[name]
+    old, new = (_short_text(value) for value in (was, now))
+    if old == new:
+        return f"another {name}"
+    before = f"{name} not set" if was is None else f"{name} {old}"
+    return f"{before}, not set in this call" if now is None else f"{before}, this call has {new}"
+
+
+def _short_text(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from langchain_pareto.budget import Budget
 from langchain_pareto.planning.catalogue import LARGE, Option
 from langchain_pareto.planning.pool import Pool
-from langchain_pareto.planning.profile import TERMS, Family, Runs
+from langchain_pareto.planning.profile import Family, Runs
+from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.replay import Played, Replayer
 from langchain_pareto.strategies import Cascade, Single, Vote
@@ -28,7 +29,8 @@ _WIDEST = 64  # times one sample of the dearest model: the largest budget
 def budgets(pools: Mapping[str, Pool]) -> npt.NDArray[np.float64]:
     """Budgets in tokens from less than one sample of the cheapest model to many of the dearest."""
     means = [float(pool.tokens.mean()) for pool in pools.values()]
-    return np.geomspace(0.7 * min(means), _WIDEST * max(means), GRID).round()
+    least, most = max(1.0, 0.7 * min(means)), max(2.0, _WIDEST * max(means))
+    return np.unique(np.geomspace(least, most, GRID).round())  # short samples have fewer
 
 
 def seconds_grid(recordings: Mapping[str, Recording]) -> npt.NDArray[np.float64]:
@@ -130,4 +132,6 @@ def _limit(resource: str, amount: float) -> float:
 def _one_sample(recording: Recording) -> float:
     assert recording.timing is not None
     pool = recording.pool
-    return recording.timing.batch_seconds([int(pool.tokens.mean())], int(pool.prompts.mean()))
+    return recording.timing.batch_seconds(
+        [max(1, int(pool.tokens.mean()))], int(pool.prompts.mean())
+    )

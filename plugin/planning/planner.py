@@ -8,7 +8,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import CertificateRefused, SettingError
-from langchain_pareto.planning.catalogue import Option
+from langchain_pareto.planning.catalogue import VOTES, Option
 from langchain_pareto.planning.certificates import Guarantee, certify
 from langchain_pareto.planning.estimates import Estimates, Reading
 from langchain_pareto.planning.plan import Plan, Quality, Rejected, Spend, figure
-from langchain_pareto.planning.profile import TERMS, Cells, Profile
+from langchain_pareto.planning.profile import Cells, Profile
+from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto
 
@@ -51,10 +52,12 @@ class Planner:
         models: Sequence[str] | None = None,
         memory: Mapping[str, int] | None = None,
         lean: bool = True,
+        here: Collection[str] | None = None,
     ) -> None:
         """`models` are those that may be used, by default all of the profile's; `memory` is what one sample of each takes at most, in bytes.
 
-        `lean=False` takes the best plan that fits, whatever it costs. Raises SettingError where no plan is left.
+        `lean=False` takes the best plan that fits, whatever it costs. `here` names the devices that calls run on, by default all of this
+        machine's: seconds that were measured elsewhere are not planned with. Raises SettingError where no plan is left.
         """
         self.profile = profile
         self._rates = rates or Rates()
@@ -62,20 +65,24 @@ class Planner:
         self._lean = lean
         self._options: tuple[Option, ...] = ()
         self._tables = dict[str, Estimates]()
+        self._elsewhere: Mapping[str, str] = {}
         if profile is None:
             return
-        known = {model for option in profile.options for model in option.roles.values()}
-        usable = known if models is None else set(models)
+        all_models = {model for option in profile.options for model in option.roles.values()}
+        usable = all_models if models is None else set(models)
         kept = [i for i, o in enumerate(profile.options) if usable.issuperset(o.roles.values())]
         if not kept:
             msg = f"the profile {profile.name!r} has no plan for {', '.join(sorted(usable)) or 'no model'}"
-            raise SettingError(msg, hint=f"It knows {', '.join(sorted(known))}.")
+            raise SettingError(msg, hint=f"It knows {', '.join(sorted(all_models))}.")
         self._options = tuple(profile.options[i] for i in kept)
+        self._elsewhere = _elsewhere(profile, self._options, here)
+        known = [name for name in _TERMS_SHOWN if name != "seconds" or not self._elsewhere]
         self._tables = {
             name: Estimates(self._options, cells.part(kept))
             for name, cells in profile.cells.items()
+            if name in known
         }
-        for name in ("flops", "seconds"):
+        for name in known:
             if name not in self._tables and (cells := _by_term(self._tables["tokens"].cells, name)):
                 self._tables[name] = Estimates(self._options, cells)
 
@@ -108,6 +115,8 @@ class Planner:
         limits = self._limits(budget)
         missing = [name for name in limits if name not in self._tables]
         limits = {name: x for name, x in limits.items() if name in self._tables}
+        if missing and not limits:
+            return self._unplanned(budget, missing)
         reading = self._reading(limits)
         possible = self._possible(reading, budget)
         fractions = self._fractions(reading, limits)
@@ -120,7 +129,12 @@ class Planner:
         family = self.profile.family
         if family is None:
             msg = f"the profile {self.profile.name} has no plans to certify"
-            raise CertificateRefused(msg, reason="family", questions=self.profile.questions)
+            raise CertificateRefused(
+                msg,
+                reason="family",
+                questions=self.profile.questions,
+                hint=f"Calibrate with at least {min(VOTES)} samples of each question: the reference is a vote.",
+            )
         certificate = certify(
             family.losses(guarantee.kind),
             kind=guarantee.kind,
@@ -133,14 +147,21 @@ class Planner:
             msg = f"the certified plan, {option}, needs models that this call has not"
             raise SettingError(msg, hint=f"Name {option.players} in models=.")
         limits = self._limits(budget)
-        reading = self._reading({name: x for name, x in limits.items() if name in self._tables})
+        missing = [name for name in limits if name not in self._tables]
+        limits = {name: x for name, x in limits.items() if name in self._tables}
+        reading = self._reading(limits)
         at = self._options.index(option)
         plan = self._told(budget, limits, reading, at)
         notes = [certificate.explain().replace(f"plan {certificate.plan}", str(option))]
         free = self._tables["tokens"].unlimited()
-        if reading.cost(at, "samples") < 0.98 * free.cost(at, "samples"):
+        whole = reading.cost(at, "samples") >= 0.98 * free.cost(at, "samples")
+        if not whole:  # nor where nothing is known of it within this budget
             notes.append(
                 "this budget cuts the plan short, and the certificate is of the whole plan: it does not hold here"
+            )
+        elif missing:
+            notes.append(
+                f"{self._unmeasured(missing)}; if it cuts the plan short, the certificate does not hold"
             )
         return replace(plan, notes=tuple(notes))
 
@@ -169,7 +190,7 @@ class Planner:
         if len(readings) == 1:
             return readings[0]
         values = np.stack([reading.quality for reading in readings])
-        worst = np.where(np.isnan(values), np.inf, values).argmin(0)
+        worst = values.argmin(0)  # NaN is the least of all: what one limit does not admit is out
         rows = np.arange(len(worst))
 
         def taken(name: str) -> Floats:
@@ -196,7 +217,8 @@ class Planner:
             shares = [reading.mean[:, TERMS.index(name)] / limit for name, limit in limits.items()]
             tightest: Floats = np.max(shares, axis=0)
             return tightest
-        by = "seconds" if self._rates.watts or self._rates.usd_per_hour else "flops"
+        timed = not self._elsewhere and (self._rates.watts or self._rates.usd_per_hour)
+        by = "seconds" if timed else "flops"
         costs: Floats = reading.mean[:, TERMS.index(by)]
         tokens: Floats = reading.mean[:, TERMS.index("tokens")]
         return costs if np.nansum(costs) > 0 else tokens
@@ -239,15 +261,14 @@ class Planner:
         missing: Sequence[str],
     ) -> Plan:
         assert self.profile is not None
-        notes = [
-            f"nothing was measured in {name}, so that limit is only kept, not planned for"
-            for name in missing
-        ]
+        notes = [self._unmeasured(missing)] if missing else []
         if choice is None:
             return Plan(
                 strategy=Auto(),
                 budget=budget,
-                rejected=tuple(Rejected(o, "does not fit into the memory") for o in self._options),
+                rejected=tuple(
+                    Rejected(o, _why_not(reading, i)) for i, o in enumerate(self._options)
+                ),
                 notes=(
                     *notes,
                     "no plan of the profile fits: one sample, then a vote while the budget lasts",
@@ -263,6 +284,25 @@ class Planner:
         others = self._rejected(reading, possible, fractions, choice, plan.binding, need)
         return replace(plan, rejected=tuple(others), notes=tuple(notes))
 
+    def _unplanned(self, budget: Budget, missing: Sequence[str]) -> Plan:
+        """The plan of level 0, where nothing is known of any limit."""
+        notes = (
+            self._unmeasured(missing),
+            "so nothing is planned: one sample, then a vote while it may change and the budget lasts",
+        )
+        return Plan(strategy=Auto(), budget=budget, notes=notes)
+
+    def _unmeasured(self, missing: Sequence[str]) -> str:
+        """Why limits in these resources are not planned for."""
+        kept = "that limit is only kept, not planned for"
+        if not self._elsewhere or "seconds" not in missing:
+            return f"nothing was measured in {' and '.join(missing)}: {kept}"
+        where = " and ".join(sorted(set(self._elsewhere.values())))
+        return (
+            f"the profile's seconds were measured on another device, {where}: {kept}; measure this one with `pareto calibrate device`, "
+            "then run `pareto calibrate quality` again, which keeps its samples"
+        )
+
     def _told(self, budget: Budget, limits: Mapping[str, float], reading: Reading, i: int) -> Plan:
         """One option as a plan, with what it should take and be worth."""
         expected = self._expected(reading, i, limits)
@@ -271,7 +311,11 @@ class Planner:
             roles=dict(self._options[i].roles),
             level=1,
             budget=budget,
-            binding=max(limits, key=lambda name: expected[name].share, default=None),
+            binding=max(
+                (name for name in limits if name in expected),
+                key=lambda name: expected[name].share,
+                default=None,
+            ),
             expected=expected,
             quality=self._quality(reading, i),
             source=self._source(),
@@ -280,16 +324,18 @@ class Planner:
     def _expected(self, reading: Reading, i: int, limits: Mapping[str, float]) -> dict[str, Spend]:
         found = dict[str, Spend]()
         for name in _TERMS_SHOWN:
+            if name == "seconds" and self._elsewhere:
+                continue
             mean, p90 = (
                 float(table[i, TERMS.index(name)]) for table in (reading.mean, reading.p90)
             )
-            if mean > 0 or name in limits:
+            if mean > 0 or (name in limits and not np.isnan(mean)):
                 found[name] = Spend(mean, p90, limits.get(name))
         return found
 
     def _quality(self, reading: Reading, i: int) -> Quality | None:
         assert self.profile is not None
-        if not self.profile.labelled:
+        if not self.profile.labelled or np.isnan(reading.quality[i]):
             return None
         mean, half = float(reading.quality[i]), _Z * reading.error(i)
         return Quality(mean, max(0.0, mean - half), min(1.0, mean + half))
@@ -317,11 +363,7 @@ class Planner:
             if i == choice.index:
                 continue
             if not possible[i]:
-                why = (
-                    "not measured"
-                    if np.isnan(reading.quality[i])
-                    else "one sample does not fit into the memory"
-                )
+                why = _why_not(reading, int(i))
             else:
                 points = 100 * float(reading.quality[i] - ours)
                 times = float(fractions[i]) / price if price else float("inf")
@@ -331,11 +373,32 @@ class Planner:
             yield Rejected(self._options[i], why)
 
 
+def _why_not(reading: Reading, i: int) -> str:
+    """Why an option is impossible."""
+    unknown = np.isnan(reading.quality[i])
+    return "not measured here" if unknown else "one sample does not fit into the memory"
+
+
+def _elsewhere(
+    profile: Profile, options: Sequence[Option], here: Collection[str] | None
+) -> dict[str, str]:
+    """The models whose seconds were measured on no device of these, and where."""
+    used = {model for option in options for model in option.roles.values()}
+    timed = {model: where for model, where in profile.devices.items() if model in used}
+    if not timed or here is not None:
+        return {model: where for model, where in timed.items() if where not in (here or ())}
+    from langchain_pareto.planning.device import (
+        is_here,
+    )  # it imports torch, which most plans need not
+
+    return {model: where for model, where in timed.items() if not is_here(where)}
+
+
 def _by_term(cells: Cells, term: str) -> Cells | None:
     """Cells by what runs took in another resource, None where that is not known.
 
     An option under a limit in `term` does what it did under the largest budget of which 9 of 10 runs stayed within that limit; one that
-    takes more at every budget was not measured there.
+    takes more at every budget was not measured there, nor was one of which nobody knows what it takes.
     """
     column = cells.p90[:, :, TERMS.index(term)]  # (options, budgets)
     known = column[np.isfinite(column) & (column > 0)]
@@ -346,6 +409,8 @@ def _by_term(cells: Cells, term: str) -> Cells | None:
     mean = np.full((len(column), len(budgets), len(TERMS)), np.nan)
     p90 = mean.copy()
     for i, used in enumerate(column):
+        if not (used > 0).any():
+            continue
         for j, limit in enumerate(budgets):
             within = np.flatnonzero(used <= limit)
             if within.size:

@@ -114,6 +114,8 @@ class Row(BaseModel):
         columns = (self.answer, self.tokens, self.right, self.score, self.logprob)
         if len({len(column) for column in columns if column is not None}) > 1:
             raise ValueError("its columns have different lengths")
+        if any(c != NO_ANSWER and not n for c, n in zip(self.answer, self.tokens, strict=True)):
+            raise ValueError(f"an answer has 0 tokens; no answer is {NO_ANSWER}")
         return self
 
 
@@ -158,7 +160,11 @@ def _row(path: Path, number: int, line: str) -> Row:
     try:
         return Row.model_validate(json.loads(line))
     except (ValidationError, ValueError, RecursionError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        reason = (
+            error.errors()[0]["msg"].removeprefix("Value error, ")
+            if isinstance(error, ValidationError)
+            else error
+        )
         msg = f"line {number} of the pool {path} is no question with its samples: {reason}"
         raise SettingError(msg) from None
 

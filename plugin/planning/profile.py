@@ -14,18 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from langchain_pareto.errors import CertificateRefused, SettingError
+from langchain_pareto.errors import CertificateRefused
 from langchain_pareto.planning.catalogue import Option
 from langchain_pareto.planning.certificates import Kind
-from langchain_pareto.strategies import AnyStrategy
+from langchain_pareto.planning.files import write
+from langchain_pareto.planning.identity import differences
+from langchain_pareto.planning.profile_file import FORMAT, TERMS, CellsFile, read_profile
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-TERMS = ("tokens", "flops", "seconds", "samples", "steps")  # what a run took
-FORMAT = 1  # of the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,8 @@ class Family:
 class Profile:
     """Cells by the resource that was limited, and what they are true of.
 
-    `keys` tells each model from any other: weights, precision, sampling, template and scorer. `device` is that of the cells in seconds.
+    `keys` tells each model from any other: weights, precision, sampling, template and scorer. `devices` is where the seconds of each model
+    were measured, and has no model of which nobody knows what it takes.
     `labelled` is False where nobody said who is right, and the answer of most samples of all models stood in: then plans are ranked,
     and no accuracy is known.
     """
@@ -114,7 +113,7 @@ class Profile:
     options: tuple[Option, ...]
     cells: Mapping[str, Cells]
     keys: Mapping[str, str] = field(default_factory=dict)
-    device: str | None = None
+    devices: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = True
     made: str = ""  # date, ISO 8601
     prompt: float = 0.0  # mean tokens of a question
@@ -129,18 +128,20 @@ class Profile:
         """Why this profile says nothing of these models, nothing where it does."""
         wanted = {model for option in self.options for model in option.roles.values()}
         reasons = [f"it has no {model}" for model in keys if model not in wanted]
-        return reasons + [
-            f"{model} was {self.keys.get(model, 'not told apart')}, and is {key}: other weights, or other settings of draws or scorer"
-            for model, key in keys.items()
-            if model in wanted and self.keys.get(model) != key
-        ]
+        found = dict[str, list[str]]()
+        for model, key in keys.items():
+            if model in wanted:
+                known = self.keys.get(model)
+                told = (
+                    ["how it was used is not known"] if known is None else differences(known, key)
+                )
+                for difference in told:
+                    found.setdefault(difference, []).append(model)
+        return reasons + [f"{', '.join(models)}: {what}" for what, models in found.items()]
 
     def save(self, path: Path) -> None:
         """Writes it as JSON, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(self._as_dict(), separators=(",", ":")) + "\n")
-        unfinished.replace(path)
+        write(path, json.dumps(self._as_dict(), separators=(",", ":"), allow_nan=False) + "\n")
 
     def _as_dict(self) -> dict[str, object]:
         return {
@@ -150,7 +151,7 @@ class Profile:
             "labelled": self.labelled,
             "prompt": self.prompt,
             "keys": dict(self.keys),
-            "device": self.device,
+            "devices": dict(self.devices),
             "terms": TERMS,
             "options": [
                 {
@@ -165,74 +166,27 @@ class Profile:
         }
 
 
-class _Option(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    strategy: AnyStrategy
-    roles: dict[str, str]
-    drawn: bool
-
-
-class _Cells(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    budgets: list[float]
-    right: list[list[list[float | None]]]
-    mean: list[list[list[float | None]]]
-    p90: list[list[list[float | None]]]
-
-
-class _Family(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    reference: int = Field(ge=0)
-    options: list[int] = Field(min_length=1)
-    differs: list[list[bool]]
-    lost: list[list[bool]] | None
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    format: int
-    name: str
-    made: str
-    labelled: bool
-    prompt: float
-    keys: dict[str, str]
-    device: str | None
-    terms: tuple[str, ...]
-    options: list[_Option]
-    cells: dict[str, _Cells]
-    family: _Family | None
-
-
 def load_profile(path: Path) -> Profile:
     """A profile that `save` wrote; SettingError for anything else."""
-    try:
-        found = _File.model_validate_json(path.read_text())
-    except OSError as error:
-        msg = f"there is no profile {path}: {error.strerror or error}"
-        raise SettingError(msg, hint="Make one with `pareto calibrate quality`.") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        msg = f"{path} is no profile: {reason}"
-        raise SettingError(msg, hint="Make it anew with `pareto calibrate quality`.") from None
-    if (found.format, found.terms) != (FORMAT, TERMS):
-        msg = f"the profile {path} is of another version of this package"
-        raise SettingError(msg, hint="Make it anew with `pareto calibrate quality`.")
+    found = read_profile(path)
+    family = found.family
     return Profile(
         name=found.name,
         options=tuple(Option(o.strategy, o.roles, o.drawn) for o in found.options),
-        cells={
-            name: _arrays(path, cells, len(found.options)) for name, cells in found.cells.items()
-        },
+        cells={name: _arrays(cells) for name, cells in found.cells.items()},
         keys=found.keys,
-        device=found.device,
+        devices=found.devices,
         labelled=found.labelled,
         made=found.made,
         prompt=found.prompt,
-        family=None if found.family is None else _family(path, found.family, len(found.options)),
+        family=None
+        if family is None
+        else Family(
+            family.reference,
+            tuple(family.options),
+            np.array(family.differs, bool),
+            None if family.lost is None else np.array(family.lost, bool),
+        ),
     )
 
 
@@ -252,22 +206,6 @@ def _family_listed(family: Family) -> dict[str, object]:
     }
 
 
-def _family(path: Path, found: _Family, options: int) -> Family:
-    tables = [table for table in (found.differs, found.lost) if table is not None]
-    shapes = {(len(table), *{len(row) for row in table}) for table in tables}
-    known = all(0 <= i < options for i in (found.reference, *found.options))
-    if not known or len(shapes) > 1 or len(found.differs) != len(found.options):
-        raise _damaged(path)
-    differs = np.array(found.differs, bool)
-    lost = None if found.lost is None else np.array(found.lost, bool)
-    return Family(found.reference, tuple(found.options), differs, lost)
-
-
-def _damaged(path: Path) -> SettingError:
-    msg = f"the profile {path} is damaged: its tables do not fit each other"
-    return SettingError(msg, hint="Make it anew with `pareto calibrate quality`.")
-
-
 def _nested(values: Floats) -> object:
     """Nested lists of four digits; JSON has no NaN."""
     if values.ndim:
@@ -275,23 +213,7 @@ def _nested(values: Floats) -> object:
     return None if np.isnan(values) else float(f"{float(values):.4g}")
 
 
-def _arrays(path: Path, cells: _Cells, options: int) -> Cells:
-    try:
-        found = Cells(
-            *(np.array(x, np.float64) for x in (cells.budgets, cells.right, cells.mean, cells.p90))
-        )
-    except ValueError:
-        found = None
-    grid = len(cells.budgets)
-    if (
-        found is None
-        or not grid
-        or found.right.ndim != 3
-        or found.right.shape[:2] != (options, grid)
-        or not found.right.shape[2]
-        or found.mean.shape != (options, grid, len(TERMS))
-        or found.p90.shape != found.mean.shape
-        or not (np.diff(found.budgets) > 0).all()
-    ):
-        raise _damaged(path)
-    return found
+def _arrays(cells: CellsFile) -> Cells:
+    return Cells(
+        *(np.array(x, np.float64) for x in (cells.budgets, cells.right, cells.mean, cells.p90))
+    )

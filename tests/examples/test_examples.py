@@ -10,6 +10,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTICE = "no model was named: the bundled nano model answers"
 TOLD = {
+    "agent": ("last answer: Answer: ", "tokens of 700"),
     "budgets": ("run_budget", "in all", "on error: 20 of 20 tokens spent"),
     "langgraph_parallel": ("Use 3 4 5 to make 35. -> ", "of 600 tokens, 30 s"),
     "lcel": ("Answer: ", "3 4 5 to 35 -> ", "with 40 tokens: "),

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from langchain_pareto.errors import CertificateRefused, ParetoError, SettingError
 from langchain_pareto.planning.certificates import (
@@ -98,6 +98,7 @@ def test_the_tail_is_monotone(questions, data):
     assert p >= p_value(losses, questions + 1, risk=risk) * (1 - 1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.floats(0.001, 0.9), st.data())
 def test_the_upper_bound_inverts_the_tail(questions, delta, data):
     """At the bound the tail is delta, and a certificate is given exactly for risks from the bound upwards."""
@@ -166,6 +167,8 @@ def test_hardly_any_questions_are_refused(questions):
         certify(table(0, questions=questions), risk=0.01, delta=1e-6)
     assert refused.value.needed == questions_needed(risk=0.01, delta=1e-6)
     assert "risk" not in refused.value.hint
+    told = "1 question cannot" if questions == 1 else "0 questions cannot"
+    assert str(refused.value).startswith(told)
 
 
 def test_a_safest_plan_that_fails_is_refused():
@@ -174,9 +177,13 @@ def test_a_safest_plan_that_fails_is_refused():
         certify(table(4, 0, 0))
     error = refused.value
     assert (error.reason, error.questions, error.losses) == ("losses", 100, 4)
+    assert error.needed is not None
     assert error.hint.endswith(
-        "calibrate on more questions, or allow a risk of 7.9 % with new questions."
+        f"calibrate on about {error.needed:,} questions if it fails as often, or allow a risk of 7.9 % with new questions."
     )
+    for questions, enough in ((error.needed - 1, False), (error.needed, True)):
+        losses = math.ceil(0.04 * questions)
+        assert (certified(table(losses, questions=questions)) is not None) == enough
     assert certify(table(4, 9), risk=0.079).plan == 0
     assert certified(table(4, 9), risk=0.078) is None
 
@@ -185,7 +192,11 @@ def test_more_questions_are_no_help_where_the_risk_is_too_large():
     """A plan that fails more often than allowed is not asked to try again, and one that always fails has no risk to ask for."""
     with pytest.raises(CertificateRefused) as refused:
         certify(table(20))
-    assert "calibrate on more questions" not in refused.value.hint
+    assert "more questions do not help" in refused.value.hint
+    assert refused.value.needed is None
+    with pytest.raises(CertificateRefused) as refused:
+        certify(table(1, questions=1), risk=0.9, delta=0.9)
+    assert "fails on 1 of 1 question (" in str(refused.value)
     with pytest.raises(CertificateRefused) as refused:
         certify(table(100))
     assert "allow" not in refused.value.hint

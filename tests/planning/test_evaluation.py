@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,67 @@ def test_a_folder_of_pools_is_read(tmp_path: Path) -> None:
     }
     empty = run(app, ["bench", "planner", str(tmp_path / "nothing")])
     assert empty.exit_code == 2
+
+
+def written(folder: Path, name: str, *, questions: int, tokens: int, answer: int = 0) -> None:
+    """A pool of two samples a question."""
+    row = {"answer": [answer] * 2, "tokens": [tokens] * 2}
+    lines = [json.dumps({"question": i} | row) for i in range(questions)]
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+
+
+def test_a_folder_without_pools_is_named(tmp_path: Path) -> None:
+    """Whether it is missing, a file, or empty; and every error says what to give."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for name, told in (("none", "no folder"), ("file", "is no folder"), ("empty", "has no pools")):
+        with pytest.raises(SettingError, match=told) as caught:
+            sets_of(tmp_path / name)
+        assert name in str(caught.value)
+        assert "DATASET.MODEL.jsonl.gz" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("questions", [1, 2, 3])
+def test_too_few_questions_say_how_many_it_takes(tmp_path: Path, questions: int) -> None:
+    """No range that nobody can choose from is offered."""
+    written(tmp_path, "s.a", questions=questions, tokens=5)
+    with pytest.raises(SettingError, match="too few to calibrate on some") as caught:
+        list(rows("s", sets_of(tmp_path)["s"], calibrated=2))
+    assert "at least 4" in str(caught.value.hint)
+    assert ("1 question," in str(caught.value)) == (questions == 1)
+
+
+@pytest.mark.parametrize(("calibrated", "told"), [(1, "are too few"), (3, "leave too few")])
+def test_a_split_leaves_two_on_each_side(tmp_path: Path, calibrated: int, told: str) -> None:
+    """The hint names what can be taken."""
+    written(tmp_path, "s.a", questions=4, tokens=5)
+    with pytest.raises(SettingError, match=told) as caught:
+        list(rows("s", sets_of(tmp_path)["s"], calibrated=calibrated))
+    assert caught.value.hint == "Take 2 to 2."
+
+
+def test_samples_without_tokens_are_no_answers(tmp_path: Path) -> None:
+    """An answer has tokens; a pool that has none anywhere is nothing to plan; both are named."""
+    written(tmp_path / "a", "s.a", questions=4, tokens=0)
+    with pytest.raises(SettingError, match="an answer has 0 tokens"):
+        sets_of(tmp_path / "a")
+    written(tmp_path / "b", "s.a", questions=4, tokens=0, answer=-1)
+    with pytest.raises(SettingError, match="all samples of a in s have 0 tokens"):
+        sets_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize("empty", [0, 3, 7])
+def test_short_and_empty_samples_are_measured(empty: int) -> None:
+    """Samples of one token, of which some are empty, give finite figures, and none overruns."""
+    pool = made("short", 0.5, 40).part(range(8))
+    tokens = np.ones_like(pool.tokens)
+    tokens[:empty] = 0
+    answers = np.where(tokens > 0, pool.answers, -1)
+    short = replace(pool, tokens=tokens, answers=answers, right=(answers == 0)).first(4)
+    for row in rows("s", {"short": short}, calibrated=4, splits=2, orders=1):
+        told = json.loads(json.dumps(row, allow_nan=False))
+        assert told.get("overruns", 0) == 0
 
 
 def test_other_weights_are_another_model(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_profile_comes_back_from_its_file(tmp_path: Path) -> None:
     [
         lambda text: "",
         lambda text: text[: len(text) // 2],
-        lambda text: text.replace('"format":1', '"format":99'),
+        lambda text: text.replace('"format":', '"format":99'),
         lambda text: text.replace('"budgets":[100.0,', '"budgets":['),
         lambda text: text.replace('"budgets":[100.0,200.0', '"budgets":[200.0,100.0'),
         lambda text: text.replace('"kind":"single"', '"kind":"nonsense"'),
@@ -201,7 +201,7 @@ def test_a_profile_of_other_models_says_so() -> None:
     """Another key is another model; one that it never saw is named."""
     found = profile()
     assert found.misfits({"small": "s"}) == []
-    assert "small was s, and is t" in found.misfits({"small": "t"})[0]
+    assert "small: was s, and is t" in found.misfits({"small": "t"})[0]
     assert "has no huge" in found.misfits({"huge": "h"})[0]
 
 

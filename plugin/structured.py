@@ -1,0 +1,169 @@
+"""
+Structured output: a chain from a question to an object of a schema.
+
+Knows schemas, LangChain's parsers and the names under which a call takes them; knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any, Literal, get_args
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.output_parsers import JsonOutputParser
+from langchain_core.output_parsers.base import BaseLLMOutputParser
+from langchain_core.output_parsers.openai_tools import (
+    JsonOutputKeyToolsParser,
+    PydanticToolsParser,
+)
+from langchain_core.outputs import Generation
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ValidationError
+from typing_extensions import override
+
+from langchain_pareto.errors import SettingError
+from langchain_pareto.schemas import breach, check_schema, closed
+
+Method = Literal["json_schema", "function_calling", "json_mode"]
+ANY_OBJECT: Mapping[str, object] = {"type": "object"}
+
+
+def structured(
+    model: Any,
+    schema: Any,
+    *,
+    method: Method = "json_schema",
+    include_raw: bool = False,
+    strict: bool | None = None,
+    **settings: Any,
+) -> Runnable[LanguageModelInput, Any]:
+    """A chain of `model` that gives objects of `schema`; `settings` are those of its calls.
+
+    `schema` is a pydantic class, a TypedDict, an OpenAI tool or a JSON schema with a title: an instance comes back for a pydantic class,
+    else a dict. "json_schema" holds the text to the schema by a grammar, "function_calling" makes it the arguments of a tool, and
+    "json_mode" asks for any JSON object, whose form the prompt must tell. With `include_raw` it gives `raw`, `parsed` and
+    `parsing_error`. Raises OutputParserException for a text that was cut off, or that breaks the schema.
+    """
+    if method not in get_args(Method):
+        msg = f"method cannot be {method!r:.40}"
+        raise SettingError(msg, hint=f"Take one of {', '.join(get_args(Method))}.")
+    if schema is None and method != "json_mode":
+        msg = f"structured output by {method} needs a schema"
+        raise SettingError(msg, hint="Give a pydantic class, a TypedDict or a JSON schema.")
+    if schema is not None:
+        _check(schema)
+    told = {"kwargs": {"method": method}, "schema": schema}
+    if method == "function_calling":
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        llm = model.bind_tools(
+            [schema],
+            tool_choice=name,
+            parallel_tool_calls=False,
+            strict=strict,
+            ls_structured_output_format=told,
+            **settings,
+        )
+        parser: BaseLLMOutputParser[Any] = (
+            PydanticToolsParser(tools=[schema], first_tool_only=True)
+            if _is_class(schema)
+            else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        )
+    else:
+        asked = ANY_OBJECT if method == "json_mode" else _json_schema(schema, strict=strict)
+        llm = model.bind(
+            response_format=_response_format(method, asked),
+            ls_structured_output_format=told,
+            **settings,
+        )
+        made = schema if _is_class(schema) else None
+        parser = ObjectParser(json_schema=dict(asked), made=made)
+    return _with_raw(llm, parser) if include_raw else llm | parser
+
+
+class ObjectParser(JsonOutputParser):
+    """Reads an object of a JSON schema, and makes an instance of a class of it; what is cut off, or breaks the schema, is an error.
+
+    A stream gives the object as it grows; an instance comes once, at the end.
+    """
+
+    json_schema: dict[str, Any]
+    made: Any = None
+
+    @override
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """The object of the first generation."""
+        text = result[0].text
+        if partial and self.made is None:
+            return super().parse_result(result, partial=True)
+        try:
+            return self._whole(text)
+        except OutputParserException:
+            if partial:
+                return None
+            raise
+
+    def _whole(self, text: str) -> Any:
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            msg = f"the answer is no whole JSON value ({error}): {text!r:.200}"
+            raise OutputParserException(
+                f"{msg}. Was it cut off? A larger budget or max_tokens may help.", llm_output=text
+            ) from error
+        if (wrong := breach(value, self.json_schema)) is not None:
+            msg = f"the answer breaks its schema: {wrong}"
+            raise OutputParserException(msg, llm_output=text)
+        if self.made is None:
+            return value
+        try:
+            read = getattr(self.made, "model_validate", None) or self.made.parse_obj
+            return read(value)
+        except (ValidationError, ValueError) as error:
+            msg = f"the answer is no {self.made.__name__}: {error}"
+            raise OutputParserException(msg, llm_output=text) from error
+
+
+def _json_schema(schema: Any, *, strict: bool | None) -> dict[str, Any]:
+    found = convert_to_json_schema(schema)
+    return found if strict is False else closed(found)
+
+
+def _response_format(method: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if method == "json_mode":
+        return {"type": "json_object"}
+    name = schema.get("title", "answer")
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema)}}
+
+
+def _check(schema: Any) -> None:
+    """Raises SettingError for what is no schema."""
+    try:
+        check_schema(convert_to_json_schema(schema))
+    except SettingError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        msg = f"this is no schema: {error}"
+        raise SettingError(
+            msg, hint="Give a pydantic class, a TypedDict, or a JSON schema with a title."
+        ) from error
+
+
+def _is_class(schema: Any) -> bool:
+    return isinstance(schema, type) and is_basemodel_subclass(schema)
+
+
+def _with_raw(
+    llm: Runnable[LanguageModelInput, Any], parser: BaseLLMOutputParser[Any]
+) -> Runnable[LanguageModelInput, Any]:
+    """Gives the message, what was read in it, and why nothing was."""
+    read = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser,  # type: ignore[operator]  # a parser is a Runnable
+        parsing_error=lambda _: None,
+    )
+    unread = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=llm) | read.with_fallbacks([unread], exception_key="parsing_error")

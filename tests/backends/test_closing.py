@@ -1,0 +1,147 @@
+"""A grammar kept to the end: texts end within their tokens, and nothing changes before they must."""
+
+import json
+import random
+
+import pytest
+
+from langchain_pareto.backends.base import Sampling, Stop
+from langchain_pareto.backends.closing import Closing
+from langchain_pareto.backends.loading import load
+
+pytest.importorskip("llguidance")
+from langchain_pareto.backends.grammar import compile_grammar
+
+STYLE = {
+    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+}
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "size": {"enum": ["small", "large"]},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "home": {
+            "type": "object",
+            "properties": {"street": {"type": "string"}, "number": {"type": "number"}},
+            "required": ["street"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["name", "age", "size", "tags", "home"],
+    "additionalProperties": False,
+}
+
+
+def lark(schema):
+    return f"start: %json {json.dumps({**schema, **STYLE})}"
+
+
+@pytest.fixture(scope="module")
+def policy():
+    with load("nano") as backend:
+        yield backend
+
+
+def walk(policy, constraint, seed, most):
+    """Tokens drawn at random among those allowed, until one ends the text; None where that is not within `most`."""
+    rng, tokens = random.Random(seed), []
+    while len(tokens) < most:
+        token = rng.choice(list(constraint.allowed()))
+        if token in policy.tokenizer.end_tokens:
+            return tokens
+        constraint.advance(token)
+        tokens.append(token)
+    return None
+
+
+@pytest.mark.parametrize("most", [110, 150, 250])
+def test_a_text_ends_within_its_tokens(policy, most):
+    """Random tokens under a schema make a whole value in as many tokens as there are, which without it they do not."""
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    cut = 0
+    for seed in range(12):
+        tokens = walk(policy, Closing(start(), policy.tokenizer, most), seed, most)
+        assert tokens is not None
+        assert json.loads(policy.tokenizer.decode(tokens)).keys() == PERSON["properties"].keys()
+        cut += walk(policy, start(), seed, most) is None
+    assert cut > 5
+
+
+def test_while_there_is_room_nothing_changes(policy):
+    """With room for far more, exactly what the grammar allows is allowed."""
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    plain, closing = start(), Closing(start(), policy.tokenizer, 10_000)
+    rng = random.Random(0)
+    for _ in range(60):
+        allowed = list(plain.allowed())
+        assert list(closing.allowed()) == allowed
+        token = rng.choice(allowed)
+        if token in policy.tokenizer.end_tokens:
+            break
+        plain.advance(token)
+        closing.advance(token)
+
+
+def test_it_rolls_back_and_forks(policy):
+    """After tokens were taken back, and in a copy, the same is allowed as at first."""
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    most = 130
+    one = Closing(start(), policy.tokenizer, most)
+    rng, seen = random.Random(3), []
+    while len(seen) < most:
+        allowed = list(one.allowed())
+        if len(seen) > 3 and rng.random() < 0.3:
+            one.rollback(3)
+            again = [
+                (list(one.allowed()), token) for _, token in seen[-3:] if one.advance(token) or 1
+            ]
+            assert len(again) == 3
+            assert list(one.allowed()) == allowed
+        copy = one.fork()
+        assert list(copy.allowed()) == allowed
+        token = rng.choice(allowed)
+        if token in policy.tokenizer.end_tokens:
+            break
+        seen.append((allowed, token))
+        one.advance(token)
+    else:
+        pytest.fail("it did not end")
+
+
+def test_too_little_room_is_no_error(policy):
+    """Where no way out fits, the text is cut off like any other."""
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    assert walk(policy, Closing(start(), policy.tokenizer, 10), 0, 10) is None
+
+
+def test_an_open_thought_is_closed(policy):
+    """A block in which any text may stand is closed, and what must follow it follows."""
+    grammar = f"start: thought body\nthought[lazy]: /(?s:.*)<\\/think>/\nbody: %json {json.dumps({**PERSON, **STYLE})}"
+    start = compile_grammar(policy.tokenizer, grammar)
+    tokens = walk(policy, Closing(start(), policy.tokenizer, 200), 1, 200)
+    assert tokens is not None
+    json.loads(policy.tokenizer.decode(tokens).partition("</think>")[2])
+
+
+def test_the_engine_ends_a_text_in_its_last_token(policy):
+    """Drawn by a model that never learned JSON, at temperature 1: whole at the end, by the end token."""
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    root = policy.open("Use 3 4 5 to make 35.", seed=1)
+    branches = root.fork(8)
+    tasks = [
+        policy.extend(
+            branch,
+            Sampling(temperature=1.0),
+            Stop(120),
+            constraint=Closing(start(), policy.tokenizer, 120),
+        )
+        for branch in branches
+    ]
+    for task in tasks:
+        drawn = task.future.result()
+        assert drawn.finish == "eos"
+        assert json.loads(drawn.text).keys() == PERSON["properties"].keys()
+    for branch in (*branches, root):
+        branch.free()

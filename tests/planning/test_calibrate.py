@@ -1,0 +1,341 @@
+"""Calibrations: what may be asked, one at a time in one file, and files of costs that are damaged."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from langchain_pareto import ChatPareto
+from langchain_pareto.backends.scripted import ScriptedBackend
+from langchain_pareto.calibration import calibrate_device, calibrate_quality, known_cost
+from langchain_pareto.errors import SettingError
+from langchain_pareto.planning import device
+from langchain_pareto.planning.calibrate import Asked, Drawn, Samples, checked, pools_of
+from langchain_pareto.planning.catalogue import catalogue
+from langchain_pareto.planning.cost_model import CostModel, PrefillCost, StepCost
+from langchain_pareto.planning.identity import key_of, use_of
+from langchain_pareto.planning.measure import budgets, measure
+from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.store import device_path, samples_path
+from langchain_pareto.questions import read_questions
+
+ASKED = [Asked(f"q{i}", f"Question {i}?", "7") for i in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has its own directory of profiles."""
+    monkeypatch.setenv("LANGCHAIN_PARETO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def backend() -> Iterator[ScriptedBackend]:
+    with ScriptedBackend(["Answer: 7"], name="small") as found:
+        yield found
+
+
+async def seven(_model: str, _question: Asked, n: int) -> Drawn:
+    """Draws at once, after a turn of the loop."""
+    await asyncio.sleep(0)
+    return Drawn(["7"] * n, [3] * n, 5)
+
+
+# --- one at a time
+
+
+def test_two_calibrations_do_not_share_a_file(tmp_path: Path) -> None:
+    """The second is refused while the first draws, and the file has every row once."""
+    kept = Samples(tmp_path / "deep" / "s.jsonl", {"m": "k"}, 2)
+
+    async def both() -> list[object]:
+        return await asyncio.gather(
+            *(kept.draw(ASKED, seven) for _ in range(2)), return_exceptions=True
+        )
+
+    first, second = asyncio.run(both())
+    assert first == 0
+    assert isinstance(second, SettingError)
+    assert "another calibration" in str(second)
+    assert second.hint
+    assert len(kept.lines()) == len(ASKED)
+    assert asyncio.run(kept.draw(ASKED, seven)) == 0
+
+
+HOLDER = """
+    import sys
+    from pathlib import Path
+    from langchain_pareto.planning.files import held
+    with held(Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    """Another process keeps us out until it is killed, and then no longer."""
+    path = tmp_path / "s.jsonl"
+    kept = Samples(path, {"m": "k"}, 2)
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == b"held"
+        with pytest.raises(SettingError, match="another calibration"):
+            asyncio.run(kept.draw(ASKED, seven))
+        other.kill()
+    assert asyncio.run(kept.draw(ASKED, seven)) == 0
+
+
+def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
+    """Cancelled while it draws it keeps what it has, lets go of the file, and draws the rest later."""
+    kept = Samples(tmp_path / "s.jsonl", {"m": "k"}, 2)
+
+    async def slow(model: str, question: Asked, n: int) -> Drawn:
+        if question.id in ("q2", "q3"):
+            await asyncio.Event().wait()
+        return await seven(model, question, n)
+
+    async def interrupted() -> None:
+        rows, two = list[None](), asyncio.Event()
+
+        def on_row() -> None:
+            rows.append(None)
+            if len(rows) == 2:
+                two.set()
+
+        task = asyncio.create_task(kept.draw(ASKED, slow, on_row))
+        await two.wait()
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted())
+    again = list[str]()
+
+    async def rest(model: str, question: Asked, n: int) -> Drawn:
+        again.append(question.id)
+        return await seven(model, question, n)
+
+    assert asyncio.run(kept.draw(ASKED, rest)) == 0
+    assert again == ["q2", "q3"]
+
+
+def test_samples_of_other_settings_say_which(tmp_path: Path) -> None:
+    """Not two hashes, but the setting with both values; and a model that was not there, or another number of samples."""
+    path = tmp_path / "s.jsonl"
+    asyncio.run(Samples(path, {"m": use_of("m", temperature=0.6)}, 2).draw(ASKED, seven))
+    with pytest.raises(SettingError, match=r"m: temperature 0\.6, this call has 0\.8"):
+        Samples(path, {"m": use_of("m", temperature=0.8)}, 2).lines()
+    with pytest.raises(SettingError, match="2 of each, not 3"):
+        Samples(path, {"m": use_of("m", temperature=0.6)}, 3).lines()
+    with pytest.raises(SettingError, match="some of m; there are none of n"):
+        Samples(path, {"n": "k"}, 2).lines()
+
+
+# --- questions and labels
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def asked_in(path: Path) -> list[Asked]:
+    return [Asked(key_of(q.text), q.text, q.answer, q.place) for q in read_questions(None, path)]
+
+
+@pytest.mark.parametrize("label", [[1], {"a": 1}, True, False, "", "  ", []])
+def test_a_label_is_a_text_or_a_number(tmp_path: Path, label: object) -> None:
+    """Anything else is refused with its line, and from Python with its question."""
+    path = lines(
+        tmp_path / "q.jsonl", {"question": "a", "answer": "1"}, {"question": "b", "answer": label}
+    )
+    with pytest.raises(SettingError, match=r"line 2 of q\.jsonl: .* is no right answer"):
+        asked_in(path)
+    with pytest.raises(SettingError, match=r"the question 'B\?': .* is no right answer"):
+        checked([Asked("b", "B?", label)])  # type: ignore[arg-type]
+
+
+def test_numbers_are_labels(tmp_path: Path) -> None:
+    """As they are written; null is none."""
+    path = lines(
+        tmp_path / "q.jsonl", *({"question": f"{x}", "answer": x} for x in (7, 2.5, "x", None))
+    )
+    assert [q.label for q in asked_in(path)] == ["7", "2.5", "x", None]
+    assert checked([Asked("a", "A?", 7)])[0].label == "7"  # type: ignore[arg-type]
+
+
+def test_what_stands_beside_a_question_that_is_only_asked_does_not_matter(tmp_path: Path) -> None:
+    """A list beside a question is no label until somebody asks for one."""
+    path = lines(tmp_path / "q.jsonl", {"question": "a", "answer": [1]})
+    assert [q.text for q in read_questions(None, path)] == ["a"]
+
+
+def test_missing_labels_are_refused_with_their_lines(tmp_path: Path) -> None:
+    """Among labelled questions; none at all is another kind of calibration, and so is a judge."""
+    rows = [{"question": f"q{i}"} | ({"answer": i} if i % 3 else {}) for i in range(9)]
+    asked = asked_in(lines(tmp_path / "q.jsonl", *rows))
+    told = r"missing for 3 of 9 questions: line 1 of q\.jsonl, line 4 of q\.jsonl, line 7"
+    with pytest.raises(SettingError, match=told):
+        checked(asked)
+    assert checked(asked, judged=True) == asked
+    bare = [Asked(q.id, q.text) for q in asked]
+    assert checked(bare) == bare
+    many = [*ASKED, *(Asked(f"x{i}", f"X{i}?") for i in range(9))]
+    with pytest.raises(SettingError, match=r"'X4\?' and 4 more"):
+        checked(many)
+
+
+def test_contradictions_are_refused_with_both_lines(tmp_path: Path) -> None:
+    """One question with two right answers, or two questions with one id."""
+    rows = [
+        {"question": "a", "answer": 1},
+        {"question": "b", "answer": 1},
+        {"question": "a", "answer": 2},
+    ]
+    asked = asked_in(lines(tmp_path / "q.jsonl", *rows))
+    with pytest.raises(
+        SettingError, match=r"line 1 of q\.jsonl and line 3 of q\.jsonl ask the same"
+    ):
+        checked(asked)
+    with pytest.raises(SettingError, match="the id 'a'"):
+        checked([Asked("a", "A?"), Asked("a", "B?")])
+
+
+def test_a_question_counts_once(tmp_path: Path) -> None:
+    """Exact duplicates are left out, and a warning names them."""
+    rows = [{"question": q, "answer": 1} for q in "abab"]
+    asked = asked_in(lines(tmp_path / "q.jsonl", *rows))
+    with pytest.warns(
+        UserWarning, match=r"2 questions were there before: line 3 of q\.jsonl, line 4"
+    ):
+        assert checked(asked) == asked[:2]
+
+
+def test_a_calibration_checks_its_questions(backend: ScriptedBackend) -> None:
+    """Before anything is drawn."""
+    llm = ChatPareto(backend=backend, max_tokens=60)
+    with pytest.raises(SettingError, match="missing for 1 of 5 questions"):
+        asyncio.run(calibrate_quality(llm, [*ASKED, Asked("x", "X?")], task="t", samples=2))
+    assert not samples_path("t").exists()
+
+
+# --- what devices take
+
+
+def cost_of(backend: ScriptedBackend) -> CostModel:
+    key = device.key_of(backend)
+    return CostModel(key, StepCost(1e-3, 1e-4, 0.0), PrefillCost(1e-3, 1e-5, 0.0), sigma=0.1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"",
+        b"{}",
+        b"[]",
+        lambda text: text.replace('"sigma": 0.1', '"sigma": NaN'),
+        lambda text: text.replace('"a": 0.001', '"a": 1e999'),
+        lambda text: re.sub(r'"([abc])": [0-9.e-]+', r'"\1": 0', text),
+        lambda text: text.replace('"model": "small"', '"model": "large"'),
+    ],
+)
+def test_a_damaged_cost_model_is_named(backend: ScriptedBackend, content) -> None:
+    """With its file, and that the device is measured again by a command: nothing is drawn first."""
+    cost = cost_of(backend)
+    path = device_path(key_of(cost.key))
+    path.parent.mkdir(parents=True)
+    path.write_text(cost.to_json())
+    assert known_cost(backend) == cost
+    text = path.read_text()
+    path.write_bytes(content if isinstance(content, bytes) else content(text).encode())
+    assert path.read_bytes() != text.encode()
+    with pytest.raises(SettingError) as caught:
+        known_cost(backend)
+    assert str(path) in str(caught.value)
+    assert "pareto calibrate device" in str(caught.value.hint)
+    llm = ChatPareto(backend=backend, max_tokens=60)
+    with pytest.raises(SettingError, match="cost model"):
+        asyncio.run(calibrate_quality(llm, ASKED, task="t", samples=2))
+    assert backend.draws == []
+
+
+def test_a_missing_cost_model_is_none_and_an_unreadable_one_is_named(
+    backend: ScriptedBackend,
+) -> None:
+    """A folder in its place cannot be read."""
+    assert known_cost(backend) is None
+    path = device_path(key_of(device.key_of(backend)))
+    path.mkdir(parents=True)
+    with pytest.raises(SettingError, match=f"cannot read the cost model {path}"):
+        known_cost(backend)
+
+
+def test_a_measured_device_is_kept_whole(
+    backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside it no temporary file stays, and what it holds is read again."""
+    cost = cost_of(backend)
+    monkeypatch.setattr(device, "calibrate", lambda *_, **__: cost)
+    llm = ChatPareto(backend=backend, max_tokens=60)
+    asyncio.run(calibrate_device(llm))
+    path = device_path(key_of(cost.key))
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert known_cost(backend) == cost
+
+
+def test_a_profile_says_where_its_seconds_were_measured(backend: ScriptedBackend) -> None:
+    """Of each model that has a cost model; without one there are no seconds."""
+    llm = ChatPareto(backend=backend, max_tokens=60)
+    bare = asyncio.run(calibrate_quality(llm, ASKED, task="t", samples=4))
+    assert (set(bare.cells), bare.devices) == ({"tokens"}, {})
+    cost = cost_of(backend)
+    path = device_path(key_of(cost.key))
+    path.parent.mkdir(parents=True)
+    path.write_text(cost.to_json())
+    timed = asyncio.run(calibrate_quality(llm, ASKED, task="t", samples=4))
+    assert set(timed.cells) == {"tokens", "seconds"}
+    assert set(timed.devices.values()) == {cost.key.device}
+    assert device.is_here(cost.key.device)
+    assert not device.is_here("Abacus 3000")
+
+
+# --- short samples
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_short_samples_have_budgets(length: int) -> None:
+    """Samples of one token or none make a grid of whole, ascending budgets, by which everything can be measured."""
+    kept = Samples(Path("unused"), {"m": "k"}, 4)
+
+    async def drawn() -> Drawn:
+        answer = "7" if length else None
+        return Drawn([answer] * kept.samples, [length] * kept.samples, 5)
+
+    row = asyncio.run(drawn())
+    line = {"model": "m", "label": "7", "scores": None, "logprobs": None}
+    found = [_line(line, question, row) for question in ASKED]
+    pools = pools_of(found, ["m"])
+    grid = budgets(pools)
+    assert grid[0] >= 1
+    assert (np.diff(grid) > 0).all()
+    runs = measure(catalogue(["m"], samples=4), {"m": Recording(pools["m"])}, grid, orders=1)
+    assert (runs.right == length).all()
+
+
+def _line(fields: dict[str, object], question: Asked, row: Drawn):
+    from langchain_pareto.planning.calibrate import _Line
+
+    return _Line.model_validate(
+        fields
+        | {"question": question.id, "text": question.text}
+        | {"answers": row.answers, "tokens": row.tokens, "prompt": row.prompt}
+    )

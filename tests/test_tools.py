@@ -1,0 +1,233 @@
+"""Tools are read in every form in which LangChain's users write them, and what cannot be honoured is refused in words."""
+
+import warnings
+from typing import Annotated, Literal, TypedDict
+
+import pytest
+from hypothesis import given, strategies as st
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import StructuredTool, tool
+from pydantic import BaseModel, Field
+from pydantic.v1 import BaseModel as OldModel
+
+from langchain_pareto.errors import SettingError
+from langchain_pareto.tools import Tools, read_tools
+
+
+def weather(city: str, unit: Literal["c", "f"] = "c") -> str:
+    """Tells the weather.
+
+    Args:
+        city: Where.
+        unit: Of the temperature.
+    """
+    return f"{city} {unit}"
+
+
+class Weather(BaseModel):
+    """Tells the weather."""
+
+    city: str = Field(description="Where.")
+
+
+class OldWeather(OldModel):
+    """Tells the weather."""
+
+    city: str
+
+
+class TypedWeather(TypedDict):
+    """Tells the weather."""
+
+    city: Annotated[str, ..., "Where."]
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FUNCTION = {"name": "weather", "description": "Tells the weather.", "parameters": SCHEMA}
+
+
+def as_tool():
+    runnable = RunnableLambda(lambda asked: asked["city"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LangChain calls the method a beta
+        return runnable.as_tool(name="weather", description="w", arg_types={"city": str})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        weather,
+        tool(weather),
+        StructuredTool.from_function(weather),
+        Weather,
+        OldWeather,
+        TypedWeather,
+        {"type": "function", "function": FUNCTION},
+        {"type": "function", **FUNCTION},
+        FUNCTION,
+        {"name": "weather", "description": "w", "input_schema": SCHEMA},
+        {"title": "weather", "description": "w", **SCHEMA},
+        as_tool(),
+    ],
+)
+def test_every_form_becomes_the_same(given):
+    """A name, a description, and parameters that are an object with a required city."""
+    tools = read_tools([given])
+    [spec] = tools.specs
+    assert spec["type"] == "function"
+    assert spec["function"].keys() >= {"name", "description", "parameters"}
+    assert tools.names[0].lower().endswith("weather")
+    parameters = tools.parameters(tools.names[0])
+    assert parameters["type"] == "object"
+    assert parameters["properties"]["city"]["type"] == "string"
+    assert parameters["required"] == ["city"]
+
+
+def test_a_tool_may_take_nothing():
+    """Then its parameters are an object without properties."""
+    for now in ({"name": "now"}, {"name": "now", "parameters": {"type": "object"}}):
+        assert read_tools([now]).parameters("now") == {"type": "object", "properties": {}}
+
+
+def test_what_a_user_gave_is_not_changed():
+    """A dict of the user's stays as it is, also by `strict`."""
+    given = {"type": "function", "function": {**FUNCTION, "parameters": dict(SCHEMA)}}
+    [spec] = read_tools([given], strict=True).specs
+    assert spec["function"]["parameters"]["additionalProperties"] is False
+    assert "additionalProperties" not in given["function"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "choice"),
+    [
+        (None, "auto"),
+        ("auto", "auto"),
+        ({"type": "auto"}, "auto"),
+        ("any", "any"),
+        ("required", "any"),
+        (True, "any"),
+        ({"type": "any"}, "any"),
+        ("none", "none"),
+        (False, "none"),
+        ("weather", "weather"),
+        ({"type": "function", "function": {"name": "weather"}}, "weather"),
+        ({"type": "tool", "name": "weather"}, "weather"),
+    ],
+)
+def test_every_form_of_a_choice(asked, choice):
+    """OpenAI's, Anthropic's and LangChain's."""
+    tools = read_tools([weather, Weather], asked)
+    assert tools.choice == choice
+    callable_ = {"none": (), "weather": ("weather",)}.get(choice, ("weather", "Weather"))
+    assert tools.callable == callable_
+
+
+@pytest.mark.parametrize(
+    "asked", ["rain", {"type": "function", "function": {"name": "rain"}}, 3, [], {}, "", 1.5]
+)
+def test_a_choice_of_no_tool_is_refused(asked):
+    """The hint names the tools that there are."""
+    with pytest.raises(SettingError, match="tool_choice") as caught:
+        read_tools([weather], asked)
+    assert "weather" in caught.value.hint
+
+
+@pytest.mark.parametrize("asked", ["any", True, "weather", {"type": "any"}])
+def test_a_choice_needs_tools(asked):
+    """To call one of none is impossible."""
+    with pytest.raises(SettingError, match="there are no tools"):
+        read_tools([], asked)
+
+
+@pytest.mark.parametrize("asked", [None, "auto", "none", False])
+def test_no_tools_are_none(asked):
+    """As agents without tools bind them."""
+    assert read_tools([], asked) is None
+    assert read_tools(None, asked) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "no tool"),
+        ("weather", "no tool"),
+        (None, "no tool"),
+        ({}, "no tool"),
+        ({"type": "object", "properties": {}}, "no tool"),
+        ({"type": "function", "function": None}, "no tool"),
+        ({"type": "web_search"}, "hosted"),
+        ({"name": ""}, "called"),
+        ({"name": 3}, "called"),
+        ({"name": "a\nb"}, "called"),
+        ({"name": 'a"b'}, "called"),
+        ({"name": "any"}, "tool_choice"),
+        ({"name": "a", "parameters": 3}, "parameters"),
+        ({"name": "a", "parameters": {"type": "string"}}, "parameters"),
+        ({"name": "a", "parameters": {"type": "object", "properties": 3}}, "cannot be read"),
+        (
+            {"name": "a", "parameters": {"properties": {"b": {"$ref": "http://x.org/y"}}}},
+            "elsewhere",
+        ),
+    ],
+)
+def test_what_is_no_tool_is_refused(given, words):
+    """With what was got, and with what to do."""
+    with pytest.raises(SettingError, match=words) as caught:
+        read_tools([given])
+    assert caught.value.hint
+
+
+def test_two_tools_of_one_name_are_refused():
+    """A call could mean either."""
+    with pytest.raises(SettingError, match="two tools"):
+        read_tools([weather, FUNCTION])
+
+
+@pytest.mark.parametrize("given", ["weather", FUNCTION, 3, weather])
+def test_tools_are_a_list(given):
+    """A single tool is not taken for one."""
+    with pytest.raises(SettingError, match="list"):
+        read_tools(given)
+
+
+def test_switches_are_yes_or_no():
+    """Anything else is refused; nothing said means calls side by side."""
+    assert read_tools([weather]).parallel
+    assert not read_tools([weather], None, parallel_tool_calls=False).parallel
+    for wrong in ({"parallel_tool_calls": "no"}, {"strict": 1}):
+        with pytest.raises(SettingError, match=next(iter(wrong))):
+            read_tools([weather], **wrong)
+
+
+def test_tools_that_may_be_called_can_be_made_a_must():
+    """A choice that is made already stays."""
+    assert read_tools([weather]).forced().choice == "any"
+    assert read_tools([weather], "weather").forced().choice == "weather"
+    assert read_tools([weather], "none").forced().choice == "none"
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "function", "name", "title", "parameters", "properties", "input_schema"]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(_json, max_size=2), _json)
+def test_whatever_is_given_is_read_or_refused(given, choice):
+    """No other error than ours."""
+    try:
+        tools = read_tools(given, choice)
+    except SettingError:
+        return
+    assert tools is None or isinstance(tools, Tools)
