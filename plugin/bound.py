@@ -11,7 +11,6 @@ from typing import Any
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableBinding
-
 from typing_extensions import override
 
 from langchain_pareto.structured import structured

@@ -302,11 +302,11 @@ def _reader(call: Call, backend: Backend) -> Reader | None:
 def _grammar(call: Call, backend: Backend, *, thinking: bool) -> Callable[[], Constraint] | None:
     """What holds an answer to the form that was asked for, None where nothing does.
 
-    Where grammars cannot be kept, tools that need not be called are left to the model.
+    A backend that is not decoded here token by token is left to itself; so are, without the library that compiles grammars, tools that
+    need not be called. What comes is checked in any case.
     """
     assert call.form is not None
-    able = has_grammars() and backend.capabilities.step
-    if not (call.form.forced or able):
+    if not backend.capabilities.step or not (call.form.forced or has_grammars()):
         return None
     template = backend.tokenizer.template
     block: Thinking = "may" if template is not None and "</think>" in template else "never"

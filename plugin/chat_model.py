@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import (
-    BaseChatModel,
     LangSmithParams,
     LanguageModelInput,
     ModelProfile,
 )
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import (
     ConfigDict,
     Field,
@@ -42,14 +41,15 @@ from langchain_pareto.backends.grammar import has_grammars
 from langchain_pareto.bound import Bound
 from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, read_stops, respond
+from langchain_pareto.doors import TRAVEL, Doors
 from langchain_pareto.errors import ParetoError, SettingError
 from langchain_pareto.events import OnThought, aprogress, progress
+from langchain_pareto.footprint import Footprint
 from langchain_pareto.forms import Form, read_response_format
 from langchain_pareto.ledger import current_account
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
 from langchain_pareto.models import (
-    Footprint,
     Models,
     check_draft,
     check_roles,
@@ -58,23 +58,14 @@ from langchain_pareto.models import (
     model_name,
     one_of,
 )
-from langchain_pareto.planning.calibrate import key_of
+from langchain_pareto.plan_settings import TOGETHER, check_together, checked_task, named
 from langchain_pareto.planning.certificates import Guarantee
-from langchain_pareto.planning.identity import fingerprint
-from langchain_pareto.plans import (
-    TOGETHER,
-    Plans,
-    check_together,
-    checked_task,
-    in_turns,
-    left,
-    limited,
-    named,
-    seat,
-)
+from langchain_pareto.planning.identity import use_of
+from langchain_pareto.plans import Plans
 from langchain_pareto.players import Players
 from langchain_pareto.rates import Rates
-from langchain_pareto.sharing import Seat, batch_of
+from langchain_pareto.shares import in_turns, left, limited, seat
+from langchain_pareto.sharing import Seat
 from langchain_pareto.strategies import Auto, Strategy, parse_strategy
 from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat
@@ -91,17 +82,15 @@ from langchain_pareto.tools import read_tools
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-# also through config["configurable"]
-_TRAVEL = ("budget", "strategy", "scorer", "decoder", "task", "need", "guarantee")
 _FORM = ("tools", "tool_choice", "parallel_tool_calls", "strict", "response_format")
-_PER_CALL = frozenset({*_TRAVEL, *_FORM, "model", *Draws.model_fields})
+_PER_CALL = frozenset({*TRAVEL, *_FORM, "model", *Draws.model_fields})
 # LangChain hands these down for its own ends
 _IGNORED = frozenset(
     {"ls_structured_output_format", "structured_output_format", "stream", "stream_usage"}
 )
 
 
-class ChatPareto(BaseChatModel):
+class ChatPareto(Doors):
     """The best answer that a compute budget can buy, from a model on this machine.
 
     `model` is a path (of a folder, or of a GGUF file) or hub id (the bundled nano model without it), or an already loaded
@@ -408,93 +397,6 @@ class ChatPareto(BaseChatModel):
         """The model with a config, which stays when tools or a schema are bound as well."""
         return Bound(bound=self, kwargs={}, config={**(config or {}), **kwargs})  # type: ignore[typeddict-item]
 
-    # --- the doors: settings in the config reach the model as keywords
-
-    @override
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """One answer."""
-        return super().invoke(input, config, stop=stop, **_with_config(config, kwargs))
-
-    @override
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """One answer; cancelling it stops the engine within a step."""
-        return await super().ainvoke(input, config, stop=stop, **_with_config(config, kwargs))
-
-    @override
-    def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
-        """The answer as it grows, or once it is chosen; leaving the iterator stops the engine."""
-        yield from super().stream(input, config, stop=stop, **_with_config(config, kwargs))
-
-    @override
-    async def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        """The answer as it grows, or once it is chosen; leaving the iterator stops the engine."""
-        async for chunk in super().astream(
-            input, config, stop=stop, **_with_config(config, kwargs)
-        ):
-            yield chunk
-
-    @override
-    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """See the base class; settings in the config reach the model."""
-        return super().stream_events(input, config, **_with_config(config, kwargs))
-
-    @override
-    def astream_events(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
-        """See the base class; settings in the config reach the model."""
-        return super().astream_events(input, config, **_with_config(config, kwargs))
-
-    @override
-    def batch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        **kwargs: Any,
-    ) -> list[AIMessage]:
-        """Submits all inputs at once, unless the config says `max_concurrency`: the engine merges them."""
-        return run_sync(lambda: self.abatch(inputs, config, **kwargs))
-
-    @override
-    async def abatch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        **kwargs: Any,
-    ) -> list[AIMessage]:
-        """As `batch`; under a `run_budget` the calls share it."""
-        first = (config[0] if config else None) if isinstance(config, list) else config
-        with batch_of(len(inputs), (first or {}).get("max_concurrency")):
-            return await super().abatch(inputs, config, **kwargs)
-
     # --- generation
 
     @override
@@ -666,16 +568,22 @@ class ChatPareto(BaseChatModel):
         call = self._call(None, {}) if call is None else call
         alone = self.model if isinstance(self.backend, str) else self.backend
         models = {model_name(alone): alone} if self.models is None else named(self.models)
-        sampled = call.draws.model_dump(exclude={"seed"})
-        read = (call.answers, call.template_kwargs, call.aggregation, call.steps, call.stop)
+        settings = {
+            "dtype": self.dtype,
+            **call.draws.model_dump(exclude={"seed"}),
+            "answers": call.answers,
+            "template": call.template_kwargs,
+            "aggregation": call.aggregation,
+            "steps": call.steps,
+            "stop": call.stop,
+            "scorer": repr(call.scorer),
+        }
         return Plans(
             models=models,
-            keys={
-                name: key_of(fingerprint(model), self.dtype, sampled, read, repr(call.scorer))
-                for name, model in models.items()
-            },
+            keys={name: use_of(model, **settings) for name, model in models.items()},
             task=checked_task(task) if task is not None else self.task,
             rates=call.rates,
+            unlike=None if call.form is None else "no profile measures calls with tools or a schema",
             footprint=Footprint(models, self._players.loading, self._models, self._beside),
         )
 
@@ -779,13 +687,6 @@ def _own_words(error: ValidationError) -> Exception:
     """Our own error, which has a hint, where pydantic reports one."""
     cause = error.errors()[0].get("ctx", {}).get("error")
     return cause if isinstance(cause, ParetoError) else error
-
-
-def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Adds what travels in `config["configurable"]`; a keyword of the call comes first."""
-    configurable = ensure_config(config).get("configurable", {})
-    asked = {k: configurable[k] for k in _TRAVEL if configurable.get(k) is not None}
-    return {**asked, **kwargs}
 
 
 def _profile(backend: Backend) -> ModelProfile:

@@ -268,9 +268,10 @@ def _draw(llm: ChatPareto, path: Path) -> None:
 
 
 def _asked(question: Question) -> Asked:
-    from langchain_pareto.planning.calibrate import Asked, key_of
+    from langchain_pareto.planning.calibrate import Asked
+    from langchain_pareto.planning.identity import key_of
 
-    return Asked(key_of(question.text), question.text, question.answer)
+    return Asked(key_of(question.text), question.text, question.answer, question.place)
 
 
 def _chat(models: list[str] | None, **settings: object) -> ChatPareto:

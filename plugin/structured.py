@@ -31,6 +31,7 @@ from langchain_pareto.schemas import breach, check_schema, closed
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 ANY_OBJECT: Mapping[str, object] = {"type": "object"}
+_OF_TOOLS = {"function", "parameters", "input_schema"}  # words of a tool, not of a schema
 
 
 def structured(
@@ -56,7 +57,7 @@ def structured(
         msg = f"structured output by {method} needs a schema"
         raise SettingError(msg, hint="Give a pydantic class, a TypedDict or a JSON schema.")
     if schema is not None:
-        _check(schema)
+        _check(schema, method)
     told = {"kwargs": {"method": method}, "schema": schema}
     if method == "function_calling":
         name = convert_to_openai_tool(schema)["function"]["name"]
@@ -74,7 +75,8 @@ def structured(
             else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
         )
     else:
-        asked = ANY_OBJECT if method == "json_mode" else _json_schema(schema, strict=strict)
+        asked = ANY_OBJECT if method == "json_mode" else _json_schema(schema)
+        asked = asked if strict is False else closed(asked)
         llm = model.bind(
             response_format=_response_format(method, asked),
             ls_structured_output_format=told,
@@ -128,9 +130,11 @@ class ObjectParser(JsonOutputParser):
             raise OutputParserException(msg, llm_output=text) from error
 
 
-def _json_schema(schema: Any, *, strict: bool | None) -> dict[str, Any]:
-    found = convert_to_json_schema(schema)
-    return found if strict is False else closed(found)
+def _json_schema(schema: Any) -> dict[str, Any]:
+    """A JSON schema as it is; of a class or a tool, the one that LangChain makes."""
+    if isinstance(schema, Mapping) and not schema.keys() & _OF_TOOLS:
+        return dict(schema)
+    return convert_to_json_schema(schema)
 
 
 def _response_format(method: str, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,17 +144,19 @@ def _response_format(method: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema)}}
 
 
-def _check(schema: Any) -> None:
-    """Raises SettingError for what is no schema."""
+def _check(schema: Any, method: str) -> None:
+    """Raises SettingError for what is no schema, or none that the method can take."""
     try:
-        check_schema(convert_to_json_schema(schema))
-    except SettingError:
-        raise
+        found = _json_schema(schema)
     except (TypeError, ValueError, AttributeError) as error:
         msg = f"this is no schema: {error}"
         raise SettingError(
             msg, hint="Give a pydantic class, a TypedDict, or a JSON schema with a title."
         ) from error
+    check_schema(found)
+    if method == "function_calling" and found.get("type", "object") != "object":
+        msg = f"a tool takes an object, and this schema is of {found['type']!r}"
+        raise SettingError(msg, hint='Take method="json_schema".')
 
 
 def _is_class(schema: Any) -> bool:

@@ -80,7 +80,7 @@ def read_tools(
 
     `tool_choice` is None or "auto"; "any", "required" or True; "none" or False; the name of a tool; or one of these as OpenAI or
     Anthropic write it, {"type": "function", "function": {"name": ...}}. With `strict`, every parameter is required and no other is
-    taken. Raises SettingError.
+    taken. A tool that is given twice counts once. Raises SettingError.
     """
     if parallel_tool_calls is not None and not isinstance(parallel_tool_calls, bool):
         msg = f"parallel_tool_calls cannot be {parallel_tool_calls!r:.80}"
@@ -91,16 +91,17 @@ def read_tools(
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence | None):
         msg = f"tools must be a list, got {type(tools).__name__}"
         raise SettingError(msg, hint="Put the tools into a list, one of them as well.")
-    specs = tuple(_spec(tool, strict=strict) for tool in tools or ())
-    names = [str(_function(spec)["name"]) for spec in specs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        msg = f"two tools are called {twice[0]!r}"
-        raise SettingError(msg, hint="Rename one: a call says nothing but the name.")
-    choice = _choice(tool_choice, names)
-    if not specs:
+    found: dict[str, dict[str, object]] = {}
+    for tool in tools or ():
+        spec = _spec(tool, strict=strict)
+        first = found.setdefault(str(_function(spec)["name"]), spec)
+        if _bare(_function(first)["parameters"]) != _bare(_function(spec)["parameters"]):
+            msg = f"two tools are called {_function(spec)['name']!r}"
+            raise SettingError(msg, hint="Rename one: a call says nothing but the name.")
+    choice = _choice(tool_choice, list(found))
+    if not found:
         return None
-    return Tools(specs, choice, parallel=parallel_tool_calls is not False)
+    return Tools(tuple(found.values()), choice, parallel=parallel_tool_calls is not False)
 
 
 def _choice(asked: object, names: Sequence[str]) -> str:
@@ -201,6 +202,17 @@ def _references(schema: object) -> Iterator[str]:
     elif isinstance(schema, list | tuple):
         for value in schema:
             yield from _references(value)
+
+
+def _bare(schema: object) -> object:
+    """A schema without the words that hold nothing to it."""
+    if isinstance(schema, Mapping):
+        return {
+            key: _bare(value)
+            for key, value in schema.items()
+            if key not in ("title", "description") or not isinstance(value, str)
+        }
+    return [_bare(one) for one in schema] if isinstance(schema, list | tuple) else schema
 
 
 def _function(spec: Mapping[str, object]) -> Mapping[str, object]:

@@ -1,0 +1,100 @@
+"""
+What one call may take of the budgets around it: all that is left, or its share where it is one of a batch.
+
+Knows accounts, batches and strategies that draw in turns; plans nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from langchain_pareto.budget import Budget, Cost, Limits
+from langchain_pareto.ledger import Account, current_account, run_budget
+from langchain_pareto.planning.plan import Plan
+from langchain_pareto.sharing import Seat, seated
+from langchain_pareto.strategies import Auto, Strategy, Vote
+
+_SMALLEST = 1e-9  # of what a budget holds: a limit that is used up
+_MOST_SHARES = 4  # that one call of a batch may take, where others save
+_AMPLE = 0.9  # of a limit: who stays below that in 9 of 10 calls is not cut short
+
+
+def left(budget: Budget | None, account: Account | None, seat: Seat | None = None) -> Budget | None:
+    """What a call may plan to spend: its own budget within what the accounts around it have left, or within its share of that."""
+    if account is None:
+        return budget
+    room = account.room()
+    limits = room.unspent if seat is None else replace(room.unspent, **seat.share)
+    around = _budget(limits)
+    if room.seconds is not None:
+        rounds = 1 if seat is None else seat.batch.rounds
+        around = around.tightest(Budget(seconds=max(room.seconds / rounds, _SMALLEST)))
+    return around if budget is None else budget.tightest(around)
+
+
+@contextmanager
+def seat() -> Iterator[Seat | None]:
+    """This call's seat in its batch, if it has one: its share of what the accounts around it have left."""
+    account = current_account()
+    with seated({} if account is None else _shared(account.room().unspent)) as one:
+        yield one
+
+
+@contextmanager
+def limited(strategy: Strategy, seat: Seat | None) -> Iterator[None]:
+    """A call of a batch leaves the others their shares.
+
+    It takes its own share at most; where all calls run at once, one that draws in turns may take more, since the others save where they
+    are sure. Under `on_limit="error"` nothing but the run's own limit ends a call.
+    """
+    outer = current_account()
+    if seat is None or outer is None:
+        yield
+        return
+    parts = _MOST_SHARES if _draws_in_turns(strategy) and not seat.batch.queued else 1
+    share = Limits(**{name: amount * parts for name, amount in seat.share.items()})
+    with run_budget(Budget() if outer.on_limit == "error" else _budget(share)) as own:
+        own.turns = outer.turns
+        seat.spent = lambda: _shared(own.spent)
+        yield
+
+
+def in_turns(plan: Plan, seat: Seat | None) -> Strategy:
+    """The planned strategy; a vote whose share is tight draws one sample a turn, so that its first wave takes no other's first sample."""
+    strategy, spend = plan.strategy, plan.expected.get(plan.binding or "")
+    if seat is None or spend is None or spend.limit is None or seat.batch.queued:
+        return strategy
+    if not isinstance(strategy, Vote) or not strategy.adaptive or spend.p90 < _AMPLE * spend.limit:
+        return strategy
+    return strategy.model_copy(update={"wave": 1})
+
+
+def _draws_in_turns(strategy: Strategy) -> bool:
+    return isinstance(strategy, Auto) or (isinstance(strategy, Vote) and strategy.adaptive)
+
+
+def _shared(amounts: Limits | Cost) -> dict[str, int]:
+    """What the calls of a batch share: all that adds up, as far as it is limited; memory is held by few at a time."""
+    names = ("tokens", "flops", "nanojoules", "nanodollars")
+    found = {name: getattr(amounts, name) for name in names}
+    return {name: amount for name, amount in found.items() if amount is not None}
+
+
+def _budget(limits: Limits) -> Budget:
+    """These limits, where one that is used up is the least that a budget holds."""
+
+    def nano(amount: int | None) -> float | None:
+        return None if amount is None else max(amount / 1e9, _SMALLEST)
+
+    def whole(amount: int | None) -> int | None:
+        return None if amount is None else max(1, amount)
+
+    return Budget(
+        tokens=whole(limits.tokens),
+        flops=whole(limits.flops),
+        joules=nano(limits.nanojoules),
+        usd=nano(limits.nanodollars),
+        memory=whole(limits.memory),
+    )
