@@ -43,7 +43,7 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.call import WARM, Call, Draws, Reply, read_stops, respond
 from langchain_pareto.doors import TRAVEL, Doors
 from langchain_pareto.errors import ParetoError, SettingError
-from langchain_pareto.events import OnThought, aprogress, progress
+from langchain_pareto.events import SILENT, Events, aprogress, progress
 from langchain_pareto.footprint import Footprint
 from langchain_pareto.forms import Form, read_response_format
 from langchain_pareto.ledger import current_account
@@ -407,8 +407,8 @@ class ChatPareto(Doors):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        on_thought = progress(run_manager)
-        return _result(run_sync(lambda: self._reply(messages, stop, kwargs, on_thought=on_thought)))
+        events = progress(run_manager)
+        return _result(run_sync(lambda: self._reply(messages, stop, kwargs, events)))
 
     @override
     async def _agenerate(
@@ -418,8 +418,8 @@ class ChatPareto(Doors):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        async with aprogress(run_manager) as on_thought:
-            return _result(await self._reply(messages, stop, kwargs, on_thought=on_thought))
+        async with aprogress(run_manager) as events:
+            return _result(await self._reply(messages, stop, kwargs, events))
 
     @override
     def _stream(
@@ -444,8 +444,8 @@ class ChatPareto(Doors):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with aprogress(run_manager) as on_thought:
-            async for chunk in self._chunks(messages, stop, kwargs, on_thought):
+        async with aprogress(run_manager) as events:
+            async for chunk in self._chunks(messages, stop, kwargs, events):
                 yield ChatGenerationChunk(message=chunk)
 
     async def _chunks(
@@ -453,7 +453,7 @@ class ChatPareto(Doors):
         messages: list[BaseMessage],
         stop: list[str] | None,
         kwargs: dict[str, Any],
-        on_thought: OnThought,
+        events: Events,
     ) -> AsyncIterator[AIMessageChunk]:
         """A single sample as it grows; any other strategy's winner in one piece, after the decision."""
         with seat() as one:
@@ -467,9 +467,7 @@ class ChatPareto(Doors):
 
             async def respond_(on_text: Callable[[str], None]) -> Reply:
                 with limited(call.effective, one):
-                    return await respond(
-                        call, backend, messages, on_text=on_text, on_thought=on_thought
-                    )
+                    return await _respond(call, backend, messages, events, on_text)
 
             thinking = opens_thinking(prompt)
             async for chunk in chunks(respond_, thinking=thinking, calls=calls):
@@ -477,19 +475,19 @@ class ChatPareto(Doors):
 
     async def reply(self, messages: list[BaseMessage], **settings: Any) -> Reply:
         """One answer with everything that was drawn for it; `settings` are those of a call."""
-        return await self._reply(messages, None, settings)
+        return await self._reply(messages, None, settings, SILENT)
 
     async def _reply(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
         kwargs: dict[str, Any],
-        on_thought: OnThought | None = None,
+        events: Events,
     ) -> Reply:
         with seat() as one:
             call, backend = await self._ready(stop, kwargs, one)
             with limited(call.effective, one):
-                return await respond(call, backend, messages, on_thought=on_thought)
+                return await _respond(call, backend, messages, events)
 
     async def _ready(
         self, stop: list[str] | None, kwargs: dict[str, Any], one: Seat | None
@@ -583,7 +581,9 @@ class ChatPareto(Doors):
             keys={name: use_of(model, **settings) for name, model in models.items()},
             task=checked_task(task) if task is not None else self.task,
             rates=call.rates,
-            unlike=None if call.form is None else "no profile measures calls with tools or a schema",
+            unlike=None
+            if call.form is None
+            else "no profile measures calls with tools or a schema",
             footprint=Footprint(models, self._players.loading, self._models, self._beside),
         )
 
@@ -702,6 +702,19 @@ def _result(reply: Reply) -> ChatResult:
     message = reply.message()
     info = {"finish_reason": message.response_metadata["finish_reason"]}
     return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)])
+
+
+async def _respond(
+    call: Call,
+    backend: Backend,
+    messages: list[BaseMessage],
+    events: Events,
+    on_text: Callable[[str], None] | None = None,
+) -> Reply:
+    events.plan(call)
+    reply = await respond(call, backend, messages, on_text=on_text, on_thought=events.thought)
+    events.spend(reply)
+    return reply
 
 
 def _form(asked: Mapping[str, Any]) -> Form | None:

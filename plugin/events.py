@@ -11,6 +11,8 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from langchain_core.callbacks import (
     AsyncCallbackManager,
@@ -24,9 +26,38 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_pareto.strategies.thoughts import Thought
 
-THOUGHT = "pareto_thought"
+if TYPE_CHECKING:
+    from langchain_pareto.call import Call, Reply
+
+PLAN, THOUGHT, SPEND = "pareto_plan", "pareto_thought", "pareto_spend"
 
 OnThought = Callable[[Thought], None]
+Send = Callable[[str, dict[str, object]], None]
+"""Sends an event by its name and what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What a call tells while it runs: its plan once, each thought as it is drawn, and in the end what it took."""
+
+    send: Send
+
+    def plan(self, call: Call) -> None:
+        """Which strategy runs; where it was planned, also why, and what it should take."""
+        plan = {} if call.plan is None else call.plan.as_dict()
+        self.send(PLAN, {**plan, "strategy": call.effective.model_dump(mode="json")})
+
+    def thought(self, thought: Thought) -> None:
+        """One thought."""
+        self.send(THOUGHT, describe(thought))
+
+    def spend(self, reply: Reply) -> None:
+        """What the call took, of which budget, and why it ended."""
+        report = reply.report()
+        self.send(SPEND, {name: report[name] for name in ("budget", "spent", "stopped_by")})
+
+
+SILENT = Events(lambda _name, _told: None)
 
 
 def describe(thought: Thought) -> dict[str, object]:
@@ -49,25 +80,25 @@ def _json_number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def progress(run_manager: CallbackManagerForLLMRun | None) -> OnThought:
-    """Sends each thought to the handlers of a sync run, or of the run around it."""
+def progress(run_manager: CallbackManagerForLLMRun | None) -> Events:
+    """Events for the handlers of a sync run, or of the run around it."""
     config: RunnableConfig | None = None
     if run_manager is not None:
         manager = CallbackManager(handlers=[], parent_run_id=run_manager.run_id)
         manager.set_handlers(run_manager.inheritable_handlers, inherit=True)
         config = {"callbacks": manager}
 
-    def on_thought(thought: Thought) -> None:
+    def send(name: str, told: dict[str, object]) -> None:
         with contextlib.suppress(RuntimeError):  # there is no run to attach to
-            dispatch_custom_event(THOUGHT, describe(thought), config=config)
+            dispatch_custom_event(name, told, config=config)
 
-    return on_thought
+    return Events(send)
 
 
 @asynccontextmanager
 async def aprogress(
     run_manager: AsyncCallbackManagerForLLMRun | None,
-) -> AsyncIterator[OnThought]:
+) -> AsyncIterator[Events]:
     """As `progress`, for an async run; the handlers run beside the search, and have ended at the end."""
     config: RunnableConfig | None = None
     if run_manager is not None:
@@ -76,14 +107,14 @@ async def aprogress(
         config = {"callbacks": manager}
     sending = list[asyncio.Task[None]]()
 
-    async def send(thought: Thought) -> None:
+    async def dispatch(name: str, told: dict[str, object]) -> None:
         with contextlib.suppress(RuntimeError):
-            await adispatch_custom_event(THOUGHT, describe(thought), config=config)
+            await adispatch_custom_event(name, told, config=config)
 
-    def on_thought(thought: Thought) -> None:
-        sending.append(asyncio.ensure_future(send(thought)))
+    def send(name: str, told: dict[str, object]) -> None:
+        sending.append(asyncio.ensure_future(dispatch(name, told)))
 
     try:
-        yield on_thought
+        yield Events(send)
     finally:
         await asyncio.gather(*sending)
