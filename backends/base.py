@@ -73,9 +73,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class TokenMask(Sequence[int]):
-    """A set of token ids, where they are many: `bits` has one a token, the lowest of each byte first.
+    """A set of token ids as a bit mask: token `t` is in it where bit `t % 8` (the lowest is 0) of byte `t // 8` is set.
 
-    It is the sequence of these ids in ascending order, and knows at once whether it has one.
+    As a sequence it gives the ids in ascending order; `in` takes constant time.
     """
 
     bits: bytes

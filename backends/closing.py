@@ -14,11 +14,14 @@ from langchain_pareto.backends.base import Constraint, TokenMask
 from langchain_pareto.backends.tokens import Tokenizer
 
 _CLOSERS = ("</think>",)  # what ends a block in which any text may stand
-_ENDS = ("}", "]", ",", '"', "0", "e")  # what is tried first where there is a choice
+# What is tried where there is a choice: what closes something, and else the one of these that the way has least of, so that no way
+# turns in a circle.
+_CLOSE = ("}", "]")
+_TRIED = tuple(',"0eZ@:-.T/+123456789alrsu')
 _LETTER = "a"
 _LONGEST = 512  # tokens of a way that is looked for
 _FEW = 64  # tokens to choose the longest of
-_BLIND = 32  # tokens until it is looked for again, where none was found
+_BLIND = 32  # tokens until it is looked for again at most, where none was found
 _SLACK = 12  # tokens that one step may lengthen the way by
 
 
@@ -26,7 +29,8 @@ _SLACK = 12  # tokens that one step may lengthen the way by
 class _Words:
     """Some texts in one tokenizer's tokens."""
 
-    ends: tuple[int, ...]
+    close: tuple[int, ...]
+    tried: tuple[int, ...]
     quote: int
     letter: int
     closers: tuple[tuple[int, ...], ...]
@@ -37,7 +41,8 @@ class _Words:
             return tokenizer.encode(text)[-1]
 
         closers = tuple(tuple(tokenizer.encode(text)) for text in _CLOSERS)
-        return cls(tuple(map(last, _ENDS)), last('"'), last(_LETTER), closers)
+        close, tried = tuple(map(last, _CLOSE)), tuple(map(last, _TRIED))
+        return cls(close, tried, last('"'), last(_LETTER), closers)
 
 
 class Closing:
@@ -47,9 +52,13 @@ class Closing:
     more than there is room for, the text is cut off as any other.
     """
 
-    def __init__(self, within: Constraint, tokenizer: Tokenizer, tokens: int) -> None:
+    def __init__(
+        self, within: Constraint, tokenizer: Tokenizer, tokens: int, *, words: _Words | None = None
+    ) -> None:
+        """`words` are those of another one with this tokenizer."""
         self._within, self._tokenizer, self._left = within, tokenizer, tokens
-        self._words = _Words.of(tokenizer)
+        self._words = _Words.of(tokenizer) if words is None else words
+        self._whole = 0  # tokens of the first way that was found: of one whole value
         self._look_at = tokens  # how many are left when the way is looked at next
         self._taken: list[int] | None = None  # the rest of the way out, once it is taken
         self._before = list[tuple[int, list[int] | None]]()  # both, at each token
@@ -57,13 +66,21 @@ class Closing:
     def allowed(self) -> Sequence[int] | None:
         """The tokens that may come next."""
         mask = self._within.allowed()
-        if mask is None or (self._taken is None and self._left > self._look_at):
+        if mask is None:
+            return None
+        if self._taken is None and (ends := self._ends(mask)):
+            # Words may end anywhere, and may be cut off; after a whole value another begins only if there is room for it.
+            free = self._words.letter in mask or self._left > self._whole + 1 + _SLACK
+            return mask if free else ends
+        if self._taken is None and self._left > self._look_at:
             return mask
         if self._taken is None:
             way = self._way()
+            self._whole = self._whole or len(way or ())
             spare = self._left - 1 - _SLACK - (0 if way is None else len(way))
             if way is None or spare > 0:
-                self._look_at = self._left - (_BLIND if way is None else max(1, spare // 2))
+                blind = min(_BLIND, 1 + self._left // 4)
+                self._look_at = self._left - (blind if way is None else max(1, spare // 2))
                 return mask
             self._taken = way
         return self._taken[:1] or self._ends(mask)
@@ -86,8 +103,8 @@ class Closing:
 
     def fork(self) -> Closing:
         """An independent copy."""
-        copy = Closing(self._within.fork(), self._tokenizer, self._left)
-        copy._words = self._words
+        copy = Closing(self._within.fork(), self._tokenizer, self._left, words=self._words)
+        copy._whole = self._whole
         copy._look_at, copy._taken = self._look_at, self._taken
         copy._before = self._before[:]
         return copy
@@ -107,7 +124,7 @@ class Closing:
         while (mask := place.allowed()) is not None and not self._ends(mask):
             if len(way) > min(_LONGEST, self._left):
                 return None
-            token = self._choice(mask)
+            token = self._choice(mask, way)
             place.advance(token)
             way.append(token)
         return way
@@ -116,15 +133,17 @@ class Closing:
         allowed = mask if isinstance(mask, TokenMask) else set(mask)
         return [token for token in sorted(self._tokenizer.end_tokens) if token in allowed]
 
-    def _choice(self, mask: Sequence[int]) -> int:
-        """One of the tokens, the likeliest to lead out."""
+    def _choice(self, mask: Sequence[int], way: Sequence[int]) -> int:
+        """One of the tokens, the likeliest to lead out after those of `way`."""
         words = self._words
-        ends = words.ends
-        if ends[0] in mask and words.letter in mask:  # a brace and a letter: within a string
-            ends = (words.quote, words.letter)
-        for token in ends:
+        close = words.close
+        if close[0] in mask and words.letter in mask:  # a brace and a letter: within a string
+            close = (words.quote,)
+        for token in close:
             if token in mask:
                 return token
+        if tried := [token for token in words.tried if token in mask]:
+            return min(tried, key=way.count)
         if len(mask) <= _FEW:
             return max(mask, key=lambda token: len(self._tokenizer.piece(token)))
         return next(iter(mask))

@@ -67,8 +67,9 @@ class GrammarConstraint:
             mask = TokenMask(self._matcher.compute_bitmask())
             # where nothing goes on, llguidance gives the end tokens, whether or not the text is whole
             if self._matcher.is_error() or self._stuck:
-                msg = f"no token of the vocabulary goes on with the grammar after {self._text}"
-                raise SettingError(msg, hint=_reason(self._matcher))
+                msg = f"no token of the vocabulary goes on with the grammar after {self._text}: {_reason(self._matcher)}"
+                hint = "Widen the grammar there, or take a model whose tokens can write it."
+                raise SettingError(msg, hint=hint)
             self._mask = mask
         return self._mask
 

@@ -18,8 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from langchain_pareto import ChatPareto, Verifier, Vote
-from langchain_pareto.console import show_tree
+from langchain_pareto import ChatPareto, Report, Verifier, Vote
 from nano.tasks import Problem, Task, draw, is_right
 
 SEED = 2026
@@ -120,7 +119,7 @@ def explain(llm: ChatPareto, puzzle: Problem, out: Console) -> None:
     out.print(
         "\nOne search in full: the first of the puzzles, a vote over 8 samples\n", style="bold"
     )
-    out.print(show_tree(report["tree"], puzzle.question, out))
+    out.print(Report.of(message, question=puzzle.question))
     out.print(
         f"\nThe prompt of {message.usage_metadata['input_tokens']} tokens was computed once, and 8 branches share it. Answers of "
         f"equal value vote together; the largest class has {report['share'] or 0:.0%} of the votes, and its likeliest "

@@ -1,9 +1,6 @@
 """Step-level search: a reward model judges every line, good beginnings get more of the budget, and the tree shows where it went."""
 
-from rich.console import Console
-
-from langchain_pareto import ChatPareto, Rebase, WeightedVote
-from langchain_pareto.console import show_tree
+from langchain_pareto import ChatPareto, Rebase, Report, WeightedVote
 
 QUESTION = "Use 22 27 19 50 to make 65."
 
@@ -15,8 +12,7 @@ def main() -> None:
         answer = llm.invoke(QUESTION, strategy=strategy)
         report = answer.response_metadata["pareto"]
         print(f"{strategy.kind}: {report['answer']}, {report['spent']['tokens']} tokens")
-    out = Console(width=100)
-    out.print(show_tree(report["tree"], QUESTION, out))
+    print(Report.of(answer, question=QUESTION))
 
 
 if __name__ == "__main__":

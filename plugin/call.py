@@ -29,7 +29,7 @@ from langchain_pareto.planning.plan import Plan
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.aggregation import Aggregation
-from langchain_pareto.strategies.answers import AnswerFormat, Reads, split_reasoning
+from langchain_pareto.strategies.answers import AnswerFormat, Reads, split_thinking
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
 from langchain_pareto.strategies.settings import Role, Settings
@@ -129,7 +129,7 @@ class Reply:
     def texts(self) -> tuple[str | None, str]:
         """(reasoning, answer text) of the winner."""
         text = "".join(t.text for t in self.thought.path)
-        return split_reasoning("<think>" + text if self.thinking else text)
+        return split_thinking("<think>" + text if self.thinking else text)
 
     def message(self) -> AIMessage:
         """The answer as LangChain wants it."""
@@ -176,7 +176,7 @@ class Reply:
             "spent": taken,
             "stopped_by": out.stopped_by,
             "samples": sum(not thought.given for thought in out.thoughts),
-            "answer": self.thought.answer,
+            "answer": self.thought.answer or None,
             "share": answer.share,
             **({} if not answer.figures else {"figures": dict(answer.figures)}),
             "seed": self.seed,
@@ -222,9 +222,11 @@ async def respond(
     thinking = rendering.opens_thinking(text)
     reader = _reader(call, backend)
     reads: Reads = call.answers if reader is None else reader
-    grammar = None
+    policy = _role(backend, messages, call)
     if call.form is not None:  # the first grammar for a vocabulary takes a second to compile
-        grammar = await asyncio.to_thread(_grammar, call, backend, thinking=thinking)
+        compiled = await asyncio.to_thread(_grammar, call, backend, thinking=thinking)
+        policy = replace(policy, grammar=compiled)
+    others = {name: _role(player, messages, call) for name, player in call.roles.items()}
     strategy = call.effective
     warn_unused(call.roles, strategy, call.scorer)
     settings = Settings(
@@ -232,14 +234,11 @@ async def respond(
         max_tokens=call.draws.max_tokens,
         stop=call.stop,
         answers=_AfterThinking(reads) if thinking else reads,
-        grammar=grammar,
+        grammar=policy.grammar,
         scorer=call.scorer,
         steps=call.steps,
         aggregation=call.aggregation,
-        roles={
-            name: _role(player, messages, call)
-            for name, player in {POLICY: backend, **call.roles}.items()
-        },
+        roles={POLICY: policy, **others},
         usd_per_token=call.rates.usd_per_token,
         on_text=on_text if call.streams else None,
     )
@@ -276,17 +275,18 @@ def _role(backend: Backend, messages: Sequence[BaseMessage], call: Call) -> Role
     def render(asked: Sequence[BaseMessage], form: Form | None = None) -> Sequence[int]:
         return rendering.prompt_tokens(tokenizer, written(asked, form))
 
-    def start() -> Constraint | None:
+    def constraint() -> Constraint | None:
         opened = rendering.opens_thinking(written(messages, call.form))
-        grammar = _grammar(call, backend, thinking=opened)
-        return None if grammar is None else grammar()
+        start = _grammar(call, backend, thinking=opened)
+        return None if start is None else start()
 
     return Role(
         backend=backend,
         sampling=_sampling(call, call.effective, backend),
         prompt=lambda: render(messages, call.form),
         render=lambda text: render([HumanMessage(text)]),
-        grammar=None if call.form is None else start,
+        # on first use: a model that only judges needs none
+        grammar=None if call.form is None else constraint,
     )
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from langchain_pareto.chat_model import ChatPareto
 
 _AT_ONCE = 64  # questions in the engine; more would wait there, with their clocks running
+_THOUGHTS = 16  # that are shown of each answer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -162,7 +163,7 @@ def ask(
             decoder=decoder,
             draws={"temperature": temperature, "seed": seed, "max_tokens": max_tokens},
         )
-        show = _show_json if as_json else _show if file is None else _show_titled
+        show = _show_json if as_json else _show if file is None else _show_each
         try:
             failed = asyncio.run(_answer_all(llm, questions, show))
         finally:
@@ -331,7 +332,7 @@ def _show_json(question: Question, result: AIMessage | Exception) -> None:
 
 
 def _row(question: Question, message: AIMessage) -> dict[str, object]:
-    report = console.report_of(message)
+    report = message.response_metadata["pareto"]
     return {
         "question": question.text,
         "answer": report["answer"],
@@ -354,16 +355,20 @@ def _error_row(question: Question, error: Exception) -> dict[str, object]:
 def _show(question: Question, result: AIMessage | Exception) -> None:
     """A question asked alone; its error is left to the caller."""
     if not isinstance(result, Exception):
-        console.show_answer(question.text, result, "Answer", console.stdout())
+        from langchain_pareto.report import Report
+
+        report = Report.of(result, question=question.text)
+        console.stdout().print(report.renderable(thoughts=_THOUGHTS))
 
 
-def _show_titled(question: Question, result: AIMessage | Exception) -> None:
+def _show_each(question: Question, result: AIMessage | Exception) -> None:
     """One of several questions."""
-    out, title = console.stdout(), console.short(question.text, 60)
     if isinstance(result, Exception):
-        console.show_failure(result, title, out)
+        from langchain_pareto.report_words import one_line
+
+        console.show_failure(result, one_line(question.text, 60))
     else:
-        console.show_answer(question.text, result, title, out)
+        _show(question, result)
     print()
 
 

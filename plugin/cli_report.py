@@ -63,24 +63,18 @@ def report(
         if mermaid:
             print(found.mermaid())
         elif html is None:
-            console.stdout().print(found.text())
+            console.stdout().print(found)
 
 
 def _answer(file: Path | None, line: int | None) -> Mapping[str, object]:
     """The JSON object that was asked for; raises SettingError."""
-    from langchain_pareto.report_source import read_rows, text_of
+    from langchain_pareto.report_source import one_of, read_rows, text_of
 
     if file is None or str(file) == "-":
-        rows = read_rows(_piped(asked_for=file is not None), "stdin")
+        name, text = "stdin", _piped(asked_for=file is not None)
     else:
-        rows = read_rows(text_of(file), str(file))
-    if line is None and len(rows) > 1:
-        msg = f"there are {len(rows)} answers, and a report is of one"
-        raise SettingError(msg, hint=f"Add --line, from 1 to {len(rows)}.")
-    if line is not None and line > len(rows):
-        msg = f"--line {line} is beyond the last of {len(rows)} answers"
-        raise SettingError(msg)
-    return rows[(line or 1) - 1]
+        name, text = str(file), text_of(file)
+    return one_of(read_rows(text, name), name, line=line)
 
 
 def _piped(*, asked_for: bool) -> str:

@@ -24,6 +24,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.runnables import RunnableConfig
 
+from langchain_pareto.strategies.answers import Exact
 from langchain_pareto.strategies.thoughts import Thought
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ SILENT = Events(lambda _name, _told: None)
 
 
 def describe(thought: Thought) -> dict[str, object]:
-    """A thought as traces and reports show it: plain JSON, the parent by its id (0 is the prompt)."""
+    """A thought as traces and reports show it: plain JSON, the parent by its id (0 is the prompt).
+
+    JSON does not keep what an answer is: `exact` tells of one that is compared letter by letter.
+    """
     return {
         "id": thought.number,
         "parent": 0 if thought.parent is None else thought.parent.number,
@@ -69,7 +73,8 @@ def describe(thought: Thought) -> dict[str, object]:
         "tokens": len(thought.tokens),
         "finish": thought.finish,
         "role": thought.role,
-        "answer": thought.answer,
+        "answer": thought.answer or None,
+        **({"exact": True} if isinstance(thought.answer, Exact) else {}),
         "score": _json_number(thought.score),
         "mean_logprob": _json_number(thought.mean_logprob),
     }

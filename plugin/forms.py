@@ -1,5 +1,5 @@
 """
-What an answer must look like: calls of tools, an object of a schema, or either; and how such an answer is read, counted and shown.
+What an answer must look like: tool calls, an object of a schema, or either; and how such an answer is read, counted and shown.
 
 Knows tools, schemas and grammars; knows no model and no budget.
 """
@@ -14,18 +14,16 @@ from typing import Literal
 from langchain_core.messages import AIMessage
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.schemas import breach, canonical, check_schema, closed, written
-from langchain_pareto.strategies.answers import Exact, Reads, split_reasoning
+from langchain_pareto.schema_grammar import json_rule
+from langchain_pareto.schemas import canonical, canonical_json, check_schema, closed
+from langchain_pareto.strategies.answers import Exact, Reads, split_thinking
+from langchain_pareto.tool_arguments import coerced
 from langchain_pareto.tool_formats import Parsed, ToolFormat, format_of, shows_tools
 from langchain_pareto.tools import Tools
 
 Thinking = Literal["never", "may", "open"]
 """Whether a text begins with a think block: it cannot, it can, or the prompt has opened one."""
 
-# how models write JSON, and what no run of spaces can fill up
-_ONE_LINE = {
-    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-}
 _SPACE = r"/[ \n\r\t]*/"
 _THOUGHT = r"thought[lazy]: /(?s:.*)<\/think>/"
 
@@ -62,24 +60,28 @@ class Form:
 
     def grammar(self, written_as: ToolFormat, thinking: Thinking) -> str | None:
         """Lark of every text that has this form; None where every text has it."""
-        calls = None if self.tools is None else written_as.grammar(self.tools)
-        if self.schema is None:
-            body = calls and f"body: %lark {{\n{calls}\n}}"
-        else:
-            body = f"body: %json {json.dumps({**self.schema, **_ONE_LINE}, ensure_ascii=False)}"
-            if self.tools is not None and self.tools.choice == "auto":
-                must = written_as.grammar(self.tools.forced())
-                body = f"body: called | said\ncalled: %lark {{\n{must}\n}}\nsaid{body.removeprefix('body')}"
-            elif calls is not None:
-                body = f"body: %lark {{\n{calls}\n}}"
-        if not body:
+        rules = self._rules(written_as)
+        if not rules:
             return None
         before = {
             "never": "",
             "may": f'( "<think>" thought {_SPACE} )? ',
             "open": f"thought {_SPACE} ",
         }[thinking]
-        return "\n".join([f"start: {before}body", *([_THOUGHT] if before else []), body])
+        return "\n".join([f"start: {before}body", *([_THOUGHT] if before else []), *rules])
+
+    def _rules(self, written_as: ToolFormat) -> list[str]:
+        """Rules of `body`, the text without its think block; none where that may be any text."""
+        tools, may = self.tools, self.tools is not None and self.tools.choice == "auto"
+        if tools is not None and may and self.schema is not None:
+            tools = tools.forced()  # words that are no call follow the schema
+        calls = None if tools is None else written_as.grammar(tools)
+        called = None if calls is None else f"%lark {{\n{calls}\n}}"
+        said = None if self.schema is None else json_rule(self.schema, what="an answer")
+        if called is not None and said is not None and may:
+            return ["body: called | said", f"called: {called}", f"said: {said}"]
+        body = called or said
+        return [] if body is None else [f"body: {body}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,8 @@ class Reader:
         return next((p for p in parsed if p.calls or p.invalid), parsed[0])
 
     def extract(self, text: str) -> str | None:
-        """What a text votes for: its calls, or its object, in one form; else its answer. What breaks the form has no vote."""
-        rest = split_reasoning(text)[1]
+        """What a text votes for: its calls, or its object, in one form; else its answer, or no call. What breaks the form has no vote."""
+        rest = split_thinking(text)[1]
         parsed = self.read(rest)
         if parsed.invalid:
             return None
@@ -112,10 +114,11 @@ class Reader:
                 [call["name"], canonical(call["args"], self._schema_of(call["name"]))]
                 for call in parsed.calls
             ]
-            return Exact(written(said), shape=written(names))
+            return Exact(canonical_json(said), shape=canonical_json(names))
         if self.form.schema is not None:
             return _object(rest, self.form.schema)
-        return self.plain.extract(text)
+        # Words without an answer vote as well: that nothing is to be called.
+        return self.plain.extract(text) or Exact("")
 
     def message(self, text: str) -> AIMessage:
         """The message that a text without its think block is."""
@@ -160,6 +163,7 @@ def _object(text: str, schema: Mapping[str, object]) -> Exact | None:
         value = json.loads(text)
     except ValueError:
         return None
-    if breach(value, schema) is not None:
+    value, wrong = coerced(value, schema)
+    if wrong is not None:
         return None
-    return Exact(written(canonical(value, schema)))
+    return Exact(canonical_json(canonical(value, schema)))

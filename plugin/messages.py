@@ -6,6 +6,7 @@ Knows messages and the tokenizer's chat template; knows no strategy and no devic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -14,6 +15,7 @@ from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import SettingError
 from langchain_pareto.forms import Form
 from langchain_pareto.tool_formats import ToolFormat, format_of, shows_tools
+from langchain_pareto.tool_shapes import overlap
 
 _ROLES = {
     "human": "user",
@@ -29,6 +31,7 @@ _KINDS = {  # the sum of a stream is a turn like any other
     "ToolMessageChunk": "tool",
     "FunctionMessageChunk": "function",
 }
+_MEDIA = ("image", "audio", "video", "file", "document", "media")  # in the names of blocks
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -102,7 +105,7 @@ class ReasoningSplitter:
         if found:
             self._thinking = False
             return self._reasoning.feed(before), self._told(after)
-        keep = _partial(text)
+        keep = overlap(text, _CLOSE)
         self._held = text[len(text) - keep :]
         return self._reasoning.feed(text[: len(text) - keep]), ""
 
@@ -135,11 +138,6 @@ def opens_thinking(prompt: str) -> bool:
     return prompt.rstrip().endswith(_OPEN)
 
 
-def _partial(text: str) -> int:
-    """How many characters at the end of `text` could begin the closing tag."""
-    return next((n for n in range(len(_CLOSE) - 1, 0, -1) if text.endswith(_CLOSE[:n])), 0)
-
-
 def _to_turn(message: BaseMessage) -> dict[str, object]:
     kind = _KINDS.get(message.type, message.type)
     role = getattr(message, "role", None) or _ROLES.get(kind, kind)
@@ -157,6 +155,10 @@ def _to_turn(message: BaseMessage) -> dict[str, object]:
             }
             for c in message.tool_calls
         ]
+    elif isinstance(message, AIMessage) and message.invalid_tool_calls:
+        # the model sees what it wrote
+        written = [str(call["args"] or "") for call in message.invalid_tool_calls]
+        turn["content"] = "\n".join(filter(None, [_text(message), *written]))
     return turn
 
 
@@ -185,11 +187,15 @@ def _text(message: BaseMessage) -> str:
         return message.content
     parts = list[str]()
     for block in message.content:
-        if isinstance(block, str):
-            parts.append(block)
-        elif block.get("type") == "text":
-            parts.append(str(block.get("text", "")))
-        elif block.get("type") not in ("tool_use", "tool_call", "reasoning", "thinking"):
-            msg = f"a message has content of type {block.get('type')!r}; this model reads text only"
+        text = block if isinstance(block, str) else block.get("text")
+        kind = "text" if isinstance(block, str) else str(block.get("type"))
+        media = any(word in kind for word in _MEDIA)
+        if isinstance(text, str) and not media:
+            parts.append(text)
+        elif isinstance(message, ToolMessage) and not media:
+            parts.append(json.dumps(block, ensure_ascii=False, default=str))
+        elif media or not isinstance(message, AIMessage):
+            msg = f"a message has content of type {kind!r}; this model reads text only"
             raise SettingError(msg, hint="Leave the block out, or describe it in words.")
+        # what is left are notes of another model beside its words: reasoning, signatures, calls
     return "".join(parts)

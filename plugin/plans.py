@@ -6,6 +6,7 @@ Knows settings and files of profiles; loads no model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -94,13 +95,13 @@ class Plans:
                 if name in self.models
             }
         key = (id(profile), tuple(self.keys), self.rates, tuple(kept), tuple(memory.items()))
-        if key not in _planners:
-            _planners.clear()  # of one profile at a time: most programs have one
-            usable = _part(profile, kept)
-            planner = Planner(usable, rates=self.rates, models=list(self.keys), memory=memory)
-            _planners[key] = profile, planner
-            return planner
-        return _planners[key][1]
+        if (known := _planners.get(key)) is not None:
+            return known[1]
+        usable = _part(profile, kept)
+        planner = Planner(usable, rates=self.rates, models=list(self.keys), memory=memory)
+        _planners.clear()  # of one profile at a time: most programs have one
+        _planners[key] = profile, planner
+        return planner
 
     def _too_large(self, options: Sequence[Option]) -> dict[int, str]:
         """Those whose models do not fit on the device together, beside what is there: their places, and why."""
@@ -152,9 +153,8 @@ class Plans:
         return replace(plan, strategy=cascade.strategy, roles=roles)
 
 
-_planners = dict[
-    object, tuple[Profile, Planner]
-]()  # the profile is kept, so that its id is its own
+# The profile is kept, so that its id is its own.
+_planners = dict[object, tuple[Profile, Planner]]()
 
 
 def _models_of(option: Option) -> str:
@@ -195,7 +195,7 @@ def _samples(profile: Profile) -> dict[str, float]:
     return {
         option.model: profile.prompt + float(tokens[i])
         for i, option in enumerate(profile.options)
-        if isinstance(option.strategy, Single) and tokens[i] == tokens[i]
+        if isinstance(option.strategy, Single) and not math.isnan(tokens[i])
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from langchain_pareto import report_words as words
 from langchain_pareto.errors import SettingError
 from langchain_pareto.report_run import Run
 from langchain_pareto.report_source import read_run
@@ -42,21 +43,23 @@ class Report:
         """
         return cls(read_run(source, question=question))
 
-    def text(self) -> RenderableType:
-        """For a terminal: what rich prints, as wide as its console."""
+    def renderable(self, *, thoughts: int = 40) -> RenderableType:
+        """For a terminal: what rich prints, as wide as its console, with at most so many of the thoughts."""
+        if thoughts < 0:
+            msg = f"a report cannot show {thoughts} thoughts"
+            raise SettingError(msg, hint="Give 0 or more.")
         from langchain_pareto.report_text import TextReport
 
-        return TextReport(self.run, self._forest())
+        return TextReport(self.run, self._forest(), thoughts)
 
     def mermaid(self) -> str:
         """A Mermaid flowchart of the tree; raises SettingError where the source had no tree."""
         from langchain_pareto.report_mermaid import mermaid
 
         if (forest := self._forest()) is None:
-            msg = (
-                "there is no tree of thoughts to draw: this output has only the answer and its cost"
+            raise SettingError(
+                words.NO_TREE, hint="Make the report of the answer itself, an AIMessage."
             )
-            raise SettingError(msg, hint="Make the report of the answer itself, an AIMessage.")
         return mermaid(self.run, forest)
 
     def html(self) -> str:
@@ -100,12 +103,12 @@ class Report:
 
     def __rich__(self) -> RenderableType:
         """For rich's `print`."""
-        return self.text()
+        return self.renderable()
 
     def __str__(self) -> str:
         """For `print`: text without colours."""
         from rich.console import Console
 
         out = io.StringIO()
-        Console(file=out, width=_WIDTH, color_system=None, highlight=False).print(self.text())
+        Console(file=out, width=_WIDTH, color_system=None, highlight=False).print(self)
         return out.getvalue().rstrip("\n")

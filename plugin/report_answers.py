@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from langchain_pareto.report_run import Node
-from langchain_pareto.strategies.answers import group
+from langchain_pareto.strategies.answers import Exact, group
 
 _COMPARED = (
     100  # different spellings: each may be compared with each, and some comparisons are slow
@@ -40,7 +40,8 @@ class Ballot:
         voters: dict[str, list[Node]] = {}
         for node in nodes:
             if node.answer is not None:
-                voters.setdefault(node.answer, []).append(node)
+                answer = Exact(node.answer) if node.exact else node.answer
+                voters.setdefault(answer, []).append(node)
         spellings = list(voters)
         few = len(spellings) <= _COMPARED
         clusters = group(spellings) if few else [[i] for i in range(len(spellings))]

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from langchain_pareto import report_words as words
-from langchain_pareto.report_markup import Markup, tag
+from langchain_pareto.report_markup import Markup, pairs, tag
 from langchain_pareto.report_run import Planned, Run
 
 _SHOWN = 200  # rejected plans
@@ -20,24 +20,14 @@ def details_of(run: Run) -> Iterator[Markup]:
     """The plan, if there was one, and how the search was set."""
     if run.plan is not None:
         yield _plan(run.plan)
-    known: dict[str, str | Markup | None] = {
+    known = {
         "strategy": _settings(run.strategy),
         "decoder": None if run.decoder is None else _settings(run.decoder),
         "guesses": None if run.speculation is None else words.speculation(run.speculation),
         "prompt": None if run.prompt_tokens is None else words.counted(run.prompt_tokens, "token"),
         **{name.replace("_", " "): f"{value:,.6g}" for name, value in run.figures.items()},
     }
-    yield tag("section", tag("h2", "What ran"), _pairs(known))
-
-
-def _pairs(known: Mapping[str, str | Markup | None]) -> Markup:
-    pairs = [
-        part
-        for name, value in known.items()
-        if value is not None
-        for part in (tag("dt", name), tag("dd", value))
-    ]
-    return tag("dl", *pairs, class_="settings")
+    yield tag("section", tag("h2", "What ran"), pairs(known, class_="settings"))
 
 
 def _settings(values: Mapping[str, object]) -> Markup:
@@ -45,24 +35,15 @@ def _settings(values: Mapping[str, object]) -> Markup:
 
 
 def _plan(plan: Planned) -> Markup:
-    quality = plan.quality
-    known: dict[str, str | Markup | None] = {
-        "known from": plan.source,
-        "right": None
-        if quality is None
-        else f"{quality.mean:.1%} expected, 90 % interval {quality.low:.1%} to {quality.high:.1%}",
-        "binding": plan.binding,
-        **{f"role {role}": model for role, model in plan.roles.items()},
-        "note": " ".join(plan.notes) or None,
-    }
-    parts = [tag("h2", "The plan"), _pairs(known)]
+    known = {**words.of_plan(plan), "note": " ".join(plan.notes)}
+    parts = [tag("h2", "The plan"), pairs(known, class_="settings")]
     if plan.rejected:
         rows = [
             tag("tr", tag("th", one.plan, scope="row"), tag("td", one.why))
             for one in plan.rejected[:_SHOWN]
         ]
         head = tag("tr", tag("th", "plan", scope="col"), tag("th", "why not", scope="col"))
-        title = tag("summary", f"{words.counted(len(plan.rejected), 'plan')} not taken")
+        title = tag("summary", words.not_taken(plan))
         listed = tag("table", tag("thead", head), tag("tbody", *rows))
         parts.append(tag("details", title, tag("div", listed, class_="wide")))
     return tag("section", *parts)

@@ -75,11 +75,7 @@ def _sections(run: Run, forest: Forest | None, prefix: str) -> Iterator[Markup]:
         yield _search(forest, ballot, prefix)
         yield thoughts(forest, prefix)
     else:
-        told = (
-            "No thought was drawn."
-            if forest is not None
-            else "This output does not hold the tree of thoughts."
-        )
+        told = words.NO_TREE if forest is None else "No thought was drawn."
         yield tag("section", tag("h2", "The search"), tag("p", told, class_="note"))
     yield from details_of(run)
     yield _footer(run)
@@ -100,7 +96,7 @@ def _answer(run: Run, forest: Forest | None) -> Markup:
     found = run.answer is not None
     share = "" if run.share is None else f", with {run.share:.0%} of the votes"
     parts = [
-        tag("p", f"Answer{share}" if found else "No answer was found in the text", class_="label"),
+        tag("p", f"Answer{share}" if found else words.NO_ANSWER, class_="label"),
         tag(
             "p",
             cut(run.answer, 2000) if run.answer is not None else "–",

@@ -7,6 +7,7 @@ Knows HTML's rules for text; knows nothing of reports.
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 
 # what HTML cannot hold, or nobody could see: pictures of control characters, and U+FFFD
 _VISIBLE = (
@@ -48,9 +49,15 @@ def tag(name: str, /, *children: str, **attributes: str | float | bool | None) -
     return Markup(f"<{name}{written}>{inside}" + ("" if name in _VOID else f"</{name}>"))
 
 
-def join(parts: list[Markup]) -> Markup:
-    """Several pieces of HTML as one."""
-    return Markup("".join(parts))
+def pairs(known: Mapping[str, str | None], *, class_: str | None = None) -> Markup:
+    """A list of names and what is known of each; what is None or empty is left out."""
+    parts = [
+        part
+        for name, value in known.items()
+        if value
+        for part in (tag("dt", name), tag("dd", value))
+    ]
+    return tag("dl", *parts, class_=class_)
 
 
 def _name(key: str) -> str:

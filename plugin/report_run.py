@@ -19,7 +19,7 @@ _UNFINISHED = ("length", "deadline", "cancelled")
 
 
 def _unpaired(text: object) -> object:
-    """JSON can hold halves of surrogate pairs, which are no text."""
+    """JSON can hold halves of surrogate pairs, which are not text."""
     return _whole(text) if isinstance(text, str) else text
 
 
@@ -53,6 +53,7 @@ class Node(BaseModel):
     finish: _Text | None = None
     role: _Text = "policy"
     answer: _Text | None = None
+    exact: bool = False  # whether its answer is the same as another only letter by letter
     score: _Number | None = None
     mean_logprob: _Number | None = None
     seconds: _Number | None = None
@@ -147,7 +148,7 @@ class Run(BaseModel):
                 for e in found[:3]
             )
             more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-            msg = f"this is no report of a search: {told}{more}"
+            msg = f"this is not a report of a search: {told}{more}"
             hint = 'A report is what stands in response_metadata["pareto"] of an answer.'
             raise SettingError(msg, hint=hint) from None
 

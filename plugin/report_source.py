@@ -34,9 +34,9 @@ def read_run(source: Source, *, question: str | None = None) -> Run:
     if isinstance(source, str) and not source.lstrip().startswith("{"):
         source = Path(source)
     if isinstance(source, Path):
-        source = _only(read_rows(text_of(source), str(source)), str(source))
+        source = one_of(read_rows(text_of(source), str(source)), str(source))
     elif isinstance(source, str):
-        source = _only(read_rows(source, "the text"), "the text")
+        source = one_of(read_rows(source, "the text"), "the text")
     values = _of_mapping(source) if isinstance(source, Mapping) else _of_object(source)
     if question is not None:
         values["question"] = question
@@ -55,7 +55,7 @@ def read_rows(text: str, name: str) -> list[Mapping[str, object]]:
         whole = _lines(text, name)
     rows = [row for row in whole if isinstance(row, Mapping)]
     if len(rows) < len(whole):
-        msg = f"{name} holds JSON that is no object"
+        msg = f"{name} holds JSON that is not an object"
         raise SettingError(msg, hint=_HINT)
     return rows
 
@@ -77,11 +77,18 @@ def _parse(text: str) -> object:
     return found
 
 
-def _only(rows: Sequence[Mapping[str, object]], name: str) -> Mapping[str, object]:
-    if len(rows) == 1:
-        return rows[0]
-    msg = f"{name} holds {len(rows)} answers, and a report is of one"
-    raise SettingError(msg, hint="Name one with `pareto report FILE --line N`, or give its line.")
+def one_of(
+    rows: Sequence[Mapping[str, object]], name: str, *, line: int | None = None
+) -> Mapping[str, object]:
+    """The only one of some answers, or the one at `line`, counted from 1; raises SettingError."""
+    hint = f"Name one with `pareto report FILE --line N`, from 1 to {len(rows)}, or give its line."
+    if line is None and len(rows) > 1:
+        msg = f"{name} holds {len(rows)} answers, and a report is of one"
+        raise SettingError(msg, hint=hint)
+    if line is not None and line > len(rows):
+        msg = f"line {line} is beyond the last answer of {name}, which holds {len(rows)}"
+        raise SettingError(msg, hint=hint)
+    return rows[0 if line is None else line - 1]
 
 
 def text_of(path: Path) -> str:
@@ -134,7 +141,7 @@ def _of_mapping(data: Mapping[str, object]) -> dict[str, object]:
     metadata = _inside(data, "response_metadata")
     report = _inside(metadata, "pareto")
     if "strategy" not in report or "spent" not in report:
-        msg = "there is no report of a search in this answer"
+        msg = "this answer does not hold a report of a search"
         raise SettingError(msg, hint=_HINT)
     usage = _inside(_inside(data, "usage_metadata"), "usage")
     around = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from langchain_pareto import report_words as words
-from langchain_pareto.report_markup import Markup, tag
+from langchain_pareto.report_markup import Markup, pairs, tag
 from langchain_pareto.report_run import Node
 from langchain_pareto.report_tree import Forest
 
@@ -72,14 +72,8 @@ def _head(columns: Sequence[str]) -> Markup:
 def panel(node: Node) -> list[Markup]:
     """One thought by itself."""
     title = [f"Thought {node.id} ", *([tag("em", "✓ chosen")] if node.chosen else [])]
-    known = {"answer": node.answer, **words.facts(node)}
-    pairs = [
-        part
-        for name, value in known.items()
-        if value
-        for part in (tag("dt", name), tag("dd", cut(value, 2000)))
-    ]
-    out = [tag("h3", *title), tag("dl", *pairs)]
+    answer = None if node.answer is None else cut(node.answer, 2000)
+    out = [tag("h3", *title), pairs({"answer": answer, **words.facts(node)})]
     if node.text:
         out.append(tag("pre", cut(node.text), dir="auto", tabindex=0))
     return out

@@ -16,13 +16,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from langchain_pareto import report_words as words
-from langchain_pareto.console import clean, short
+from langchain_pareto.console import clean
 from langchain_pareto.report_run import Node, Run
 from langchain_pareto.report_tree import Forest
 
-_NODES = 40  # thoughts that a terminal shows
 _DEEPEST = 12  # levels of indentation: what is deeper stands side by side
-_ASCII = str.maketrans({"·": ",", "–": "-", "−": "-", "✓": "*", "…": "~"})
+_ASCII = str.maketrans({"·": ",", "–": "-", "−": "-", "✓": "*", "…": "~", "⏎": "/"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +30,11 @@ class TextReport:
 
     run: Run
     forest: Forest | None
+    thoughts: int  # that are shown at most
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The parts, one below the other."""
-        page = _Page(self.run, self.forest, options.max_width, options.ascii_only)
+        page = _Page(self.run, self.forest, self.thoughts, options.max_width, options.ascii_only)
         yield from page.parts()
 
 
@@ -42,6 +42,7 @@ class TextReport:
 class _Page:
     run: Run
     forest: Forest | None
+    thoughts: int
     width: int
     ascii_only: bool
 
@@ -55,15 +56,19 @@ class _Page:
         """A text of ours, in signs that the console has."""
         return Text(text.translate(_ASCII) if self.ascii_only else text, style)
 
+    def _line(self, text: str, most: int, style: str = "", *, newline: str = " ") -> Text:
+        """One line of a text that is not ours."""
+        return self._say(clean(words.one_line(text, max(8, most), newline=newline)), style)
+
     def _answer(self) -> RenderableType:
         run = self.run
-        found = "no answer found in it" if run.answer is None else short(run.answer, 60)
+        found = words.NO_ANSWER if run.answer is None else clean(words.one_line(run.answer, 60))
         share = "" if run.share is None else f" · {run.share:.0%} of the votes"
         colour = "yellow" if run.answer is None else "green"
-        asked = "Answer" if run.question is None else short(run.question, max(8, self.width - 6))
+        asked = "Answer" if run.question is None else run.question
         return Panel(
             Text(clean(run.text if run.text is not None else run.answer or "")),
-            title=Text(asked),
+            title=self._line(asked, self.width - 6),
             subtitle=self._say(f"{found}{share}", f"bold {colour}"),
             title_align="left",
             subtitle_align="right",
@@ -74,9 +79,12 @@ class _Page:
         """What was spent of what, and what had been expected."""
         run, most = self.run, words.limits(self.run)
         expected = {} if run.plan is None else run.plan.expected
+        columns = ["spent", "limit"]
+        if expected:
+            columns += ["expected", "p90"]
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 1), header_style="dim")
         table.add_column("resource")
-        for name in ("spent", "limit", *(["expected"] if expected else [])):
+        for name in columns:
             table.add_column(name, justify="right")
         for name, taken in run.spent.items():
             limit = "–" if name not in most else words.amount(most[name], name)
@@ -86,8 +94,9 @@ class _Page:
                 self._say(limit),
             ]
             if expected:
-                told = words.amount(expected[name].mean, name) if name in expected else "–"
-                row.append(self._say(told))
+                spend = expected.get(name)
+                known = (None, None) if spend is None else (spend.mean, spend.p90)
+                row += [self._say("–" if one is None else words.amount(one, name)) for one in known]
             table.add_row(*row)
         return table
 
@@ -101,6 +110,8 @@ class _Page:
             facts.append(f"decoder {decoder}")
         if run.speculation is not None:
             facts.append(words.speculation(run.speculation))
+        if run.prompt_tokens is not None:
+            facts.append(f"prompt {words.counted(run.prompt_tokens, 'token')}")
         if run.model is not None:
             facts.append(f"model {run.model}")
         if run.seed is not None:
@@ -112,26 +123,22 @@ class _Page:
         if run.plan is not None:
             yield from self._plan()
         if self.forest is None:
-            yield self._say(" The tree of thoughts is not in this output.", "dim")
+            yield self._say(f" {words.NO_TREE}", "dim")
 
     def _plan(self) -> Iterator[Text]:
         assert self.run.plan is not None
-        plan, quality = self.run.plan, self.run.plan.quality
-        told = f" planned from {plan.source}"
-        if quality is not None:
-            told += (
-                f" · {quality.mean:.1%} right expected ({quality.low:.1%} to {quality.high:.1%})"
-            )
+        plan = self.run.plan
+        told = [f"{name} {value}" for name, value in words.of_plan(plan).items()]
         if plan.rejected:
-            told += f" · {words.counted(len(plan.rejected), 'plan')} not taken"
-        yield self._say(clean(told), "dim")
+            told.append(words.not_taken(plan))
+        yield self._say(f" {clean(' · '.join(told))}", "dim")
         for note in plan.notes:
             yield self._say(f" note: {clean(note)}", "dim")
 
     def _tree(self, forest: Forest) -> Tree:
         total = f"prompt · {words.counted(len(forest.nodes), 'thought')}, {words.counted(forest.tokens, 'token')}"
         tree = Tree(self._say(total, "bold"), guide_style="dim")
-        shown = forest.first(_NODES)
+        shown = forest.first(self.thoughts)
         deepest = max(1, min(_DEEPEST, self.width // 8))
         branch = {0: tree}  # the last one of each level
         for node in shown.nodes:
@@ -147,16 +154,18 @@ class _Page:
         """One thought: a line about it, and a line of it."""
         facts = words.facts(node)
         ended = facts.pop("ended")
-        told = ended if node.answer is None else short(node.answer, 36)
+        told = "no answer" if ended == "ended" else ended
         count = words.counted(node.tokens, "token")
         about = [count, *(f"{name} {value}" for name, value in facts.items() if name != "tokens")]
-        if node.answer is not None and ended != "ended":
-            about.append(ended)
+        if node.answer is not None:
+            told = node.answer
+            if ended != "ended":
+                about.append(ended)
         line = Text(no_wrap=True, overflow="ellipsis")
         style = "bold green" if node.chosen else ""
         line.append_text(self._say(f"{'✓ ' if node.chosen else ''}{node.id}  ", style))
-        line.append(told, style)
+        line.append_text(self._line(told, 36, style))
         line.append_text(self._say(f"  {' · '.join(clean(fact) for fact in about)}\n", "dim"))
-        newline = " / " if self.ascii_only else " ⏎ "
-        line.append(short(node.text, max(8, self.width - 4 * level - 2), newline), "dim italic")
+        most = self.width - 4 * level - 2
+        line.append_text(self._line(node.text, most, "dim italic", newline=" ⏎ "))
         return line

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import ParetoError
-from langchain_pareto.report_run import Node, Run
+from langchain_pareto.report_run import Node, Planned, Run
+
+NO_ANSWER = "No answer was found in the text."
+NO_TREE = "This answer does not hold its tree of thoughts."
 
 _UNITS = {
     "flops": "FLOP",
@@ -139,7 +142,25 @@ def facts(node: Node) -> dict[str, str]:
     return out
 
 
-def one_line(text: str, most: int) -> str:
-    """The text in one line of at most `most` characters."""
-    line = " ".join(text[: 4 * most].split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+def of_plan(plan: Planned) -> dict[str, str]:
+    """What is known of a plan, by name, in the order in which it is shown."""
+    out = {"planned from": plan.source}
+    if (quality := plan.quality) is not None:
+        low, high = f"{quality.low:.1%}", f"{quality.high:.1%}"
+        out["expected quality"] = f"{quality.mean:.1%} right, 90 % interval {low} to {high}"
+    if plan.binding is not None:
+        out["binding resource"] = resource_name(plan.binding)
+    return out | {f"role {role}": model for role, model in plan.roles.items()}
+
+
+def not_taken(plan: Planned) -> str:
+    """How many plans lost."""
+    return f"{counted(len(plan.rejected), 'plan')} not taken"
+
+
+def one_line(text: str, most: int, *, newline: str = " ") -> str:
+    """The text in one line of at most `most` characters, lines joined by `newline`."""
+    text = text.strip()
+    lines = (" ".join(line.split()) for line in text[: 4 * most].splitlines())
+    line = newline.join(line for line in lines if line)
+    return line if len(line) <= most and len(text) <= 4 * most else f"{line[: most - 1]}…"

@@ -26,7 +26,7 @@ async def chunks(
     """Runs `respond`, which may call its `on_text` from any thread; leaving the iterator cancels it.
 
     The last chunk carries usage and metadata, and no other does. `thinking` says that the prompt has opened the think block; `calls`
-    finds calls of tools in the text after it.
+    finds tool calls in the text after it.
     """
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[str | None] = asyncio.Queue()

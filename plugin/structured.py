@@ -27,7 +27,8 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.schemas import breach, check_schema, closed
+from langchain_pareto.schemas import check_schema, closed
+from langchain_pareto.tool_arguments import coerced
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 ANY_OBJECT: Mapping[str, object] = {"type": "object"}
@@ -82,51 +83,55 @@ def structured(
             ls_structured_output_format=told,
             **settings,
         )
-        made = schema if _is_class(schema) else None
-        parser = ObjectParser(json_schema=dict(asked), made=made)
+        pydantic_class = schema if _is_class(schema) else None
+        parser = ObjectParser(json_schema=dict(asked), pydantic_class=pydantic_class)
     return _with_raw(llm, parser) if include_raw else llm | parser
 
 
 class ObjectParser(JsonOutputParser):
     """Reads an object of a JSON schema, and makes an instance of a class of it; what is cut off, or breaks the schema, is an error.
 
+    As the arguments of a call are, the object is made to fit where the meaning is plain.
+
     A stream gives the object as it grows; an instance comes once, at the end.
     """
 
     json_schema: dict[str, Any]
-    made: Any = None
+    pydantic_class: Any = None
 
     @override
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """The object of the first generation."""
         text = result[0].text
-        if partial and self.made is None:
-            return super().parse_result(result, partial=True)
         try:
             return self._whole(text)
         except OutputParserException:
-            if partial:
-                return None
-            raise
+            if not partial:
+                raise
+        return super().parse_result(result, partial=True) if self.pydantic_class is None else None
 
     def _whole(self, text: str) -> Any:
         try:
             value = json.loads(text)
         except ValueError as error:
-            msg = f"the answer is no whole JSON value ({error}): {text!r:.200}"
+            msg = f"the answer is not a complete JSON value ({error}): {text!r:.200}"
             raise OutputParserException(
                 f"{msg}. Was it cut off? A larger budget or max_tokens may help.", llm_output=text
             ) from error
-        if (wrong := breach(value, self.json_schema)) is not None:
+        value, wrong = coerced(value, self.json_schema)
+        if wrong is not None:
             msg = f"the answer breaks its schema: {wrong}"
             raise OutputParserException(msg, llm_output=text)
-        if self.made is None:
+        if self.pydantic_class is None:
             return value
         try:
-            read = getattr(self.made, "model_validate", None) or self.made.parse_obj
+            read = (
+                getattr(self.pydantic_class, "model_validate", None)
+                or self.pydantic_class.parse_obj
+            )
             return read(value)
         except (ValidationError, ValueError) as error:
-            msg = f"the answer is no {self.made.__name__}: {error}"
+            msg = f"the answer is not a {self.pydantic_class.__name__}: {error}"
             raise OutputParserException(msg, llm_output=text) from error
 
 
@@ -145,11 +150,11 @@ def _response_format(method: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(schema: Any, method: str) -> None:
-    """Raises SettingError for what is no schema, or none that the method can take."""
+    """Raises SettingError for what is not a schema, or not one that the method can take."""
     try:
         found = _json_schema(schema)
     except (TypeError, ValueError, AttributeError) as error:
-        msg = f"this is no schema: {error}"
+        msg = f"this is not a schema: {error}"
         raise SettingError(
             msg, hint="Give a pydantic class, a TypedDict, or a JSON schema with a title."
         ) from error

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from langchain_pareto.schemas import breach
+from langchain_pareto.schemas import violation
 
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -36,25 +36,28 @@ def read_json(text: str) -> object:
         value: object = json.loads(
             text, strict=False, parse_float=_finite, parse_constant=_refuse_constant
         )
-        return _whole(value) if "\\u" in text else value
+        return _text_only(value) if "\\u" in text else value
     except RecursionError:
         msg = "it is nested too deeply"
         raise ValueError(msg) from None
 
 
-def fitted(arguments: object, schema: Mapping[str, object]) -> tuple[object, str | None]:
-    """`arguments` as the schema wants them, as far as they can be, and what is still wrong.
+def without_surrogates(text: str) -> str:
+    """The text with the replacement character for halves of surrogate pairs, which are not text."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def coerced(value: object, schema: Mapping[str, object]) -> tuple[object, str | None]:
+    """`value` as the schema wants it, as far as it can be, and what is still wrong. Never raises.
 
     "7" becomes 7 for an integer, 7 becomes "7" for a string, null is dropped where it stands for a parameter left out, and so are the
     repeats in a set.
     """
     try:
-        made = _fit(arguments, schema, schema)
-        return made, breach(made, schema)
+        made = _fit(value, schema, schema)
     except RecursionError:
-        return arguments, "they are nested too deeply"
-    except Exception as error:  # noqa: BLE001 - a stranger's schema can fail in any way, and parsing never does
-        return arguments, f"the tool's schema cannot be applied: {error}"
+        return value, "it is nested too deeply"
+    return made, violation(made, schema)
 
 
 def _fit(value: object, schema: object, root: Mapping[str, object]) -> object:
@@ -151,8 +154,7 @@ def _as_kind(value: object, kind: object) -> object:
 def _broken(value: object, schema: object, root: Mapping[str, object]) -> bool:
     if not isinstance(schema, Mapping):
         return schema is False
-    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
-    return breach(value, {**definitions, **schema}) is not None
+    return violation(value, schema, root=root) is not None
 
 
 def _referred(schema: Mapping[str, object], root: Mapping[str, object]) -> object:
@@ -176,15 +178,15 @@ def _finite(text: str) -> float:
 
 
 def _refuse_constant(name: str) -> object:
-    msg = f"{name} is no JSON"
+    msg = f"{name} is not JSON"
     raise ValueError(msg)
 
 
-def _whole(value: object) -> object:
+def _text_only(value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return without_surrogates(value)
     if isinstance(value, list):
-        return [_whole(one) for one in value]
+        return [_text_only(one) for one in value]
     if isinstance(value, dict):
-        return {_whole(key): _whole(one) for key, one in value.items()}
+        return {_text_only(key): _text_only(one) for key, one in value.items()}
     return value

@@ -1,5 +1,5 @@
 """
-Calls of tools, read out of a text that arrives in pieces.
+Tool calls, read out of a text that arrives in pieces.
 
 Knows what calls hold and which tools there are; where calls stand is the scanner's part, and what a stream shows of them
 tool_stream's.
@@ -15,12 +15,12 @@ from uuid import uuid4
 from langchain_core.messages import InvalidToolCall, ToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from langchain_pareto.tool_arguments import fitted, read_json
-from langchain_pareto.tool_scan import CallScanner, Opened, Region
-from langchain_pareto.tool_shapes import Marks
+from langchain_pareto.tool_arguments import coerced, read_json
+from langchain_pareto.tool_region import Region
+from langchain_pareto.tool_scan import CallScanner, Opened
+from langchain_pareto.tool_shapes import ARGUMENT_KEYS, Marks
 from langchain_pareto.tools import Tools
 
-_KEYS = ("arguments", "parameters")
 _TOLD = 300  # characters of an error
 
 
@@ -51,7 +51,7 @@ class CallReader:
 
     def __init__(self, marks: Marks, tools: Tools) -> None:
         self._tools = tools
-        self._scanner = CallScanner(marks, tools.names) if tools.callable else None
+        self._scanner = CallScanner(marks, tools.names) if tools.callable_names else None
         self._around = _Around(marks.between)
         self._index = 0
         self._begun: Begun | None = None
@@ -90,7 +90,7 @@ class CallReader:
         made: object = None
         error = error or self._refusal(name)
         if error is None and name is not None:
-            made, error = fitted(arguments, self._tools.parameters(name))
+            made, error = coerced(arguments, self._tools.parameters(name))
             error = error and f"the arguments do not fit: {error}"
         if error is None and self._called and not self._tools.parallel:
             error = "one call at a time was asked for, and this is a further one"
@@ -98,8 +98,8 @@ class CallReader:
             self._called = True
             call = tool_call(name=name, args=made, id=call_id)
             return Ended(index, call, begun is not None)
-        told = (error or "the arguments are no object")[:_TOLD]
-        broken = invalid_tool_call(name=name, args=_no_object(raw), id=call_id, error=told)
+        told = (error or "the arguments are not an object")[:_TOLD]
+        broken = invalid_tool_call(name=name, args=_not_an_object(raw), id=call_id, error=told)
         return Ended(index, broken, begun is not None)
 
     def _refusal(self, name: str | None) -> str | None:
@@ -107,7 +107,7 @@ class CallReader:
             return "the call has no name"
         if name not in self._tools.names:
             return f"there is no tool {name!r:.80}; there are: {', '.join(self._tools.names)}"
-        if name not in self._tools.callable:
+        if name not in self._tools.callable_names:
             return f"the tool {name!r} was called where {self._tools.choice!r} was asked for"
         return None
 
@@ -150,7 +150,7 @@ def _calls(region: Region) -> Iterator[tuple[str | None, object, str, str | None
     try:
         value = read_json(region.body)
     except ValueError as error:
-        yield region.name, None, region.raw, f"the call is no JSON: {error}"
+        yield region.name, None, region.raw, f"the call is not JSON: {error}"
         return
     if region.bare:
         yield region.name, value, region.raw, None
@@ -169,15 +169,20 @@ def _call(value: object, name: str | None, raw: str) -> tuple[str | None, object
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping):
-        return name, None, raw, "the call is no object with a name and arguments"
+        return name, None, raw, "the call is not an object with a name and arguments"
     told = value.get("name")
     name = name if name is not None else told if isinstance(told, str) and told else None
-    arguments: object = next((value[key] for key in _KEYS if value.get(key) is not None), {})
+    arguments: object = next(
+        (value[key] for key in ARGUMENT_KEYS if value.get(key) is not None), {}
+    )
     return name, arguments, raw, None
 
 
-def _no_object(raw: str) -> str:
-    """The text of a broken call, in brackets where it may read as an object: LangChain takes what does for the arguments of a call."""
+def _not_an_object(raw: str) -> str:
+    """The text of an invalid call.
+
+    One that begins like an object gets brackets: LangChain would read it as arguments, and make the call a valid one.
+    """
     return f"[{raw}]" if raw.lstrip()[:1] == "{" else raw
 
 

@@ -10,11 +10,24 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from langchain_pareto.tool_shapes import HEADS, WAIT, first
+from langchain_pareto.tool_shapes import HEADS, WAIT, first, overlap
 
 _BLANK = re.compile(r"\s*")
 _QUOTE = re.compile(r'["\\]')
 _SLACK = re.compile(r"[\s}\]]*")  # closing braces too many are forgiven before a closing mark
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What was written as one call, or as a list of them: all of it, the JSON in it, and the name, if that stands before the arguments.
+
+    `bare` says that the JSON is arguments only.
+    """
+
+    raw: str
+    body: str
+    name: str | None
+    bare: bool
 
 
 @dataclass(slots=True)
@@ -29,7 +42,7 @@ class OpenRegion:
     at: int = 0  # how far it was looked at
     name: str | None = None
     bare: bool = False  # whether its JSON is arguments only
-    close: str = ""
+    mark: str = ""  # that closes it
     trusting: bool = True
     told: bool = False  # whether its name was
     depth: int = 0
@@ -54,41 +67,48 @@ class OpenRegion:
 
     def ends(self, text: str, *, final: bool) -> int | None:
         """Where the region ends, once that is certain."""
-        if self.end is None and self.close:
-            begun = text[self.body : self.body + 1]
-            if not self.trusting or begun not in ("{", "["):
-                return self._closing(text, final=final)
+        if self.end is None and self.mark and not self._counts(text):
+            return self._closing(text, final=final)
+        stopped = None if self.end is not None else self._count(text)
+        if stopped is not None:
+            return stopped
         if self.end is None:
-            stopped = self._count(text)
-            if stopped is not None:
-                return stopped
-        if self.end is None:
-            if final and self.close:
-                self.trusting = (
-                    False  # from here on, so that no text is looked through again and again
-                )
-                return self._closing(text, final=True)
-            return len(text) if final else None
-        if not self.close:
-            return self.end
+            return self._unfinished(text) if final else None
+        return self._after(text, self.end, final=final)
+
+    def close(self, raw: str) -> Region:
+        """The region that it was, of which `raw` is all."""
+        stop = len(raw.removesuffix(self.mark)) if self.end is None else self.end
+        return Region(raw, raw[self.body : stop], self.name, self.bare)
+
+    def _counts(self, text: str) -> bool:
+        """Whether braces tell where it ends, and not its closing mark alone."""
+        return self.trusting and text[self.body : self.body + 1] in ("{", "[")
+
+    def _unfinished(self, text: str) -> int | None:
+        """The end of one whose braces are uneven when the text ends."""
+        if not self.mark:
+            return len(text)
+        self.trusting = False  # from here on, so that no text is looked through again and again
+        return self._closing(text, final=True)
+
+    def _after(self, text: str, end: int, *, final: bool) -> int | None:
+        """The end of one whose JSON ends at `end`: behind the closing mark, if that comes next."""
+        if not self.mark:
+            return end
         slack = _SLACK.match(text, self.at)
         self.at = self.at if slack is None else slack.end()
-        if text.startswith(self.close, self.at):
-            return self.at + len(self.close)
-        waits = not final and self.close.startswith(text[self.at :])
-        return None if waits else self.end
-
-    def json(self, raw: str) -> str:
-        """What is JSON in the whole region."""
-        stop = len(raw.removesuffix(self.close)) if self.end is None else self.end
-        return raw[self.body : stop]
+        if text.startswith(self.mark, self.at):
+            return self.at + len(self.mark)
+        waits = not final and self.mark.startswith(text[self.at :])
+        return None if waits else end
 
     def _closing(self, text: str, *, final: bool) -> int | None:
         """The end of the next closing mark, wherever it stands."""
-        looked = self.at - len(self.close) if self.trusting else self.body
-        found = text.find(self.close, max(looked, self.body))
+        looked = self.at - len(self.mark) if self.trusting else self.body
+        found = text.find(self.mark, max(looked, self.body))
         if found >= 0:
-            return found + len(self.close)
+            return found + len(self.mark)
         self.at = max(self.at, len(text))
         return len(text) if final else None
 
@@ -96,9 +116,9 @@ class OpenRegion:
         """Counts braces to the end of the JSON; the region's end where a closing mark stands before that, outside of strings."""
         at = self.at
         while self.end is None:
-            found = (_QUOTE if self.quoted else _signs(self.close)).search(text, at)
+            found = (_QUOTE if self.quoted else _signs(self.mark)).search(text, at)
             if found is None:
-                split = _partial(text, self.close)
+                split = overlap(text, self.mark)
                 at = len(text) if self.quoted else max(at, len(text) - split)
                 break
             sign, at = found.group(), found.end()
@@ -124,8 +144,3 @@ class OpenRegion:
 def _signs(close: str) -> re.Pattern[str]:
     """What counts outside of strings."""
     return re.compile(rf'["{{}}\[\]]|{re.escape(close)}' if close else r'["{}\[\]]')
-
-
-def _partial(text: str, mark: str) -> int:
-    """How many characters at the end of `text` could begin the mark."""
-    return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)

@@ -1,5 +1,5 @@
 """
-Where calls of tools stand in a text that arrives in pieces.
+Where tool calls stand in a text that arrives in pieces.
 
 Knows marks, braces and the names of tools; does not read what stands between the braces. What it finds does not depend on how the
 text is cut into pieces, and its parts join to the text.
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from langchain_pareto.tool_region import OpenRegion
+from langchain_pareto.tool_region import OpenRegion, Region
 from langchain_pareto.tool_shapes import (
     FULL_HEADS,
     HEADS,
@@ -33,19 +33,6 @@ class Opened:
     """The name of the call that has begun, before its arguments are complete."""
 
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """What was written as one call, or as a list of them: all of it, the JSON in it, and the name, if that stands before the arguments.
-
-    `bare` says that the JSON is arguments only.
-    """
-
-    raw: str
-    body: str
-    name: str | None
-    bare: bool
 
 
 class CallScanner:
@@ -85,8 +72,7 @@ class CallScanner:
                 return
             yield from self._name(self._open, final=True)
             self._trusting = self._trusting and self._open.trusting
-            body = self._open.json(self._held[:end])
-            yield Region(self._held[:end], body, self._open.name, self._open.bare)
+            yield self._open.close(self._held[:end])
             self._last, self._held, self._open = self._held[end - 1], self._held[end:], None
 
     def _name(self, region: OpenRegion, *, final: bool) -> Iterator[Opened]:
@@ -130,7 +116,7 @@ class CallScanner:
         start = at + len(self._marks.open)
         if self._marks.close:
             size = len(self._marks.open)
-            return OpenRegion(size, size, close=self._marks.close, trusting=self._trusting)
+            return OpenRegion(size, size, mark=self._marks.close, trusting=self._trusting)
         found = VALUE.match(self._held, start, final=final)
         if found is WAIT:
             return WAIT

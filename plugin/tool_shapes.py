@@ -15,6 +15,8 @@ from itertools import product
 from typing import Final
 
 _SPACE = r"\s{0,9}"
+ARGS, CALL_ID = "[ARGS]", "[CALL_ID]"  # Mistral's marks within a call
+ARGUMENT_KEYS = ("arguments", "parameters")  # what models call the arguments in a call
 _OBJECT = (r"\{", _SPACE, r'["}]')  # the beginning of one in JSON
 _ID = ("[A-Za-z0-9]",) * 9
 
@@ -51,7 +53,7 @@ class Found:
 
 
 class Shape:
-    """Regular expressions that match one after the other, each of them so little that a text which ends within is known as well.
+    """A sequence of small regular expressions: a text that ends between two of them is known to be the beginning of a match.
 
     `name` is the name that the shape is of; without, the first group has it, if there is one.
     """
@@ -84,6 +86,11 @@ def first(shapes: Sequence[Shape], text: str, at: int, *, final: bool) -> Found 
     return WAIT if waits else None
 
 
+def overlap(text: str, mark: str) -> int:
+    """How many characters at the end of `text` could begin the mark."""
+    return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)
+
+
 @lru_cache(maxsize=64)
 def named(names: tuple[str, ...]) -> tuple[Shape, ...]:
     """A name that the first brace of its arguments follows, at once or after an id and a mark; with no names, after space any name.
@@ -92,8 +99,8 @@ def named(names: tuple[str, ...]) -> tuple[Shape, ...]:
     """
     tails = (
         (),
-        tuple(map(re.escape, "[ARGS]")),
-        (*map(re.escape, "[CALL_ID]"), r"\w{1,64}", *map(re.escape, "[ARGS]")),
+        tuple(map(re.escape, ARGS)),
+        (*map(re.escape, CALL_ID), r"\w{1,64}", *map(re.escape, ARGS)),
         _ID,
     )
     if not names:
@@ -122,8 +129,8 @@ _STARTS = [
     )
 ]
 _NAMES = [(*start, *_member("name", '"', r'([^"\\]{1,128})', '"')) for start in _STARTS]
-HEADS = [Shape(*atoms) for atoms in _NAMES]  # of an object, or of the first in a list
-FULL_HEADS = [
+HEADS = tuple(Shape(*atoms) for atoms in _NAMES)  # of an object, or of the first in a list
+FULL_HEADS = tuple(
     Shape(*atoms, _SPACE, ",", _SPACE, *_member(key))
-    for atoms, key in product(_NAMES, ("arguments", "parameters"))
-]
+    for atoms, key in product(_NAMES, ARGUMENT_KEYS)
+)

@@ -1,5 +1,5 @@
 """
-Calls of tools in a text that is streamed: the text around them as it comes, and the calls as LangChain's chunks.
+Tool calls in a text that is streamed: the text around them as it comes, and the calls as LangChain's chunks.
 
 Knows message chunks; what a call looks like is its format's knowledge.
 """
@@ -21,7 +21,7 @@ class ToolSplitter:
     """Splits streamed text into what is said and what is called.
 
     A call comes as a chunk with its name and id, as soon as the name is known, and one with its arguments once they are complete: not
-    before, since arguments are made to fit the tool, and a call that is cut off is none. The sum of the chunks is what the format's
+    before, since arguments are made to fit the tool, and a call that is cut off is not valid. The sum of the chunks is what the format's
     `parse` gives for the whole text, but for the ids, and for the errors of invalid calls, which a chunk has no place for.
     """
 

@@ -6,7 +6,7 @@ Knows the forms in which LangChain's users write tools; knows neither how a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,7 +49,7 @@ class Tools:
         return tuple(str(_function(spec)["name"]) for spec in self.specs)
 
     @property
-    def callable(self) -> tuple[str, ...]:
+    def callable_names(self) -> tuple[str, ...]:
         """The names of those that an answer may call."""
         if self.choice == "none":
             return ()
@@ -141,7 +141,7 @@ def _spec(tool: Any, *, strict: bool | None) -> dict[str, object]:
     try:
         made = convert_to_openai_tool(source, strict=strict)
     except (TypeError, ValueError, KeyError, AttributeError, PydanticInvalidForJsonSchema) as error:
-        msg = f"this is no tool: {tool!r:.200}: {error!s:.300}"
+        msg = f"this is not a tool: {tool!r:.200}: {error!s:.300}"
         raise SettingError(msg, hint=f"A tool is {_FORMS}.") from error
     function = made.get("function")
     if not isinstance(function, Mapping):
@@ -175,7 +175,7 @@ def _checked_name(name: object, tool: object) -> str:
 def _parameters(found: object, name: str) -> dict[str, object]:
     schema = dict(found) if isinstance(found, Mapping) else {} if found is None else None
     if schema is None or schema.get("type", "object") != "object":
-        msg = f"the parameters of the tool {name!r} are no JSON schema of an object: {found!r:.200}"
+        msg = f"the parameters of the tool {name!r} are not a JSON schema of an object: {found!r:.200}"
         raise SettingError(msg, hint='Give {"type": "object", "properties": {...}}.')
     schema.setdefault("type", "object")
     if not schema.keys() & _SAYING:
@@ -185,27 +185,11 @@ def _parameters(found: object, name: str) -> dict[str, object]:
     except SettingError as error:
         msg = f"the parameters of the tool {name!r} cannot be read: {error}"
         raise SettingError(msg, hint=error.hint) from error
-    for ref in _references(schema):
-        if not ref.startswith("#"):
-            msg = f"the parameters of the tool {name!r} refer to {ref!r:.200}, which is elsewhere"
-            raise SettingError(msg, hint="Put the definition under $defs, and refer to #/$defs/...")
     return schema
 
 
-def _references(schema: object) -> Iterator[str]:
-    if isinstance(schema, Mapping):
-        ref = schema.get("$ref")
-        if isinstance(ref, str):
-            yield ref
-        for value in schema.values():
-            yield from _references(value)
-    elif isinstance(schema, list | tuple):
-        for value in schema:
-            yield from _references(value)
-
-
 def _bare(schema: object) -> object:
-    """A schema without the words that hold nothing to it."""
+    """A schema without titles and descriptions, which constrain nothing."""
     if isinstance(schema, Mapping):
         return {
             key: _bare(value)

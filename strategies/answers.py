@@ -112,6 +112,19 @@ def split_reasoning(text: str) -> tuple[str | None, str]:
     return before.replace(_OPEN, "", 1).strip(), rest.strip()
 
 
+def split_thinking(text: str) -> tuple[str | None, str]:
+    """
+    Split `text` after a think block at its beginning into (reasoning, rest).
+
+    Tags anywhere else are text like any other. A block that is still open at the end leaves no rest.
+    """
+    start = text.lstrip()
+    if not start.startswith(_OPEN):
+        return None, text
+    reasoning, _, rest = start.removeprefix(_OPEN).partition(_CLOSE)
+    return reasoning.strip(), rest.strip()
+
+
 @lru_cache(maxsize=64)
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
@@ -248,17 +261,6 @@ _POWER = re.compile(
 _HIGHEST_POWER = 32  # the product of all exponents, so that towers of powers are out
 
 
-def equivalent(a: str, b: str) -> bool:
-    """
-    Say whether `a` and `b` are the same answer.
-
-    They are if their normal forms agree or are the same rational number. If not, `math-verify`
-    decides where it is installed and both are short and plainly maths; it runs without its timeout
-    (which needs the main thread), so whatever might be slow to compare is left as different.
-    """
-    return _same(_key(normalise(a)), _key(normalise(b)))
-
-
 def group(answers: Sequence[str | None]) -> list[list[int]]:
     """
     Return clusters of indices of equivalent answers, largest first, then first seen first.
@@ -280,7 +282,6 @@ def group(answers: Sequence[str | None]) -> list[list[int]]:
         clusters.setdefault(owner[key], []).extend(indices)
     if len(clusters) < len(places):
         clusters = {key: sorted(indices) for key, indices in clusters.items()}
-
     return sorted(clusters.values(), key=len, reverse=True)  # stable: first seen stays first
 
 
@@ -304,6 +305,13 @@ def _key(form: str) -> str | Fraction:
 
 
 def _same(a: str | Fraction, b: str | Fraction) -> bool:
+    """
+    Say whether two normal forms are the same answer.
+
+    They are if they agree or are the same rational number. If not, `math-verify` decides where it is
+    installed and both are short and plainly maths; it runs without its timeout (which needs the main
+    thread), so whatever might be slow to compare is left as different.
+    """
     if a == b:
         return True
     if isinstance(a, Fraction) and isinstance(b, Fraction):

@@ -58,8 +58,9 @@ class Drawing:
     def append(self, thought: Thought, text: str) -> Thought | None:
         """Text of the host's after that of `thought`, instead of what was drawn beyond it; None where the context is too short."""
         if self.settings.grammar is not None:
-            msg = "this strategy writes into the model's text, which must keep a grammar here (of tools or of a schema)"
-            raise CapabilityError(msg, hint="Take another strategy, or ask for plain text.")
+            msg = "this strategy adds text of its own to the model's, and the answer of this call must follow a grammar"
+            hint = "Take a strategy that only samples, or ask for plain text."
+            raise CapabilityError(msg, hint=hint)
         assert thought.branch is not None
         tokenizer, tokens = self.desk.backend.tokenizer, thought.branch.tokens
         above = tokens[: len(tokens) - len(thought.tokens)]
@@ -120,7 +121,8 @@ class Drawing:
         end = ends(until, above, cap, settings=self.settings, tokenizer=tokenizer)
         branch = self.desk.fork(above.branch)
         reservation = self.sizing.reservation(above, until, end.tokens, share)
-        drawn, memory = await self._extended(branch, thought, end, reservation)
+        rest = min(cap, share) if share else cap  # of the whole text, however many draws it takes
+        drawn, memory = await self._extended(branch, thought, end, reservation, rest)
         if drawn is None:
             branch.free()
             return None
@@ -136,11 +138,11 @@ class Drawing:
         return thought
 
     async def _extended(
-        self, branch: Branch, thought: Thought, end: Ends, reservation: tuple[int, int]
+        self, branch: Branch, thought: Thought, end: Ends, reservation: tuple[int, int], rest: int
     ) -> tuple[Extension | None, int]:
         """What is drawn into the branch, None where nothing fits; and the bytes of cache that it left.
 
-        A step that turns out longer than was likely reserves again and goes on.
+        A step that turns out longer than was likely reserves again and goes on. A text with a form ends within `rest` tokens.
         """
         above, (most, least) = thought.parent, reservation
         assert above is not None
@@ -153,6 +155,9 @@ class Drawing:
             lease = await self.desk.lease(price, wanted, min(wanted, least))
             if lease is None:
                 break
+            if constraint is not None and not parts:
+                room = lease.amount if end.text else rest
+                constraint = Closing(constraint, self.desk.backend.tokenizer, room)
             start = partial(
                 self.desk.backend.extend,
                 branch,
@@ -160,7 +165,7 @@ class Drawing:
                 end.stop(lease.amount, parts),
                 stats=True,
                 deadline=self.desk.account.deadline,
-                constraint=self._closing(constraint, lease.amount) if end.text else constraint,
+                constraint=constraint,
                 on_text=self.settings.on_text if thought.number == 1 else None,
             )
             bill = self.desk.start(start, lease, pending=pending)
@@ -184,12 +189,6 @@ class Drawing:
                 for token in thought.tokens:
                     constraint.advance(token)
         return constraint
-
-    def _closing(self, constraint: Constraint | None, tokens: int) -> Constraint | None:
-        """The same for a text that ends within `tokens`: what has a form is worth nothing when it is cut off."""
-        if constraint is None:
-            return None
-        return Closing(constraint, self.desk.backend.tokenizer, tokens)
 
     def _note_limits(self, above: Thought, drawn: Extension, end: Ends, until: Until) -> None:
         """What cut a draw off, where something did."""

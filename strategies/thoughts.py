@@ -203,6 +203,8 @@ def leader(thoughts: Sequence[Thought]) -> Answer:
 def weighted_leader(thoughts: Sequence[Thought]) -> Answer:
     """The best sample of the class whose scores sum to most; ties by the best member. `share` is the class's part of the sum.
 
+    Of exact answers, the shape is chosen first, by the sum of its scores.
+
     Where one is below zero they are logarithms, and all count as their exponentials. Where nothing has a score, each sample is one vote.
     """
     classes = ballot(thoughts)

@@ -19,11 +19,15 @@ from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
 from rich.console import Console
 from typer.testing import CliRunner
 
-from langchain_pareto import Report, StrategyRunnable, Vote
+from langchain_pareto import ChatPareto, Report, StrategyRunnable, Vote, report_words as words
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.call import Call, respond
 from langchain_pareto.cli import app
 from langchain_pareto.errors import SettingError
+from langchain_pareto.events import describe
+from langchain_pareto.report_answers import Ballot
+from langchain_pareto.strategies.answers import Exact
+from langchain_pareto.strategies.thoughts import Thought
 
 NASTY = [
     "</script><script>alert(1)</script>",
@@ -179,24 +183,24 @@ def test_a_row_without_a_tree_has_a_report_too():
     del row["tree"]
     report = Report.of(row)
     assert report.run.prompt_tokens == 12
-    assert "not in this output" in str(report)
-    assert "does not hold the tree" in Page(report.html()).data["p"][-1]
-    with pytest.raises(SettingError, match="no tree"):
+    assert words.NO_TREE in str(report)
+    assert words.NO_TREE in Page(report.html()).data["p"]
+    with pytest.raises(SettingError, match=words.NO_TREE):
         report.mermaid()
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "told"),
     [
         (42, "not of int"),
-        (HumanMessage("?"), "no report"),
-        (AIMessage("4"), "no report"),
-        ({}, "no report"),
-        ('{"a": 1}', "no report"),
+        (HumanMessage("?"), "does not hold a report"),
+        (AIMessage("4"), "does not hold a report"),
+        ({}, "does not hold a report"),
+        ('{"a": 1}', "does not hold a report"),
         ("{", "not JSON"),
         ('{"a": 1}\n{"b"', "line 2"),
         ('{"a": 1}\n{"b": 2}', "2 answers"),
-        ('{"a": 1}\n[1]', "no object"),
+        ('{"a": 1}\n[1]', "not an object"),
         ("no-such-file.json", "cannot read"),
         ("a\x00b", "cannot read"),
         ({"question": "?", "error": "the model broke"}, "the model broke"),
@@ -210,9 +214,9 @@ def test_a_row_without_a_tree_has_a_report_too():
         (run(strategy="vote"), "strategy"),
     ],
 )
-def test_what_is_no_report_is_said_in_words(source, words):
+def test_what_is_not_a_report_is_said_in_words(source, told):
     """Each mistake is a SettingError that names it."""
-    with pytest.raises(SettingError, match=re.escape(words)):
+    with pytest.raises(SettingError, match=re.escape(told)):
         Report.of(source)
 
 
@@ -238,10 +242,12 @@ def test_the_terminal_shows_each_thought():
 
 
 def test_a_plan_is_told():
-    """What had been expected, the promised accuracy, and why other plans lost."""
+    """What had been expected, what binds, who plays which role, the promised accuracy, and how many other plans lost."""
     plan = {
         "source": "the profile sums",
         "level": 1,
+        "binding": "device_seconds",
+        "roles": {"policy": "nano-m"},
         "expected": {"tokens": {"mean": 250, "p90": 290, "actual": 300, "limit": 300}},
         "quality": {"mean": 0.8, "low": 0.75, "high": 0.85},
         "rejected": [{"plan": "one sample", "why": "worse by 9 points"}],
@@ -249,7 +255,10 @@ def test_a_plan_is_told():
     }
     report = Report.of({**TREE, "plan": plan})
     page, told = report.html(), str(report)
-    for part in ("the profile sums", "80.0%", "75.0%", "the models are new", "250"):
+    parts = ["planned from", "the profile sums", "the models are new", "250", "p90", "290"]
+    parts += ["80.0% right, 90 % interval 75.0% to 85.0%", "1 plan not taken"]
+    parts += ["binding resource", "on the device", "role policy", "nano-m"]
+    for part in parts:
         assert part in page
         assert part in told
     assert "worse by 9 points" in page
@@ -262,6 +271,62 @@ def test_spellings_of_one_answer_are_counted_together():
     assert "✓ 7" in cells
     assert "in 2 spellings" in cells
     assert len(page.all("span", class_="meter chosen")) == 1  # of the answers
+
+
+def test_exact_answers_are_counted_letter_by_letter():
+    """As a vote over answers of a schema counts them, though a report is read from JSON."""
+    schema = {"type": "object", "properties": {"n": {"type": "string"}}, "required": ["n"]}
+    said = ['{"n": "7"}', '{"n": "7.0"}', '{"n": "7"}', '{"n": "7"}']
+    llm = ChatPareto(backend=ScriptedBackend(said), strategy=Vote(n=4, adaptive=False), seed=1)
+    shown = llm.with_structured_output(schema, include_raw=True).invoke("?")
+    report = Report.of(shown["raw"].model_dump_json())
+    assert report.run.share == 0.75
+    ballot = Ballot.of(report.run.tree, report.run.answer)
+    assert [choice.count for choice in ballot.choices] == [3, 1]
+    loose = [node.model_copy(update={"exact": False}) for node in report.run.tree]
+    assert [choice.count for choice in Ballot.of(loose, report.run.answer).choices] == [4]
+
+
+def test_only_exact_answers_are_told_as_such():
+    """The key is left out elsewhere."""
+    told = [describe(Thought("?", text="7", answer=answer)) for answer in (Exact("7"), "7", None)]
+    assert [one.get("exact") for one in told] == [True, None, None]
+    assert "exact" not in told[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "resource", "told"),
+    [
+        (999.4, "flops", "999 FLOP"),
+        (999.7, "flops", "1 kFLOP"),
+        (2.5e9, "flops", "2.5 GFLOP"),
+        (999_600, "memory", "1 MB"),
+        (99.5, "seconds", "99.5 s"),
+        (1234.5, "seconds", "1,234 s"),
+        (0.25, "usd", "$0.25"),
+        (12345, "tokens", "12,345"),
+    ],
+)
+def test_amounts_have_three_digits_and_a_unit(value, resource, told):
+    """Rounding never makes a fourth digit before the point; counts stand in full."""
+    assert words.amount(value, resource) == told
+
+
+def test_one_line_says_when_something_is_missing():
+    """However long the text is, and whatever its spaces are."""
+    assert words.one_line(" a  b\n\nc ", 9, newline=" / ") == "a b / c"
+    assert words.one_line("abcdef", 5) == "abcd…"
+    assert words.one_line("a" + " " * 100 + "b", 5).endswith("…")
+
+
+def test_a_terminal_shows_as_many_thoughts_as_are_wanted():
+    """The chosen ones among them, and how many more there are."""
+    out = io.StringIO()
+    Console(file=out, width=80).print(Report.of(TREE).renderable(thoughts=2))
+    assert "5 more thoughts" in out.getvalue()
+    assert out.getvalue().count("✓") == 2
+    with pytest.raises(SettingError, match="-1 thoughts"):
+        Report.of(TREE).renderable(thoughts=-1)
 
 
 def test_a_bar_begins_where_the_one_before_it_ends():
@@ -492,7 +557,7 @@ def test_very_long_texts_are_cut_and_say_so():
 
 
 def test_a_search_without_thoughts_has_a_page():
-    """A tree with nothing in it is no error."""
+    """A tree with nothing in it is not an error."""
     report = Report.of(run())
     assert "No thought was drawn." in report.html()
     assert "0 thoughts" in str(report)
@@ -520,19 +585,19 @@ def test_the_command_reads_files_and_pipes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "told"),
     [
-        (["two"], "Add --line, from 1 to 2"),
-        (["two", "--line", "3"], "beyond the last of 2"),
+        (["two"], "--line N`, from 1 to 2"),
+        (["two", "--line", "3"], "line 3 is beyond the last answer of two, which holds 2"),
         (["none"], "cannot read"),
         (["-"], "not JSON"),
         (["two", "--line", "1", "--html", "page.pdf"], "page.pdf"),
     ],
 )
-def test_the_command_says_what_is_wrong(arguments, words, tmp_path, monkeypatch):
+def test_the_command_says_what_is_wrong(arguments, told, tmp_path, monkeypatch):
     """With exit code 2."""
     monkeypatch.chdir(tmp_path)
     Path("two").write_text(f"{json.dumps(TREE)}\n{json.dumps(TREE)}\n")
     done = pareto(*arguments, given="")
     assert done.exit_code == 2
-    assert words in done.stderr
+    assert told in done.stderr

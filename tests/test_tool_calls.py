@@ -15,7 +15,7 @@ from langchain_pareto import ChatPareto, run_budget
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapabilityError, SettingError
-from langchain_pareto.schemas import breach
+from langchain_pareto.schemas import violation
 from langchain_pareto.tools import read_tools
 
 pytest.importorskip("llguidance")
@@ -70,7 +70,7 @@ def model(backend, **settings):
 
 
 def valid(call):
-    return breach(call["args"], read_tools(TOOLS).parameters(call["name"])) is None
+    return violation(call["args"], read_tools(TOOLS).parameters(call["name"])) is None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -108,6 +108,9 @@ def test_a_stream_sums_to_the_same_calls(backend, strategy):
     assert total.response_metadata["finish_reason"] == "tool_calls"
     named = [c["name"] for chunk in chunks for c in chunk.tool_call_chunks if c["name"]]
     assert named == [c["name"] for c in whole.tool_calls]
+    first = next(chunk.tool_call_chunks[0] for chunk in chunks if chunk.tool_call_chunks)
+    assert first["name"] == "weather"
+    assert strategy != "single" or first["args"] == ""  # a winner comes whole, after the decision
 
 
 def test_what_need_not_be_called_may_be_words(backend):
@@ -156,6 +159,42 @@ def test_votes_are_over_calls():
     assert message.response_metadata["pareto"]["share"] == pytest.approx(3 / 9)
 
 
+def test_words_outvote_a_call():
+    """Where no tool need be called, that none is called is a vote like any other, also without a final answer."""
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    llm = ChatPareto(
+        backend=ScriptedBackend([*["It is sunny."] * 3, call]),
+        strategy={"kind": "vote", "n": 4, "adaptive": False},
+    )
+    message = llm.bind_tools(TOOLS).invoke("hi")
+    assert message.content == "It is sunny."
+    assert message.response_metadata["pareto"]["share"] == 0.75
+
+
+@pytest.mark.parametrize("text", ["a </think> b", "a <think> b", "<think>", "</think>"])
+def test_think_tags_in_an_argument_are_text(text):
+    """Only a block at the beginning is one; invoke and stream agree."""
+    call = json.dumps({"name": "weather", "arguments": {"city": text}})
+    llm = ChatPareto(
+        backend=ScriptedBackend([f"<think>hm</think>\n<tool_call>\n{call}\n</tool_call>"]),
+        strategy="single",
+    ).bind_tools(TOOLS)
+    chunks = list(llm.stream("hi"))
+    for message in (llm.invoke("hi"), sum(chunks[1:], chunks[0])):
+        assert [c["args"] for c in message.tool_calls] == [{"city": text}]
+        assert message.additional_kwargs["reasoning_content"] == "hm"
+
+
+@pytest.mark.parametrize("strategy", ["beam", "dvts", "rebase", "mcts"])
+def test_searches_over_steps_end_their_calls(strategy):
+    """A text that is drawn step by step ends within `max_tokens` as well."""
+    with load("nano") as one:
+        llm = model(one, strategy=strategy).bind_tools(TOOLS, tool_choice="any")
+        message = llm.invoke("hi")
+    assert message.tool_calls
+    assert all(map(valid, message.tool_calls))
+
+
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 @pytest.mark.parametrize("schema", [Person, City, Person.model_json_schema()])
 def test_structured_output(backend, method, schema):
@@ -190,7 +229,7 @@ def test_a_text_that_is_cut_off_is_an_error_with_the_text():
 
 def test_an_object_that_breaks_its_schema_says_where():
     """The place and the reason are in the message."""
-    llm = ChatPareto(backend=ScriptedBackend(['{"name": 3, "people": 1}']), strategy="single")
+    llm = ChatPareto(backend=ScriptedBackend(['{"name": [], "people": 1}']), strategy="single")
     with pytest.raises(OutputParserException, match=r"\$\.name"):
         llm.with_structured_output(City).invoke("Where?")
 
@@ -222,13 +261,14 @@ def test_a_run_budget_holds_calls_with_tools(backend):
     assert account.spent.tokens <= 250
 
 
-def test_tools_are_in_the_prompt_and_counted(backend):
+def test_tools_are_in_the_prompt_and_counted():
     """Where the template has no words for tools, a system message describes them."""
-    plain = model(backend).get_num_tokens_from_messages([HumanMessage("hi")])
-    assert model(backend).get_num_tokens_from_messages([HumanMessage("hi")], TOOLS) >= plain
     asked = []
     script = ScriptedBackend(lambda text, _: asked.append(text) or "ok")
-    ChatPareto(backend=script, strategy="single").bind_tools(TOOLS).invoke("hi")
+    llm = ChatPareto(backend=script, strategy="single")
+    plain = llm.get_num_tokens_from_messages([HumanMessage("hi")])
+    assert llm.get_num_tokens_from_messages([HumanMessage("hi")], TOOLS) > plain
+    llm.bind_tools(TOOLS).invoke("hi")
     assert all(word in asked[0] for word in ("weather", "The sum.", "<tool_call>", "colour"))
 
 
@@ -272,7 +312,7 @@ def test_without_the_grammar_library(backend, monkeypatch):
     ("settings", "words"),
     [
         ({"tools": "weather"}, "list"),
-        ({"tools": [3]}, "no tool"),
+        ({"tools": [3]}, "not a tool"),
         ({"tools": [weather], "tool_choice": "fly"}, "tool_choice"),
         ({"tool_choice": "any"}, "no tools"),
         ({"response_format": 3}, "response_format"),
@@ -284,7 +324,7 @@ def test_without_the_grammar_library(backend, monkeypatch):
                     "json_schema": {"schema": {"type": "strnig"}},
                 }
             },
-            "no JSON schema",
+            "not a JSON schema",
         ),
     ],
 )
@@ -302,8 +342,8 @@ def test_bad_settings_say_what_to_do(settings, words):
     [
         (None, "json_schema", "needs a schema"),
         (Person, "yaml", "method"),
-        (3, "json_schema", "no schema"),
-        ({"title": "x", "type": "strnig"}, "json_schema", "no JSON schema"),
+        (3, "json_schema", "not a schema"),
+        ({"title": "x", "type": "strnig"}, "json_schema", "not a JSON schema"),
     ],
 )
 def test_bad_schemas_say_what_to_do(schema, method, words):

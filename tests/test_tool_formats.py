@@ -9,12 +9,19 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pydantic import BaseModel, Field
 
-from langchain_pareto import tool_grammar
 from langchain_pareto.backends.characters import CharacterTokenizer
 from langchain_pareto.backends.nano import tokenizer_path
-from langchain_pareto.schemas import breach
-from langchain_pareto.tool_formats import ToolFormat, format_of, shows_tools
-from langchain_pareto.tool_scan import CallScanner, Opened, Region
+from langchain_pareto.schemas import violation
+from langchain_pareto.tool_formats import (
+    Hermes,
+    Llama,
+    Mistral,
+    NamedMistral,
+    format_of,
+    shows_tools,
+)
+from langchain_pareto.tool_region import Region
+from langchain_pareto.tool_scan import CallScanner, Opened
 from langchain_pareto.tools import read_tools
 
 
@@ -30,9 +37,7 @@ def now() -> None:
     """Tells the time."""
 
 
-HERMES, LLAMA, MISTRAL = ToolFormat("hermes"), ToolFormat("llama"), ToolFormat("mistral")
-NAMED = ToolFormat("mistral", named=True)
-FORMATS = (HERMES, LLAMA, MISTRAL, NAMED)
+FORMATS = HERMES, LLAMA, MISTRAL, NAMED = Hermes(), Llama(), Mistral(), NamedMistral()
 TOOLS = read_tools([weather, add, now])
 ROME, FIVE = ("weather", {"city": "Rome"}), ("add", {"a": 2, "b": 3})
 
@@ -200,13 +205,13 @@ def test_what_is_written_can_be_read(written_as):
     [
         ('<tool_call>{"name": "rain", "arguments": {}}</tool_call>', "rain", "no tool 'rain'"),
         ('{"name": "rain", "arguments": {}}', "rain", "no tool 'rain'"),
-        ('<tool_call>{"name": "weather", "arguments": {"city": "R', "weather", "no JSON"),
+        ('<tool_call>{"name": "weather", "arguments": {"city": "R', "weather", "not JSON"),
         (
             '<tool_call>{"name": "weather", "arguments": {"city": "R"}</tool_call>',
             "weather",
             "JSON",
         ),
-        ('<tool_call>weather(city="Rome")</tool_call>', None, "no JSON"),
+        ('<tool_call>weather(city="Rome")</tool_call>', None, "not JSON"),
         ('<tool_call>{"name": "add", "arguments": [2, 3]}</tool_call>', "add", "object"),
         (
             '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>',
@@ -221,10 +226,10 @@ def test_what_is_written_can_be_read(written_as):
         ('<tool_call>{"name": "now", "arguments": {"a": NaN}}</tool_call>', "now", "NaN"),
         ('<tool_call>{"arguments": {}}</tool_call>', None, "no name"),
         ("<tool_call>[]</tool_call>", None, "no call"),
-        ("<tool_call></tool_call>", None, "no JSON"),
+        ("<tool_call></tool_call>", None, "not JSON"),
         ('<tool_call>{"name": ["weather"]}</tool_call>', None, "no name"),
         (f'<tool_call>{{"name": "now", "arguments": {"[" * 9999}', "now", "deep"),
-        (f'<tool_call>{{"name": "now", "arguments": {{"a": {"9" * 9999}}}}}', "now", "no JSON"),
+        (f'<tool_call>{{"name": "now", "arguments": {{"a": {"9" * 9999}}}}}', "now", "not JSON"),
     ],
 )
 def test_a_broken_call_is_kept_and_explained(text, name, words):
@@ -397,30 +402,36 @@ def test_nothing_is_lost(text, written_as, tools):
     else:
         assert parsed.content == text
     for call in parsed.calls:
-        assert breach(call["args"], tools.parameters(call["name"])) is None
+        assert violation(call["args"], tools.parameters(call["name"])) is None
 
 
 # --- templates
 
 
 @pytest.mark.parametrize(
-    ("template", "name", "named"),
+    ("template", "written_as"),
     [
-        (None, "hermes", False),
-        ("{{ messages }}", "hermes", False),
-        ("... <tool_call>\\n{{ tool_call | tojson }} ...", "hermes", False),
-        ("{{ '[TOOL_CALLS] [' }}", "mistral", False),
-        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' }}", "mistral", True),
-        ("{{ '<|python_tag|>' }}", "llama", False),
-        ("""{{ '"parameters": ' }}""", "llama", False),
-        ("{{ 'Environment: ipython' }}", "llama", False),
+        (None, HERMES),
+        ("{{ messages }}", HERMES),
+        ("... <tool_call>\\n{{ tool_call | tojson }} ...", HERMES),
+        ("{{ '[TOOL_CALLS] [' }}", MISTRAL),
+        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' }}", NAMED),
+        ("{{ '<|python_tag|>' }}", LLAMA),
+        ("""{{ '"parameters": ' }}""", LLAMA),
+        ("{{ 'Environment: ipython' }}", LLAMA),
     ],
 )
-def test_a_template_shows_its_format(template, name, named):
+def test_a_template_shows_its_format(template, written_as):
     """By the marks in it."""
-    found = format_of(template)
-    assert (found.name, found.named) == (name, named)
-    assert hash(found) == hash(format_of(template))
+    assert format_of(template) == written_as
+
+
+def test_formats_can_be_told_apart():
+    """Each equals itself only: a reader tries each format once."""
+    assert list(dict.fromkeys([*FORMATS, *SPECIAL, Hermes(), NamedMistral()])) == [
+        *FORMATS,
+        *SPECIAL,
+    ]
 
 
 def test_a_template_shows_tools_if_it_reads_them():
@@ -438,7 +449,7 @@ def test_a_description_names_what_may_be_called(written_as):
     told = written_as.describe(TOOLS)
     assert all(name in told for name in TOOLS.names)
     assert "天気" in told
-    assert written_as.marks.open in told or written_as.name == "llama"
+    assert written_as.marks.open in told or isinstance(written_as, Llama)
     one = written_as.describe(read_tools([weather, now], "now", parallel_tool_calls=False))
     assert "weather" not in one
     assert written_as.describe(read_tools([now], "none")) == ""
@@ -527,10 +538,10 @@ def random_text(nano, grammar, rng, *, start=(), most=400):
 
 
 SPECIAL = (
-    ToolFormat("hermes", (("<tool_call>", 4), ("</tool_call>", 5))),
-    ToolFormat("llama", (("<|python_tag|>", 4),)),
-    ToolFormat("mistral", (("[TOOL_CALLS]", 4),)),
-    ToolFormat("mistral", (("[TOOL_CALLS]", 4), ("[ARGS]", 5)), named=True),
+    Hermes((("<tool_call>", 4), ("</tool_call>", 5))),
+    Llama((("<|python_tag|>", 4),)),
+    Mistral((("[TOOL_CALLS]", 4),)),
+    NamedMistral((("[TOOL_CALLS]", 4), ("[ARGS]", 5))),
 )
 
 
@@ -549,7 +560,7 @@ def test_random_tokens_under_a_forced_grammar_are_valid_calls(nano, written_as):
         assert (parsed.content, parsed.invalid) == ("", ()), text
         assert len(parsed.calls) == 1 or (parallel and parsed.calls)
         for call in parsed.calls:
-            assert breach(call["args"], tools.parameters(call["name"])) is None
+            assert violation(call["args"], tools.parameters(call["name"])) is None
     assert finished > 10
 
 
@@ -561,7 +572,7 @@ def test_where_a_call_may_be_made_the_mark_begins_it(nano, written_as):
         tools = read_tools(specs, None, parallel_tool_calls=i % 2 == 0)
         name = tools.names[0]
         opening = written_as.write([(name, {})]).split(name)[0]
-        if written_as.name == "llama":
+        if isinstance(written_as, Llama):
             opening += f'{name}"'
         words = rng.choice(["", "Ok. ", "Zürich {[<tool\n"])
         start, marks = nano[0].tokenize_str(words), dict(written_as.special)
@@ -613,28 +624,6 @@ def test_a_grammar_takes_what_the_format_writes(nano, written_as):
     assert written_as.grammar(read_tools([weather], "none")) is None
 
 
-def test_a_schema_that_no_grammar_takes_is_loosened():
-    """With a warning, once; a looser grammar still knows the names of the parameters."""
-    llguidance = pytest.importorskip("llguidance")
-    odd = {"type": "object", "required": ["a", "pattern"]}
-    parts = {"a": {"type": "string", "pattern": "(?=x)y"}, "pattern": {"type": "integer"}}
-    for parameters, kept in (
-        ({**odd, "properties": parts}, ['"type": "integer"']),
-        (
-            {**odd, "properties": {**parts, "c": {"enum": []}, "a": {"enum": []}}},
-            ['"pattern": true'],
-        ),
-    ):
-        tool_grammar._checked.cache_clear()
-        tools = read_tools([{"name": "odd", "parameters": parameters}], "any")
-        with pytest.warns(UserWarning, match="odd"):
-            grammar = HERMES.grammar(tools)
-        assert HERMES.grammar(tools) == grammar
-        assert llguidance.LLMatcher.validate_grammar(grammar) == ""
-        assert "(?=x)" not in grammar
-        assert all(one in grammar for one in kept)
-
-
 class _OneToken(CharacterTokenizer):
     """Has [TOOL_CALLS] as one special token."""
 
@@ -647,7 +636,7 @@ class _OneToken(CharacterTokenizer):
 def test_a_format_learns_special_marks_from_the_tokenizer():
     """Its grammar names them by their ids, since as text they can be told from nothing."""
     found = format_of("{{ '[TOOL_CALLS] [' }}", _OneToken())
-    assert found == ToolFormat("mistral", (("[TOOL_CALLS]", 7),))
+    assert found == Mistral((("[TOOL_CALLS]", 7),))
     assert "<[7]>" in found.grammar(TOOLS)
     assert "[TOOL_CALLS]" not in found.grammar(TOOLS)
     assert format_of(None, CharacterTokenizer()).special == ()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from langchain_core.messages import AIMessageChunk
 
-from langchain_pareto.tool_formats import ToolFormat
+from langchain_pareto.tool_formats import Hermes, Llama, Mistral, NamedMistral
 from langchain_pareto.tool_stream import ToolSplitter
 from langchain_pareto.tools import read_tools
 
@@ -19,13 +19,8 @@ def now() -> None:
     """Tells the time."""
 
 
-HERMES = ToolFormat("hermes")
-FORMATS = (
-    HERMES,
-    ToolFormat("llama"),
-    ToolFormat("mistral"),
-    ToolFormat("mistral", named=True),
-)
+HERMES = Hermes()
+FORMATS = (HERMES, Llama(), Mistral(), NamedMistral())
 TOOLS = [
     read_tools([weather, now], choice, parallel_tool_calls=parallel)
     for choice, parallel in ((None, True), (None, False), ("none", True), ("now", True))

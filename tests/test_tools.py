@@ -118,8 +118,8 @@ def test_every_form_of_a_choice(asked, choice):
     """OpenAI's, Anthropic's and LangChain's."""
     tools = read_tools([weather, Weather], asked)
     assert tools.choice == choice
-    callable_ = {"none": (), "weather": ("weather",)}.get(choice, ("weather", "Weather"))
-    assert tools.callable == callable_
+    callables = {"none": (), "weather": ("weather",)}.get(choice, ("weather", "Weather"))
+    assert tools.callable_names == callables
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def test_no_tools_are_none(asked):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (3, "no tool"),
-        ("weather", "no tool"),
-        (None, "no tool"),
-        ({}, "no tool"),
-        ({"type": "object", "properties": {}}, "no tool"),
-        ({"type": "function", "function": None}, "no tool"),
+        (3, "not a tool"),
+        ("weather", "not a tool"),
+        (None, "not a tool"),
+        ({}, "not a tool"),
+        ({"type": "object", "properties": {}}, "not a tool"),
+        ({"type": "function", "function": None}, "not a tool"),
         ({"type": "web_search"}, "hosted"),
         ({"name": ""}, "called"),
         ({"name": 3}, "called"),
@@ -168,6 +168,8 @@ def test_no_tools_are_none(asked):
             {"name": "a", "parameters": {"properties": {"b": {"$ref": "http://x.org/y"}}}},
             "elsewhere",
         ),
+        ({"name": "a", "parameters": {"properties": {"b": {"$ref": "#/$defs/b"}}}}, "not hold"),
+        ({"name": "a", "parameters": {"properties": {"b": {"pattern": "(("}}}}, "regex"),
     ],
 )
 def test_what_is_no_tool_is_refused(given, words):

@@ -19,33 +19,37 @@ from nano.samples import ATTEMPTED, HARDER, Samples, read
 from nano.tasks import Split, Task, draw, judge
 from nano.tokenizer import BAD, END, GOOD, SPECIAL, prompt_of
 
-# For each sample of a model. Word problems of few facts are soon learned, so attempts are made at the others.
-PUZZLES, WORDS = 3, 2
+PUZZLES, WORDS = 3, 2  # attempts for each sample of a model
+LATER = 100_000  # samples that the first training, on puzzles, does not come to
 _TRIED: dict[Task, tuple[tuple[int, ...], Callable[[random.Random, Problem], list[str]]]] = {
     "countdown": (HARDER, puzzle_attempts.attempt),
+    # problems of few facts are soon learned
     "word_problem": ((3, 4, 5, 6, 7, 8), word_attempts.attempt),
 }
 
 
-def lessons(split: Split) -> Stream:
-    """What the PRM learns: attempts without end, and between them each of M's samples once an epoch."""
+def lessons(split: Split, *, words: bool) -> Stream:
+    """What the PRM learns: attempts without end, at puzzles or at both tasks, and between them each of M's samples once an epoch."""
     samples, tried = judgements(split), attempts(split)
-    each = PUZZLES + WORDS + 1
+    each = PUZZLES + (WORDS if words else 0)
+    first = LATER if words else 0
 
     def example(index: int) -> Example:
-        turn, k = divmod(index, each)
-        return samples(turn) if k == 0 else tried(index)
+        turn, k = divmod(index, each + 1)
+        turn += first
+        if k == each:
+            return samples(turn)
+        return tried("countdown" if k < PUZZLES else "word_problem", turn * each + k)
 
     return example
 
 
-def attempts(split: Split) -> Stream:
-    """Attempts at problems that nobody sampled, judged exactly: three at puzzles for two at word problems."""
+def attempts(split: Split) -> Callable[[Task, int], Example]:
+    """Attempts at problems that nobody sampled, by task and number, judged exactly."""
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
-    def example(index: int) -> Example:
+    def example(task: Task, index: int) -> Example:
         rng = random.Random(f"attempt/{split}/{index}")
-        task: Task = "countdown" if index % (PUZZLES + WORDS + 1) <= PUZZLES else "word_problem"
         levels, attempt = _TRIED[task]
         problem = draw(task, ATTEMPTED + index, split=split, difficulty=rng.choice(levels))
         lines = attempt(rng, problem)

@@ -145,3 +145,24 @@ def test_the_engine_ends_a_text_in_its_last_token(policy):
         assert json.loads(drawn.text).keys() == PERSON["properties"].keys()
     for branch in (*branches, root):
         branch.free()
+
+
+def test_words_are_not_ended_early(policy):
+    """Where any text may end, a text that is cut off at its limit is one that was cut off."""
+    start = compile_grammar(policy.tokenizer, "start: /(?s:.*)/")
+    closing = Closing(start(), policy.tokenizer, 8)
+    for token in policy.tokenizer.encode("some words")[:8]:
+        assert token in closing.allowed()
+        assert len(list(closing.allowed())) > 2
+        closing.advance(token)
+
+
+def test_a_second_value_begins_only_where_it_can_end(policy):
+    """Of values in a row, the last is whole as well."""
+    value = json.dumps({"enum": ["a" * 20], **STYLE})
+    grammar = f'start: one ("; " one)*\none: %json {value}'
+    start = compile_grammar(policy.tokenizer, grammar)
+    for most in (40, 50, 60, 70):
+        for seed in range(8):
+            tokens = walk(policy, Closing(start(), policy.tokenizer, most), seed, most)
+            assert tokens is not None

@@ -14,6 +14,7 @@ TOLD = {
     "budgets": ("run_budget", "in all", "on error: 20 of 20 tokens spent"),
     "langgraph_parallel": ("Use 3 4 5 to make 35. -> ", "of 600 tokens, 30 s"),
     "lcel": ("Answer: ", "3 4 5 to 35 -> ", "with 40 tokens: "),
+    "structured_vote": ("the winner, with ", "Cups(who=", "tokens of 600 tokens"),
     "search": ("weighted_vote: ", "rebase: ", "score "),
 }
 

@@ -14,11 +14,18 @@ from langchain_pareto.errors import SettingError
 from langchain_pareto.strategies import answers
 from langchain_pareto.strategies.answers import (
     AnswerFormat,
-    equivalent,
+    Exact,
     group,
     normalise,
+    shape_of,
     split_reasoning,
 )
+
+
+def equivalent(a: str, b: str) -> bool:
+    """Whether two answers are grouped together."""
+    return len(group([a, b])) == 1
+
 
 PIECES = [
     *(
@@ -309,3 +316,10 @@ def test_import_is_light() -> None:
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_exact_answers_are_the_same_letter_by_letter():
+    """Nothing is normalised, and their shape is looked at by a vote alone."""
+    exact = [Exact('["$5"]', "a"), Exact('["5"]', "a"), Exact('["$5"]', "a"), "5", "$5"]
+    assert group(exact) == [[0, 2], [3, 4], [1]]
+    assert [shape_of(answer) for answer in (exact[0], "5", None)] == ["a", "", ""]
