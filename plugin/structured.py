@@ -13,13 +13,9 @@ from typing import Any, Literal, get_args
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser
-from langchain_core.output_parsers.base import BaseLLMOutputParser
-from langchain_core.output_parsers.openai_tools import (
-    JsonOutputKeyToolsParser,
-    PydanticToolsParser,
-)
-from langchain_core.outputs import Generation
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -60,6 +56,7 @@ def structured(
     if schema is not None:
         _check(schema, method)
     told = {"kwargs": {"method": method}, "schema": schema}
+    made = schema if _is_class(schema) else None
     if method == "function_calling":
         name = convert_to_openai_tool(schema)["function"]["name"]
         llm = model.bind_tools(
@@ -70,21 +67,16 @@ def structured(
             ls_structured_output_format=told,
             **settings,
         )
-        parser: BaseLLMOutputParser[Any] = (
-            PydanticToolsParser(tools=[schema], first_tool_only=True)
-            if _is_class(schema)
-            else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-        )
+        parser: ObjectParser = CallParser(json_schema={}, pydantic_class=made)
     else:
         asked = ANY_OBJECT if method == "json_mode" else _json_schema(schema)
-        asked = asked if strict is False else closed(asked)
+        held = asked if strict is False else closed(asked)
         llm = model.bind(
-            response_format=_response_format(method, asked),
+            response_format=_response_format(method, held),
             ls_structured_output_format=told,
             **settings,
         )
-        pydantic_class = schema if _is_class(schema) else None
-        parser = ObjectParser(json_schema=dict(asked), pydantic_class=pydantic_class)
+        parser = ObjectParser(json_schema=dict(asked), pydantic_class=made)
     return _with_raw(llm, parser) if include_raw else llm | parser
 
 
@@ -118,6 +110,9 @@ class ObjectParser(JsonOutputParser):
             raise OutputParserException(
                 f"{msg}. Was it cut off? A larger budget or max_tokens may help.", llm_output=text
             ) from error
+        return self._made(value, text)
+
+    def _made(self, value: object, text: str) -> Any:
         value, wrong = coerced(value, self.json_schema)
         if wrong is not None:
             msg = f"the answer breaks its schema: {wrong}"
@@ -135,10 +130,36 @@ class ObjectParser(JsonOutputParser):
             raise OutputParserException(msg, llm_output=text) from error
 
 
+class CallParser(ObjectParser):
+    """Reads the arguments of the one call of a message, and makes an instance of a class of them; a message without a call is an error."""
+
+    @override
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """The arguments of the first call."""
+        generation = result[0]
+        message = generation.message if isinstance(generation, ChatGeneration) else None
+        calls = message.tool_calls if isinstance(message, AIMessage) else []
+        if calls:
+            try:
+                return self._made(calls[0]["args"], generation.text)
+            except OutputParserException:
+                if not partial:
+                    raise
+        if partial:
+            return None
+        broken = message.invalid_tool_calls if isinstance(message, AIMessage) else []
+        why = broken[0]["error"] if broken else "it calls nothing"
+        msg = f"the answer is not the call that was asked for: {why}. Was it cut off? A larger budget or max_tokens may help."
+        raise OutputParserException(msg, llm_output=generation.text)
+
+
 def _json_schema(schema: Any) -> dict[str, Any]:
-    """A JSON schema as it is; of a class or a tool, the one that LangChain makes."""
+    """A JSON schema as it is; of a class or a tool, the one that LangChain makes, unless a type might hold itself, for which it has no words."""
     if isinstance(schema, Mapping) and not schema.keys() & _OF_TOOLS:
         return dict(schema)
+    own = getattr(schema, "model_json_schema", None)
+    if own is not None and "$defs" in (found := own()):
+        return dict(found)
     return convert_to_json_schema(schema)
 
 
@@ -169,12 +190,13 @@ def _is_class(schema: Any) -> bool:
 
 
 def _with_raw(
-    llm: Runnable[LanguageModelInput, Any], parser: BaseLLMOutputParser[Any]
+    llm: Runnable[LanguageModelInput, Any], parser: ObjectParser
 ) -> Runnable[LanguageModelInput, Any]:
     """Gives the message, what was read in it, and why nothing was."""
     read = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser,  # type: ignore[operator]  # a parser is a Runnable
+        parsed=itemgetter("raw") | parser,
         parsing_error=lambda _: None,
     )
     unread = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=llm) | read.with_fallbacks([unread], exception_key="parsing_error")
+    told = RunnableMap(raw=RunnablePassthrough())  # a map in front would keep a call's settings
+    return llm | told | read.with_fallbacks([unread], exception_key="parsing_error")

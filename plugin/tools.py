@@ -20,6 +20,7 @@ from langchain_pareto.schemas import check_schema
 CHOICES = ("auto", "any", "none")  # what a choice is when it is no tool's name
 _ANY = ("any", "required")
 _LONGEST_NAME = 128
+_NAMING = ("title", "description")  # of a class: in a tool they are beside its parameters
 # words of a schema that say what an object holds; with none of them, a tool takes nothing
 _SAYING = {
     *("properties", "additionalProperties", "patternProperties", "propertyNames"),
@@ -148,7 +149,12 @@ def _spec(tool: Any, *, strict: bool | None) -> dict[str, object]:
         msg = f"a tool of type {made.get('type')!r:.80} runs at a hosted model's own service"
         raise SettingError(msg, hint=f"Give {_FORMS}.")
     name = _checked_name(function.get("name"), tool)
-    parameters = _parameters(function.get("parameters"), name)
+    own = getattr(tool, "model_json_schema", None) if isinstance(tool, type) else None
+    if own is not None and "$defs" in (schema := own()):
+        # LangChain's form has no words for a type that holds itself
+        parameters = _parameters({k: v for k, v in schema.items() if k not in _NAMING}, name)
+    else:
+        parameters = _parameters(function.get("parameters"), name)
     description = function.get("description") or ""
     return {
         "type": "function",

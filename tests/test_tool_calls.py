@@ -350,3 +350,33 @@ def test_bad_schemas_say_what_to_do(schema, method, words):
     """When the chain is made, not when it runs."""
     with pytest.raises(SettingError, match=words):
         ChatPareto().with_structured_output(schema, method=method)
+
+
+class Tree(BaseModel):
+    """A tree."""
+
+    value: int
+    below: list["Tree"] = []
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_a_class_that_holds_itself(backend, method):
+    """Its grammar holds all depths to the class."""
+    found = model(backend, max_tokens=200).with_structured_output(Tree, method=method).invoke("?")
+    assert isinstance(found, Tree)
+
+
+def test_a_call_that_does_not_come_is_an_error():
+    """As with a schema: nothing is given back in silence, and `include_raw` says why."""
+    llm = ChatPareto(backend=ScriptedBackend(["I will not."]), strategy="single")
+    with pytest.raises(OutputParserException, match="calls nothing"):
+        llm.with_structured_output(Person, method="function_calling").invoke("Who?")
+    shown = llm.with_structured_output(Person, method="function_calling", include_raw=True)
+    assert isinstance(shown.invoke("Who?")["parsing_error"], OutputParserException)
+
+
+def test_a_budget_of_the_call_reaches_a_chain_that_shows_the_raw_message(backend):
+    """`include_raw` changes nothing of how the call is made."""
+    chain = model(backend).with_structured_output(Person, include_raw=True)
+    raw = chain.invoke("Who?", budget="70 tokens")["raw"]
+    assert raw.response_metadata["pareto"]["budget"] == "70 tokens"

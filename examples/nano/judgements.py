@@ -6,52 +6,41 @@ the finished samples are shown without their end token, as those are that were c
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 from tokenizers import Tokenizer
 
-from nano import puzzle_attempts, word_attempts
+from nano.attempts import attempt
 from nano.data import IGNORED, Example, Stream
 from nano.paths import SAMPLES, TOKENIZER
-from nano.problem import Problem, written_lines
+from nano.problem import written_lines
 from nano.samples import ATTEMPTED, HARDER, Samples, read
-from nano.tasks import Split, Task, draw, judge
+from nano.tasks import Split, draw, judge
 from nano.tokenizer import BAD, END, GOOD, SPECIAL, prompt_of
 
-PUZZLES, WORDS = 3, 2  # attempts for each sample of a model
-LATER = 100_000  # samples that the first training, on puzzles, does not come to
-_TRIED: dict[Task, tuple[tuple[int, ...], Callable[[random.Random, Problem], list[str]]]] = {
-    "countdown": (HARDER, puzzle_attempts.attempt),
-    # problems of few facts are soon learned
-    "word_problem": ((3, 4, 5, 6, 7, 8), word_attempts.attempt),
-}
+ATTEMPTS = 3  # for each sample of a model
 
 
-def lessons(split: Split, *, words: bool) -> Stream:
-    """What the PRM learns: attempts without end, at puzzles or at both tasks, and between them each of M's samples once an epoch."""
+def lessons(split: Split) -> Stream:
+    """What the PRM learns: attempts at puzzles without end, and between them each of M's samples once an epoch."""
     samples, tried = judgements(split), attempts(split)
-    each = PUZZLES + (WORDS if words else 0)
-    first = LATER if words else 0
+    each = ATTEMPTS + 1
 
     def example(index: int) -> Example:
-        turn, k = divmod(index, each + 1)
-        turn += first
-        if k == each:
-            return samples(turn)
-        return tried("countdown" if k < PUZZLES else "word_problem", turn * each + k)
+        turn, k = divmod(index, each)
+        return tried(turn * ATTEMPTS + k) if k < ATTEMPTS else samples(turn)
 
     return example
 
 
-def attempts(split: Split) -> Callable[[Task, int], Example]:
-    """Attempts at problems that nobody sampled, by task and number, judged exactly."""
+def attempts(split: Split) -> Stream:
+    """Attempts at puzzles that nobody sampled, judged exactly."""
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
-    def example(task: Task, index: int) -> Example:
+    def example(index: int) -> Example:
         rng = random.Random(f"attempt/{split}/{index}")
-        levels, attempt = _TRIED[task]
-        problem = draw(task, ATTEMPTED + index, split=split, difficulty=rng.choice(levels))
+        problem = draw("countdown", ATTEMPTED + index, split=split, difficulty=rng.choice(HARDER))
         lines = attempt(rng, problem)
         good = judge(problem, "\n".join(lines)).steps
         return of_lines(tokenizer, problem.question, lines, good, ended=rng.random() < 0.5)

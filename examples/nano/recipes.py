@@ -34,7 +34,5 @@ RECIPES = {
     "L": Recipe(
         Size(width=192, layers=18, heads=6, feed_forward=512), 16_000_000, start="M", rate=0.3
     ),
-    # puzzles first: with half of the tokens on word problems, they were hardly learned
-    "PRM0": Recipe(_MEDIUM, 42_000_000, start="M", rate=0.5),
-    "PRM": Recipe(_MEDIUM, 22_000_000, start="PRM0", rate=0.3),
+    "PRM": Recipe(_MEDIUM, 42_000_000, start="M", rate=0.5),
 }

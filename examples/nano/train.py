@@ -178,8 +178,8 @@ def begun(recipe: Recipe) -> LlamaForCausalLM:
 
 def streams(name: str, recipe: Recipe) -> tuple[Stream, Stream]:
     """What a model learns, and what it is held against."""
-    if name in ("PRM0", "PRM"):
-        return lessons("train", words=name == "PRM"), judgements("validation")
+    if name == "PRM":
+        return lessons("train"), judgements("validation")
     learned = solutions() if recipe.start is None else solutions(curriculum=0)
     return learned, solutions("validation", curriculum=0)
 
