@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from langchain_pareto.agents.middleware import BudgetMiddleware
     from langchain_pareto.backends.decoders import BigLittle, Lookup, Plain, Rounds, Speculative
     from langchain_pareto.budget import Budget, Cost
     from langchain_pareto.chat_model import ChatPareto
     from langchain_pareto.errors import BudgetError, BudgetExceeded, ParetoError
     from langchain_pareto.ledger import Account, current_account, run_budget
-    from langchain_pareto.middleware import BudgetMiddleware
     from langchain_pareto.report import Report
     from langchain_pareto.runnable import StrategyRunnable
     from langchain_pareto.strategies import (
@@ -97,7 +97,7 @@ _homes = {
     "chat_model": ("ChatPareto",),
     "errors": ("BudgetError", "BudgetExceeded", "ParetoError"),
     "ledger": ("Account", "current_account", "run_budget"),
-    "middleware": ("BudgetMiddleware",),
+    "agents.middleware": ("BudgetMiddleware",),
     "report": ("Report",),
     "runnable": ("StrategyRunnable",),
     "strategies": (

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableBinding
 from typing_extensions import override
 
-from langchain_pareto.structured import structured
+from langchain_pareto.forms.structured import structured
 
 
 class Bound(RunnableBinding[LanguageModelInput, AIMessage]):

@@ -22,7 +22,8 @@ from langchain_pareto.backends.grammar import compile_grammar, has_grammars
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import BudgetExceeded, SettingError
 from langchain_pareto.events import describe
-from langchain_pareto.forms import Form, Reader, Thinking
+from langchain_pareto.forms.form import Form, Reader, Thinking
+from langchain_pareto.forms.tool_formats import format_of
 from langchain_pareto.ledger import Account, current_account
 from langchain_pareto.models import model_name, warn_unused
 from langchain_pareto.planning.plan import Plan
@@ -35,7 +36,6 @@ from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
 from langchain_pareto.strategies.settings import Role, Settings
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import POLICY, Thought
-from langchain_pareto.tool_formats import format_of
 
 WARM = 0.8  # temperature of a strategy that needs different samples, when the call has none
 

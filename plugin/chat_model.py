@@ -45,7 +45,11 @@ from langchain_pareto.doors import TRAVEL, Doors
 from langchain_pareto.errors import ParetoError, SettingError
 from langchain_pareto.events import SILENT, Events, aprogress, progress
 from langchain_pareto.footprint import Footprint
-from langchain_pareto.forms import Form, read_response_format
+from langchain_pareto.forms.form import Form, read_response_format
+from langchain_pareto.forms.structured import Method, structured
+from langchain_pareto.forms.tool_formats import format_of
+from langchain_pareto.forms.tool_stream import ToolSplitter
+from langchain_pareto.forms.tools import read_tools
 from langchain_pareto.ledger import current_account
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import opens_thinking, prompt_text, prompt_tokens
@@ -74,10 +78,6 @@ from langchain_pareto.strategies.scoring import parse_scorer
 from langchain_pareto.strategies.steps import Steps
 from langchain_pareto.strategies.thoughts import POLICY
 from langchain_pareto.streaming import chunks
-from langchain_pareto.structured import Method, structured
-from langchain_pareto.tool_formats import format_of
-from langchain_pareto.tool_stream import ToolSplitter
-from langchain_pareto.tools import read_tools
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool

@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import SettingError
-from langchain_pareto.forms import Form
-from langchain_pareto.tool_formats import ToolFormat, format_of, shows_tools
-from langchain_pareto.tool_shapes import overlap
+from langchain_pareto.forms.form import Form
+from langchain_pareto.forms.tool_formats import ToolFormat, format_of, shows_tools
+from langchain_pareto.forms.tool_shapes import overlap
 
 _ROLES = {
     "human": "user",

@@ -106,7 +106,7 @@ class _Page:
         facts = [words.strategy(run)]
         if run.samples is not None:
             facts.append(words.counted(run.samples, "sample"))
-        if (decoder := words.kind(run.decoder)) is not None:
+        if (decoder := words.kind(run.decoder)) not in (None, "plain"):
             facts.append(f"decoder {decoder}")
         if run.speculation is not None:
             facts.append(words.speculation(run.speculation))

@@ -31,6 +31,10 @@ WALLS = {
         (*GROUND, "langchain_pareto.backends"),
         (*DEVICES, *LANGCHAIN),
     ),
+    "langchain_pareto.forms": (
+        (*GROUND, "langchain_pareto.backends", "langchain_pareto.strategies"),
+        DEVICES,
+    ),
     "langchain_pareto.planning": (
         (
             *GROUND,

@@ -26,10 +26,10 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from langchain_pareto import Budget, BudgetExceeded, BudgetMiddleware, ChatPareto, run_budget
+from langchain_pareto.agents.run_record import add_up
 from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import BudgetError, SettingError
-from langchain_pareto.run_record import add_up
 
 CALL = "CALL"  # a line of one of ours that begins so is a tool call
 LAST = "no longer available"  # said to the model when its last answer is due

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from langchain_pareto import ChatPareto, schema_grammar
 from langchain_pareto.backends.loading import load
 from langchain_pareto.errors import SettingError
-from langchain_pareto.schema_grammar import json_rule
-from langchain_pareto.schemas import check_schema, closed, violation
+from langchain_pareto.forms.schema_grammar import json_rule
+from langchain_pareto.forms.schemas import check_schema, closed, violation
 
 llguidance = pytest.importorskip("llguidance")
 

@@ -15,8 +15,8 @@ from langchain_pareto import ChatPareto, run_budget
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapabilityError, SettingError
-from langchain_pareto.schemas import violation
-from langchain_pareto.tools import read_tools
+from langchain_pareto.forms.schemas import violation
+from langchain_pareto.forms.tools import read_tools
 
 pytest.importorskip("llguidance")
 STRATEGIES = ["single", "vote", "best_of_n", "auto"]

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 
 from langchain_pareto.backends.characters import CharacterTokenizer
 from langchain_pareto.backends.nano import tokenizer_path
-from langchain_pareto.schemas import violation
-from langchain_pareto.tool_formats import (
+from langchain_pareto.forms.schemas import violation
+from langchain_pareto.forms.tool_formats import (
     Hermes,
     Llama,
     Mistral,
@@ -20,9 +20,9 @@ from langchain_pareto.tool_formats import (
     format_of,
     shows_tools,
 )
-from langchain_pareto.tool_region import Region
-from langchain_pareto.tool_scan import CallScanner, Opened
-from langchain_pareto.tools import read_tools
+from langchain_pareto.forms.tool_region import Region
+from langchain_pareto.forms.tool_scan import CallScanner, Opened
+from langchain_pareto.forms.tools import read_tools
 
 
 def weather(city: str, days: int = 1) -> None:

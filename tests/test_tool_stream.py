@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from langchain_core.messages import AIMessageChunk
 
-from langchain_pareto.tool_formats import Hermes, Llama, Mistral, NamedMistral
-from langchain_pareto.tool_stream import ToolSplitter
-from langchain_pareto.tools import read_tools
+from langchain_pareto.forms.tool_formats import Hermes, Llama, Mistral, NamedMistral
+from langchain_pareto.forms.tool_stream import ToolSplitter
+from langchain_pareto.forms.tools import read_tools
 
 
 def weather(city: str, days: int = 1) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic.v1 import BaseModel as OldModel
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.tools import Tools, read_tools
+from langchain_pareto.forms.tools import Tools, read_tools
 
 
 def weather(city: str, unit: Literal["c", "f"] = "c") -> str:

@@ -18,8 +18,8 @@ from langchain_core.messages import AIMessage
 
 from langchain_pareto import BudgetMiddleware, ChatPareto
 from langchain_pareto.backends.loading import load
-from langchain_pareto.schemas import violation
-from langchain_pareto.tools import read_tools
+from langchain_pareto.forms.schemas import violation
+from langchain_pareto.forms.tools import read_tools
 
 TOKENS, CALLS, EACH, AT_ONCE = 600, 5, 140, 16
 BUDGET = f"{TOKENS} tokens, {CALLS} calls"

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from langchain_pareto.schemas import violation
+from langchain_pareto.forms.schemas import violation
 
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
 _KINDS: Mapping[str, tuple[type, ...]] = {

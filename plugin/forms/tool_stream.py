@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from langchain_core.messages import ToolCallChunk
 from langchain_core.messages.tool import tool_call_chunk
 
-from langchain_pareto.tool_formats import ToolFormat
-from langchain_pareto.tool_reader import Begun, CallReader, Ended
-from langchain_pareto.tools import Tools
+from langchain_pareto.forms.tool_formats import ToolFormat
+from langchain_pareto.forms.tool_reader import Begun, CallReader, Ended
+from langchain_pareto.forms.tools import Tools
 
 
 class ToolSplitter:

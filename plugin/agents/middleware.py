@@ -17,11 +17,11 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage, ToolMessage
 from typing_extensions import override
 
+from langchain_pareto.agents.paid_call import PaidCall
+from langchain_pareto.agents.run_purse import SHARED, Purse, lacking
+from langchain_pareto.agents.run_record import Record, Update, add_up
 from langchain_pareto.budget import Budget, BudgetLike
 from langchain_pareto.errors import BudgetExceeded, CapabilityError, SettingError
-from langchain_pareto.paid_call import PaidCall
-from langchain_pareto.run_purse import SHARED, Purse, lacking
-from langchain_pareto.run_record import Record, Update, add_up
 
 try:
     from langchain.agents.middleware import (

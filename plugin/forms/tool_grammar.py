@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from langchain_pareto.schema_grammar import json_rule
-from langchain_pareto.schemas import closed
-from langchain_pareto.tools import Tools
+from langchain_pareto.forms.schema_grammar import json_rule
+from langchain_pareto.forms.schemas import closed
+from langchain_pareto.forms.tools import Tools
 
 TEXT = "TEXT: /(?s:.*)/"
 

@@ -15,7 +15,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.schemas import check_schema
+from langchain_pareto.forms.schemas import check_schema
 
 CHOICES = ("auto", "any", "none")  # what a choice is when it is no tool's name
 _ANY = ("any", "required")

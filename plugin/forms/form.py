@@ -14,12 +14,12 @@ from typing import Literal
 from langchain_core.messages import AIMessage
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.schema_grammar import json_rule
-from langchain_pareto.schemas import canonical, canonical_json, check_schema, closed
+from langchain_pareto.forms.schema_grammar import json_rule
+from langchain_pareto.forms.schemas import canonical, canonical_json, check_schema, closed
+from langchain_pareto.forms.tool_arguments import coerced
+from langchain_pareto.forms.tool_formats import Parsed, ToolFormat, format_of, shows_tools
+from langchain_pareto.forms.tools import Tools
 from langchain_pareto.strategies.answers import Exact, Reads, split_thinking
-from langchain_pareto.tool_arguments import coerced
-from langchain_pareto.tool_formats import Parsed, ToolFormat, format_of, shows_tools
-from langchain_pareto.tools import Tools
 
 Thinking = Literal["never", "may", "open"]
 """Whether a text begins with a think block: it cannot, it can, or the prompt has opened one."""

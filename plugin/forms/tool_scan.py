@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from langchain_pareto.tool_region import OpenRegion, Region
-from langchain_pareto.tool_shapes import (
+from langchain_pareto.forms.tool_region import OpenRegion, Region
+from langchain_pareto.forms.tool_shapes import (
     FULL_HEADS,
     HEADS,
     VALUE,

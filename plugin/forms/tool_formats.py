@@ -22,10 +22,10 @@ from langchain_core.messages import InvalidToolCall, ToolCall
 from typing_extensions import override
 
 from langchain_pareto.backends.tokens import Tokenizer
-from langchain_pareto.tool_grammar import TEXT, CallLark, quoted
-from langchain_pareto.tool_reader import CallReader, Ended
-from langchain_pareto.tool_shapes import ARGS, Marks
-from langchain_pareto.tools import Tools
+from langchain_pareto.forms.tool_grammar import TEXT, CallLark, quoted
+from langchain_pareto.forms.tool_reader import CallReader, Ended
+from langchain_pareto.forms.tool_shapes import ARGS, Marks
+from langchain_pareto.forms.tools import Tools
 
 _TOOLS_VARIABLE = re.compile(r"\{[%{](?:(?![%}]\}).)*\btools\b", re.DOTALL)
 

@@ -14,10 +14,19 @@ from dataclasses import astuple, dataclass, replace
 from threading import Lock
 
 from langchain_pareto import ledger
+from langchain_pareto.agents.run_record import (
+    SUMMED,
+    Record,
+    Sums,
+    Update,
+    minus,
+    plus,
+    sums_of,
+    used,
+)
 from langchain_pareto.budget import Budget, Cost, Limits
 from langchain_pareto.errors import BudgetExceeded
 from langchain_pareto.ledger import Account, Lease, Room, current_account
-from langchain_pareto.run_record import SUMMED, Record, Sums, Update, minus, plus, sums_of, used
 
 SHARED = ("tokens", "seconds", "flops", "joules", "usd", "calls")  # what a reserve may be of
 _NOTHING = Cost()

@@ -14,10 +14,10 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolM
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableBinding, RunnableWithFallbacks, ensure_config
 
+from langchain_pareto.agents.run_purse import Bill, Purse, lacking
 from langchain_pareto.budget import Budget
 from langchain_pareto.chat_model import ChatPareto
 from langchain_pareto.errors import BudgetError, BudgetExceeded
-from langchain_pareto.run_purse import Bill, Purse, lacking
 
 if TYPE_CHECKING:
     from langchain.agents.middleware import ModelRequest, ModelResponse

@@ -15,11 +15,11 @@ from uuid import uuid4
 from langchain_core.messages import InvalidToolCall, ToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from langchain_pareto.tool_arguments import coerced, read_json
-from langchain_pareto.tool_region import Region
-from langchain_pareto.tool_scan import CallScanner, Opened
-from langchain_pareto.tool_shapes import ARGUMENT_KEYS, Marks
-from langchain_pareto.tools import Tools
+from langchain_pareto.forms.tool_arguments import coerced, read_json
+from langchain_pareto.forms.tool_region import Region
+from langchain_pareto.forms.tool_scan import CallScanner, Opened
+from langchain_pareto.forms.tool_shapes import ARGUMENT_KEYS, Marks
+from langchain_pareto.forms.tools import Tools
 
 _TOLD = 300  # characters of an error
 

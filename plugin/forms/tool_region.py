@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from langchain_pareto.tool_shapes import HEADS, WAIT, first, overlap
+from langchain_pareto.forms.tool_shapes import HEADS, WAIT, first, overlap
 
 _BLANK = re.compile(r"\s*")
 _QUOTE = re.compile(r'["\\]')

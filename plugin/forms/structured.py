@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.schemas import check_schema, closed
-from langchain_pareto.tool_arguments import coerced
+from langchain_pareto.forms.schemas import check_schema, closed
+from langchain_pareto.forms.tool_arguments import coerced
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 ANY_OBJECT: Mapping[str, object] = {"type": "object"}

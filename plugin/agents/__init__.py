@@ -1,0 +1,1 @@
+"""Budgets for whole runs of LangChain agents; needs the extra `agents`."""
