@@ -24,6 +24,7 @@ from langchain_pareto.report_table import cut, panel, thoughts
 from langchain_pareto.report_tree import Forest
 
 _ANSWERS = 8  # different ones that are listed
+_TITLE = "Report of a search"
 
 
 def page(run: Run, forest: Forest | None) -> str:
@@ -31,7 +32,7 @@ def page(run: Run, forest: Forest | None) -> str:
     style, script = _asset("report.css"), _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    title = "Search report" if run.question is None else words.one_line(run.question, 70)
+    title = _TITLE if run.question is None else words.one_line(run.question, 70)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -83,8 +84,8 @@ def _sections(run: Run, forest: Forest | None, prefix: str) -> Iterator[Markup]:
 
 def _header(run: Run) -> Markup:
     asked = run.question
-    title = "Report of a search" if asked is None else words.one_line(asked, 200)
-    parts = [tag("p", "Report of a search", class_="kicker")] if asked is not None else []
+    title = _TITLE if asked is None else words.one_line(asked, 200)
+    parts = [tag("p", _TITLE, class_="kicker")] if asked is not None else []
     parts.append(tag("h1", title, dir="auto"))
     if asked is not None and title != asked.strip():
         text = tag("pre", cut(asked), dir="auto", tabindex=0)

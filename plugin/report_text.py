@@ -54,7 +54,9 @@ class _Page:
 
     def _say(self, text: str, style: str = "") -> Text:
         """A text of ours, in signs that the console has."""
-        return Text(text.translate(_ASCII) if self.ascii_only else text, style)
+        if self.ascii_only:
+            text = text.replace(" · ", ", ").translate(_ASCII)
+        return Text(text, style)
 
     def _line(self, text: str, most: int, style: str = "", *, newline: str = " ") -> Text:
         """One line of a text that is not ours."""

@@ -509,6 +509,7 @@ def test_our_own_signs_are_ascii_where_they_must_be():
     Console(file=file, width=80, color_system=None).print(Report.of(TREE))
     file.flush()
     assert b"* 4  7" in raw.getvalue()
+    assert b"prompt, 7 thoughts" in raw.getvalue()
 
 
 def big(shape: str) -> dict:

@@ -7,9 +7,10 @@ import pytest
 from langchain_core.exceptions import OutputParserException
 from pydantic import BaseModel
 
-from langchain_pareto import ChatPareto, schema_grammar
+from langchain_pareto import ChatPareto
 from langchain_pareto.backends.loading import load
 from langchain_pareto.errors import SettingError
+from langchain_pareto.forms import schema_grammar
 from langchain_pareto.forms.schema_grammar import json_rule
 from langchain_pareto.forms.schemas import check_schema, closed, violation
 

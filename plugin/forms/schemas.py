@@ -35,7 +35,7 @@ _NOWHERE: Registry[Any] = Registry()  # nothing is fetched
 def canonical(value: object, schema: Mapping[str, object] = NO_SCHEMA) -> object:
     """`value` so that equal meaning is equal JSON.
 
-    Keys are sorted, whole floats are integers, text is NFC without idle spaces, and what `schema` gives as a default, or lets be null,
+    Keys are sorted, whole floats are integers, text is NFC without idle spaces (lines stay as they are), and what `schema` gives as a default, or lets be null,
     is as good as left out. The items of an array keep their order, unless they must be unique.
     """
     if isinstance(value, Mapping):
@@ -55,7 +55,8 @@ def canonical(value: object, schema: Mapping[str, object] = NO_SCHEMA) -> object
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         return int(value)
     if isinstance(value, str):
-        return " ".join(unicodedata.normalize("NFC", value).split())
+        text = unicodedata.normalize("NFC", value).strip()
+        return text if "\n" in text else " ".join(text.split())  # lines may be code
     return value
 
 

@@ -245,4 +245,4 @@ def _special(tokenizer: Tokenizer) -> tuple[tuple[str, int], ...]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
