@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from langchain_pareto.chat_model import ChatPareto
     from langchain_pareto.errors import BudgetError, BudgetExceeded, ParetoError
     from langchain_pareto.ledger import Account, current_account, run_budget
-    from langchain_pareto.report import Report
+    from langchain_pareto.reports.report import Report
     from langchain_pareto.runnable import StrategyRunnable
     from langchain_pareto.strategies import (
         DVTS,
@@ -98,7 +98,7 @@ _homes = {
     "errors": ("BudgetError", "BudgetExceeded", "ParetoError"),
     "ledger": ("Account", "current_account", "run_budget"),
     "agents.middleware": ("BudgetMiddleware",),
-    "report": ("Report",),
+    "reports.report": ("Report",),
     "runnable": ("StrategyRunnable",),
     "strategies": (
         "Auto",

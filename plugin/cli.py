@@ -355,7 +355,7 @@ def _error_row(question: Question, error: Exception) -> dict[str, object]:
 def _show(question: Question, result: AIMessage | Exception) -> None:
     """A question asked alone; its error is left to the caller."""
     if not isinstance(result, Exception):
-        from langchain_pareto.report import Report
+        from langchain_pareto.reports.report import Report
 
         report = Report.of(result, question=question.text)
         console.stdout().print(report.renderable(thoughts=_THOUGHTS))
@@ -364,7 +364,7 @@ def _show(question: Question, result: AIMessage | Exception) -> None:
 def _show_each(question: Question, result: AIMessage | Exception) -> None:
     """One of several questions."""
     if isinstance(result, Exception):
-        from langchain_pareto.report_words import one_line
+        from langchain_pareto.reports.words import one_line
 
         console.show_failure(result, one_line(question.text, 60))
     else:

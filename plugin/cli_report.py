@@ -51,7 +51,7 @@ def report(
 ) -> None:
     """Shows one search: its answer, what it spent of what, why it ended, and its tree of thoughts."""
     with told():
-        from langchain_pareto.report import Report
+        from langchain_pareto.reports.report import Report
 
         found = Report.of(_answer(file, line), question=question)
         if html is not None:
@@ -68,7 +68,7 @@ def report(
 
 def _answer(file: Path | None, line: int | None) -> Mapping[str, object]:
     """The JSON object that was asked for; raises SettingError."""
-    from langchain_pareto.report_source import one_of, read_rows, text_of
+    from langchain_pareto.reports.source import one_of, read_rows, text_of
 
     if file is None or str(file) == "-":
         name, text = "stdin", _piped(asked_for=file is not None)

@@ -19,13 +19,14 @@ from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
 from rich.console import Console
 from typer.testing import CliRunner
 
-from langchain_pareto import ChatPareto, Report, StrategyRunnable, Vote, report_words as words
+from langchain_pareto import ChatPareto, Report, StrategyRunnable, Vote
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.call import Call, respond
 from langchain_pareto.cli import app
 from langchain_pareto.errors import SettingError
 from langchain_pareto.events import describe
-from langchain_pareto.report_answers import Ballot
+from langchain_pareto.reports import words
+from langchain_pareto.reports.answers import Ballot
 from langchain_pareto.strategies.answers import Exact
 from langchain_pareto.strategies.thoughts import Thought
 
@@ -388,10 +389,10 @@ def test_a_notebook_gets_no_script():
 def test_style_and_script_ship():
     """They are among the package's data, and hold nothing that would end them early."""
     table = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    shipped = table["tool"]["setuptools"]["package-data"]["langchain_pareto"]
+    shipped = table["tool"]["setuptools"]["package-data"]["langchain_pareto.reports"]
     for name in ("report.css", "report.js"):
         assert name in shipped
-        assert "</" not in files("langchain_pareto").joinpath(name).read_text(encoding="utf-8")
+        assert "</" not in files("langchain_pareto.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["r.html", "r.HTM", "r.mmd", "r.md", "r.txt", "r.json"])
@@ -458,7 +459,7 @@ def test_no_text_breaks_a_page(texts):
     report = Report.of(hostile(texts))
     page = Page(report.html())
     assert page.data["script"] == [
-        files("langchain_pareto").joinpath("report.js").read_text("utf-8")
+        files("langchain_pareto.reports").joinpath("report.js").read_text("utf-8")
     ]
     assert len(page.all("tr", id="thought-5")) == 1
     Page(report._repr_html_())

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import ParetoError
-from langchain_pareto.report_run import Node, Planned, Run
+from langchain_pareto.reports.run import Node, Planned, Run
 
 NO_ANSWER = "No answer was found in the text."
 NO_TREE = "This answer does not hold its tree of thoughts."

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from langchain_pareto import report_words as words
-from langchain_pareto.report_markup import Markup, pairs, tag
-from langchain_pareto.report_run import Planned, Run
+from langchain_pareto.reports import words
+from langchain_pareto.reports.markup import Markup, pairs, tag
+from langchain_pareto.reports.run import Planned, Run
 
 _SHOWN = 200  # rejected plans
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from langchain_pareto import report_words as words
-from langchain_pareto.report_run import Node, Run
-from langchain_pareto.report_tree import PROMPT, Forest
+from langchain_pareto.reports import words
+from langchain_pareto.reports.run import Node, Run
+from langchain_pareto.reports.tree import PROMPT, Forest
 
 _NODES = 150  # Mermaid refuses charts of 500 edges or 50,000 signs, and larger ones cannot be read
 _TEXT = 40  # characters of a thought

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from langchain_pareto import report_words as words
-from langchain_pareto.report_markup import Markup, pairs, tag
-from langchain_pareto.report_run import Node
-from langchain_pareto.report_tree import Forest
+from langchain_pareto.reports import words
+from langchain_pareto.reports.markup import Markup, pairs, tag
+from langchain_pareto.reports.run import Node
+from langchain_pareto.reports.tree import Forest
 
 _ROWS = 500  # of one table
 _OPEN = 40  # thoughts: a longer list is folded up

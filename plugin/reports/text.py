@@ -1,7 +1,7 @@
 """
 One search in a terminal: the answer, what it took, why it ended, and its tree.
 
-Knows rich; what it says is `report_words`' and what hangs on what is `report_tree`'s.
+Knows rich; what it says is `words`', and what hangs on what is `tree`'s.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from langchain_pareto import report_words as words
 from langchain_pareto.console import clean
-from langchain_pareto.report_run import Node, Run
-from langchain_pareto.report_tree import Forest
+from langchain_pareto.reports import words
+from langchain_pareto.reports.run import Node, Run
+from langchain_pareto.reports.tree import Forest
 
 _DEEPEST = 12  # levels of indentation: what is deeper stands side by side
 _ASCII = str.maketrans({"·": ",", "–": "-", "−": "-", "✓": "*", "…": "~", "⏎": "/"})

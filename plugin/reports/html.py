@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
-from langchain_pareto import report_words as words
-from langchain_pareto.report_answers import Ballot
-from langchain_pareto.report_details import details_of
-from langchain_pareto.report_drawing import DRAWN, Drawing, legend
-from langchain_pareto.report_markup import Markup, tag
-from langchain_pareto.report_run import Run
-from langchain_pareto.report_spending import spending
-from langchain_pareto.report_table import cut, panel, thoughts
-from langchain_pareto.report_tree import Forest
+from langchain_pareto.reports import words
+from langchain_pareto.reports.answers import Ballot
+from langchain_pareto.reports.details import details_of
+from langchain_pareto.reports.drawing import DRAWN, Drawing, legend
+from langchain_pareto.reports.markup import Markup, tag
+from langchain_pareto.reports.run import Run
+from langchain_pareto.reports.spending import spending
+from langchain_pareto.reports.table import cut, panel, thoughts
+from langchain_pareto.reports.tree import Forest
 
 _ANSWERS = 8  # different ones that are listed
 _TITLE = "Report of a search"
@@ -62,7 +62,7 @@ def fragment(run: Run, forest: Forest | None) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files("langchain_pareto").joinpath(name).read_text(encoding="utf-8")
+    return files("langchain_pareto.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def _sections(run: Run, forest: Forest | None, prefix: str) -> Iterator[Markup]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.report_run import Run
+from langchain_pareto.reports.run import Run
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from langchain_pareto import report_words as words
-from langchain_pareto.report_answers import Ballot
-from langchain_pareto.report_markup import Markup, tag
-from langchain_pareto.report_run import Node
-from langchain_pareto.report_tree import PROMPT, Forest
+from langchain_pareto.reports import words
+from langchain_pareto.reports.answers import Ballot
+from langchain_pareto.reports.markup import Markup, tag
+from langchain_pareto.reports.run import Node
+from langchain_pareto.reports.tree import PROMPT, Forest
 
 DRAWN = 2000  # thoughts: with more, browsers become slow and lines too thin
 _TOP = 24  # pixels above the first row

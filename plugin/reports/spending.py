@@ -6,9 +6,9 @@ Knows budgets and plans as they were told; computes no price.
 
 from __future__ import annotations
 
-from langchain_pareto import report_words as words
-from langchain_pareto.report_markup import Markup, tag
-from langchain_pareto.report_run import Run
+from langchain_pareto.reports import words
+from langchain_pareto.reports.markup import Markup, tag
+from langchain_pareto.reports.run import Run
 
 
 def spending(run: Run) -> Markup:

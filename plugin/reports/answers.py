@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from langchain_pareto.report_run import Node
+from langchain_pareto.reports.run import Node
 from langchain_pareto.strategies.answers import Exact, group
 
 _COMPARED = (

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from langchain_pareto import report_words as words
 from langchain_pareto.errors import SettingError
-from langchain_pareto.report_run import Run
-from langchain_pareto.report_source import read_run
-from langchain_pareto.report_tree import Forest
+from langchain_pareto.reports import words
+from langchain_pareto.reports.run import Run
+from langchain_pareto.reports.source import read_run
+from langchain_pareto.reports.tree import Forest
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from langchain_pareto.report_source import Source
+    from langchain_pareto.reports.source import Source
 
 _WIDTH = 100  # characters, where no terminal says how wide it is
 
@@ -48,13 +48,13 @@ class Report:
         if thoughts < 0:
             msg = f"a report cannot show {thoughts} thoughts"
             raise SettingError(msg, hint="Give 0 or more.")
-        from langchain_pareto.report_text import TextReport
+        from langchain_pareto.reports.text import TextReport
 
         return TextReport(self.run, self._forest(), thoughts)
 
     def mermaid(self) -> str:
         """A Mermaid flowchart of the tree; raises SettingError where the source had no tree."""
-        from langchain_pareto.report_mermaid import mermaid
+        from langchain_pareto.reports.mermaid import mermaid
 
         if (forest := self._forest()) is None:
             raise SettingError(
@@ -64,7 +64,7 @@ class Report:
 
     def html(self) -> str:
         """A page that needs no other file and no network."""
-        from langchain_pareto.report_html import page
+        from langchain_pareto.reports.html import page
 
         return page(self.run, self._forest())
 
@@ -97,7 +97,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """For notebooks: as the page, without its script."""
-        from langchain_pareto.report_html import fragment
+        from langchain_pareto.reports.html import fragment
 
         return fragment(self.run, self._forest())
 
