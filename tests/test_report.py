@@ -392,7 +392,9 @@ def test_style_and_script_ship():
     shipped = table["tool"]["setuptools"]["package-data"]["langchain_pareto.reports"]
     for name in ("report.css", "report.js"):
         assert name in shipped
-        assert "</" not in files("langchain_pareto.reports").joinpath(name).read_text(encoding="utf-8")
+        assert "</" not in files("langchain_pareto.reports").joinpath(name).read_text(
+            encoding="utf-8"
+        )
 
 
 @pytest.mark.parametrize("name", ["r.html", "r.HTM", "r.mmd", "r.md", "r.txt", "r.json"])
