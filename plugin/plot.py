@@ -87,11 +87,12 @@ def figure_of(profile: Profile) -> Figure:
 
 def _figure_class() -> type[Figure]:
     try:
-        from matplotlib.figure import Figure as Found
+        import matplotlib.figure
     except ImportError as error:
         msg = "a plot needs matplotlib, which is not installed"
         raise SettingError(msg, hint='pip install "langchain-pareto[plot]"') from error
-    return Found
+    found: type[Figure] = matplotlib.figure.Figure
+    return found
 
 
 def _draw_options(axes: Axes, profile: Profile, models: list[str]) -> None:
