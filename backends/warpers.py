@@ -19,6 +19,7 @@ from langchain_pareto.backends.draws import Row
 from langchain_pareto.errors import SettingError
 
 _RANKED = 128  # tokens ranked at first for top-k, top-p and min-p
+_FULL, _LITTLE = 0xFF, 64  # of a byte's tokens; one of so many of the vocabulary
 _CHUNK = 8192  # columns; a multiple of 8
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").astype(np.int8)
 _SIGNS = (2 * _BITS - 1).view(np.int64)  # of each byte: its eight bits as 1 and -1, a byte each
@@ -113,13 +114,30 @@ def edit(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:
     if constrained:
         allowed = [row.allowed for row in rows if row.allowed is not None]
         packed = np.stack([_packed(tokens, x.shape[1]) for tokens in allowed])
-        if len(constrained) == len(rows):
+        barred = [_barred(bits, x.shape[1]) for bits in packed]
+        few = [k for k, tokens in enumerate(barred) if tokens is not None]
+        if few:
+            places = [constrained[k] for k in few]
+            x[_places(places, [barred[k] for k in few], x)] = -math.inf  # type: ignore[misc]  # not None
+        many = [k for k, tokens in enumerate(barred) if tokens is None]
+        if len(many) == len(rows):
             _restrict(x, packed)
-        else:
-            some = x[constrained]
-            _restrict(some, packed)
-            x[constrained] = some
+        elif many:
+            places = [constrained[k] for k in many]
+            some = x[places]
+            _restrict(some, packed[many])
+            x[places] = some
     return x
+
+
+def _barred(bits: NDArray[np.uint8], vocab: int) -> NDArray[np.int64] | None:
+    """What may not come, where that is little, as in free text: to bar it by name is cheaper. None where it is much."""
+    octets = np.flatnonzero(bits != _FULL)
+    if len(octets) > vocab // _LITTLE:
+        return None
+    at, bit = np.nonzero(np.unpackbits(bits[octets, None], axis=1, bitorder="little") == 0)
+    tokens: NDArray[np.int64] = 8 * octets[at] + bit
+    return tokens[tokens < vocab]
 
 
 def _restrict(x: Tensor, packed: NDArray[np.uint8]) -> None:

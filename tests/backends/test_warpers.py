@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from langchain_pareto.backends.base import Sampling
+from langchain_pareto.backends.base import Sampling, TokenMask
 from langchain_pareto.backends.draws import HostDraws, Row
 from langchain_pareto.backends.sampling import Sampler
+from langchain_pareto.backends.warpers import edit
 from langchain_pareto.errors import SettingError
 
 PLAIN = Sampling(temperature=1.0)
@@ -47,3 +48,19 @@ def test_presence_and_frequency_read_the_output_only() -> None:
     assert drawn(logits, [Row(1, 0, greedy, [0, 0, 0], 3)]).tokens == [0]
     assert drawn(logits, [Row(1, 0, greedy, [0, 0, 0], 2)]).tokens == [0]
     assert drawn(logits, [Row(1, 0, greedy, [0, 0, 0], 1)]).tokens == [1]
+
+
+def test_a_mask_that_bars_little_bars_exactly_that() -> None:
+    """Whether a mask has few tokens, nearly all, or something between, in rows side by side: the same as token by token."""
+    vocab = 1003
+    logits = torch.randn(6, vocab, generator=torch.Generator().manual_seed(0))
+    barred = [(), (0,), (5, 17, 1002), tuple(range(7, 900)), tuple(range(3, 1003, 2)), (1, 2)]
+    rows = [
+        Row(i, 0, PLAIN, (), 0, TokenMask.of(set(range(vocab)) - set(bars)))
+        for i, bars in enumerate(barred)
+    ]
+    edited = edit(logits, rows)
+    for row, (got, bars) in enumerate(zip(edited, barred, strict=True)):
+        kept = [t for t in range(vocab) if t not in set(bars)]
+        assert torch.equal(got[kept], logits[row][kept])
+        assert torch.isneginf(got[list(bars)]).all()
