@@ -38,8 +38,7 @@ _WORDS = {
 
 
 def check_plot(path: Path) -> None:
-    """Raises SettingError where no plot can be drawn into `path`: for want of matplotlib, of a folder, or for its name."""
-    _figure_class()
+    """Raises SettingError where no plot can be drawn into `path`: for its name, or for want of a folder or of matplotlib."""
     if path.suffix.lower() not in _FORMATS:
         msg = f"a plot cannot be written as {path.name!r}"
         raise SettingError(msg, hint=f"Take a name that ends in {', '.join(_FORMATS)}.")
@@ -52,6 +51,7 @@ def check_plot(path: Path) -> None:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         msg = f"the plot {path} may not be written"
         raise SettingError(msg, hint="Take another folder.")
+    _figure_class()
 
 
 def draw_profile(profile: Profile, path: Path) -> None:

@@ -35,7 +35,7 @@ def _minded(kind: str) -> LocalBackend:
     """The bundled policy with a mind of its own, on one of the runners."""
     if kind == "llama-cpp":
         pytest.importorskip("llama_cpp")
-    backend = load("nano", backend=kind)
+    backend = load("nano", backend=kind, memory="190 MB")  # nobody else has that one
     atexit.register(backend.close)
     Mind(backend, _sense)
     return backend
