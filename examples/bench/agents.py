@@ -95,7 +95,10 @@ def main() -> None:
     """One JSON line."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     row = asyncio.run(runs(count))
-    print(json.dumps({"bench": "agents", "row": "a policy that knows no JSON, forced calls", **row}), flush=True)
+    print(
+        json.dumps({"bench": "agents", "row": "a policy that knows no JSON, forced calls", **row}),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
