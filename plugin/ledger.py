@@ -174,7 +174,7 @@ class Account:
         ]
         spent, limit = min(used, key=lambda pair: pair[1] - pair[0])
         raise BudgetExceeded(
-            f"Budget exhausted: {_plain(spent)} of {_plain(limit)} {resource} spent.",
+            f"Budget exhausted: {plain_amount(spent)} of {plain_amount(limit)} {resource} spent.",
             resource=resource,
             spent=spent,
             limit=limit,
@@ -336,7 +336,8 @@ class _Claim:
         return True
 
 
-def _plain(amount: float) -> str:
+def plain_amount(amount: float) -> str:
+    """An amount as messages show it: whole where it is."""
     return f"{amount:.0f}" if amount == int(amount) else f"{amount:.6g}"
 
 
@@ -359,9 +360,16 @@ def run_budget(budget: BudgetLike) -> Iterator[Account]:
     """
     account = Account(Budget.parse(budget), parent=_current.get())
     account.turns = Turns()
+    with paying_from(account):
+        yield account
+
+
+@contextmanager
+def paying_from(account: Account) -> Iterator[None]:
+    """Everything inside spends from this account."""
     token = _current.set(account)
     try:
-        yield account
+        yield
     finally:
         with suppress(ValueError):  # closed from another context, which never saw the account
             _current.reset(token)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from threading import Lock
 
-from langchain_pareto import ledger
 from langchain_pareto.agents.run_record import (
     SUMMED,
     Record,
@@ -26,7 +25,7 @@ from langchain_pareto.agents.run_record import (
 )
 from langchain_pareto.budget import Budget, Cost, Limits
 from langchain_pareto.errors import BudgetExceeded
-from langchain_pareto.ledger import Account, Lease, Room, current_account
+from langchain_pareto.ledger import Account, Lease, Room, current_account, paying_from, plain_amount
 
 SHARED = ("tokens", "seconds", "flops", "joules", "usd", "calls")  # what a reserve may be of
 _NOTHING = Cost()
@@ -114,7 +113,7 @@ class Purse:
         ]
         _, whose, spent, limit = min([*found, *_limits_around(self._around, resource)])
         return BudgetExceeded(
-            f"The budget of {whose} is spent: {_plain(spent)} of {_plain(limit)} {resource}.",
+            f"The budget of {whose} is spent: {plain_amount(spent)} of {plain_amount(limit)} {resource}.",
             resource=resource,
             spent=spent,
             limit=limit,
@@ -168,11 +167,10 @@ class Purse:
 
     @contextmanager
     def _within(self, account: Account) -> Iterator[None]:
-        token = ledger._current.set(account)  # noqa: SLF001 - one of us
         try:
-            yield
+            with paying_from(account):
+                yield
         finally:
-            ledger._current.reset(token)  # noqa: SLF001
             self._active = self._clock()
 
     # --- the record
@@ -285,7 +283,3 @@ def _limits_around(
 
 def _micro(seconds: float) -> int:
     return max(0, round(seconds * 1e6))
-
-
-def _plain(amount: float) -> str:
-    return f"{amount:.0f}" if amount == int(amount) else f"{amount:.6g}"

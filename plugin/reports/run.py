@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from langchain_pareto.errors import SettingError
+from langchain_pareto.forms.tool_arguments import without_surrogates
 
 _MOST = 10**15  # tokens: more is a mistake, and would not be exact as a float
 _UNFINISHED = ("length", "deadline", "cancelled")
@@ -20,11 +21,7 @@ _UNFINISHED = ("length", "deadline", "cancelled")
 
 def _unpaired(text: object) -> object:
     """JSON can hold halves of surrogate pairs, which are not text."""
-    return _whole(text) if isinstance(text, str) else text
-
-
-def _whole(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return without_surrogates(text) if isinstance(text, str) else text
 
 
 def _plain(value: object) -> object:
@@ -33,7 +30,7 @@ def _plain(value: object) -> object:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except RecursionError as error:
         raise ValueError("settings are nested too deeply") from error
-    return json.loads(_whole(text))
+    return json.loads(without_surrogates(text))
 
 
 _Text = Annotated[str, BeforeValidator(_unpaired)]
