@@ -8,12 +8,14 @@ middle of a JSON value is worth nothing, and a small model, or a small budget, w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langchain_pareto.backends.base import Constraint, TokenMask
+from langchain_pareto.backends.forced import forced
+from langchain_pareto.backends.thinking import THINK_END
 from langchain_pareto.backends.tokens import Tokenizer
 
-_CLOSERS = ("</think>",)  # what ends a block in which any text may stand
+_CLOSERS = (THINK_END,)  # what ends a block in which any text may stand
 # What is tried where there is a choice: what closes something, and else the one of these that the way has least of, so that no way
 # turns in a circle.
 _CLOSE = ("}", "]")
@@ -45,6 +47,20 @@ class _Words:
         return cls(close, tried, last('"'), last(_LETTER), closers)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is known after so many tokens, of which `left` are still to come."""
+
+    left: int
+    whole: int  # tokens of the first way that was found: of one whole value
+    look_at: int  # how many are left when the way is looked at next
+    taken: tuple[int, ...] | None = None  # the rest of the way out, once it is taken
+
+    def after(self, token: int) -> _Place:
+        taken = self.taken[1:] if self.taken is not None and self.taken[:1] == (token,) else None
+        return replace(self, left=self.left - 1, taken=taken)
+
+
 class Closing:
     """A constraint that lets a text end within `tokens` tokens, the one that ends it among them.
 
@@ -56,58 +72,71 @@ class Closing:
         self, within: Constraint, tokenizer: Tokenizer, tokens: int, *, words: _Words | None = None
     ) -> None:
         """`words` are those of another one with this tokenizer."""
-        self._within, self._tokenizer, self._left = within, tokenizer, tokens
+        self._within, self._tokenizer = within, tokenizer
         self._words = _Words.of(tokenizer) if words is None else words
-        self._whole = 0  # tokens of the first way that was found: of one whole value
-        self._look_at = tokens  # how many are left when the way is looked at next
-        self._taken: list[int] | None = None  # the rest of the way out, once it is taken
-        self._before = list[tuple[int, list[int] | None]]()  # both, at each token
+        self._place = _Place(tokens, 0, tokens)
+        self._before = list[_Place]()  # at each token
+        # Tokens that were taken back, the first one last, and the places after them: what was found there is found, so that the
+        # same text comes whether or not its tokens were guessed before.
+        self._ahead = list[tuple[int, _Place]]()
+        self._tokens = list[int]()
 
     def allowed(self) -> Sequence[int] | None:
         """The tokens that may come next."""
         mask = self._within.allowed()
         if mask is None:
             return None
-        if self._taken is None and (ends := self._ends(mask)):
+        place = self._place
+        if place.taken is None and (ends := self._ends(mask)):
             # Words may end anywhere, and may be cut off; after a whole value another begins only if there is room for it.
-            free = self._words.letter in mask or self._left > self._whole + 1 + _SLACK
+            free = self._words.letter in mask or place.left > place.whole + 1 + _SLACK
             return mask if free else ends
-        if self._taken is None and self._left > self._look_at:
+        if place.taken is None and place.left > place.look_at:
             return mask
-        if self._taken is None:
-            way = self._way()
-            self._whole = self._whole or len(way or ())
-            spare = self._left - 1 - _SLACK - (0 if way is None else len(way))
-            if way is None or spare > 0:
-                blind = min(_BLIND, 1 + self._left // 4)
-                self._look_at = self._left - (blind if way is None else max(1, spare // 2))
-                return mask
-            self._taken = way
-        return self._taken[:1] or self._ends(mask)
+        if place.taken is None:
+            place = self._place = self._looked(place)
+        return mask if place.taken is None else place.taken[:1] or self._ends(mask)
+
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next: those of the constraint within it, or of the way out, once it is taken."""
+        return forced(self._within) if self._place.taken is None else self._place.taken
 
     def advance(self, token: int) -> None:
         """Consumes one token."""
         self._within.advance(token)
-        self._before.append((self._look_at, self._taken))
-        self._left -= 1
-        if self._taken is not None:
-            self._taken = self._taken[1:] if self._taken[:1] == [token] else None
+        self._tokens.append(token)
+        self._before.append(self._place)
+        known = self._ahead.pop() if self._ahead else None
+        if known is not None and known[0] == token:
+            self._place = known[1]
+        else:
+            self._ahead.clear()
+            self._place = self._place.after(token)
 
     def rollback(self, n: int) -> None:
         """Takes the last `n` tokens back."""
         self._within.rollback(n)
-        if n:
-            self._left += n
-            self._look_at, self._taken = self._before[-n]
-            del self._before[-n:]
+        for _ in range(n):
+            self._ahead.append((self._tokens.pop(), self._place))
+            self._place = self._before.pop()
 
     def fork(self) -> Closing:
         """An independent copy."""
-        copy = Closing(self._within.fork(), self._tokenizer, self._left, words=self._words)
-        copy._whole = self._whole
-        copy._look_at, copy._taken = self._look_at, self._taken
-        copy._before = self._before[:]
+        copy = Closing(self._within.fork(), self._tokenizer, self._place.left, words=self._words)
+        copy._place, copy._before = self._place, self._before[:]
+        copy._tokens, copy._ahead = self._tokens[:], self._ahead[:]
         return copy
+
+    def _looked(self, place: _Place) -> _Place:
+        """The place, once the way out is looked for."""
+        way = self._way()
+        whole = place.whole or len(way or ())
+        spare = place.left - 1 - _SLACK - (0 if way is None else len(way))
+        if way is not None and spare <= 0:
+            return replace(place, whole=whole, taken=tuple(way))
+        blind = min(_BLIND, 1 + place.left // 4)
+        look_at = place.left - (blind if way is None else max(1, spare // 2))
+        return replace(place, whole=whole, look_at=look_at)
 
     def _way(self) -> list[int] | None:
         """Tokens after which the text may end, not always the fewest; None where none were found."""
@@ -122,7 +151,7 @@ class Closing:
             place.advance(token)
             way.append(token)
         while (mask := place.allowed()) is not None and not self._ends(mask):
-            if len(way) > min(_LONGEST, self._left):
+            if len(way) > min(_LONGEST, self._place.left):
                 return None
             token = self._choice(mask, way)
             place.advance(token)

@@ -73,6 +73,10 @@ class GrammarConstraint:
             self._mask = mask
         return self._mask
 
+    def forced(self) -> list[int]:
+        """The tokens that must come next, up to the first choice or the end of the text: each is all that is allowed in its place."""
+        return [] if self._ended else list(self._matcher.compute_ff_tokens())
+
     def advance(self, token: int) -> None:
         """Consumes one token; raises SettingError, and stays where it is, for one that is not allowed."""
         ends = token in self._table.ends

@@ -77,7 +77,7 @@ def load(
             max_context=max_context,
             self_check=self_check,
         )
-    from langchain_pareto.backends.reward_head import check_writes
+    from langchain_pareto.backends.heads import check_writes
     from langchain_pareto.backends.torch_loading import load_pretrained
 
     if isinstance(model, str | Path) and nano.bundled(model) is None:

@@ -45,7 +45,7 @@ from langchain_pareto.backends.logit_blocks import (
     leaders,
     write_peaks,
 )
-from langchain_pareto.backends.warpers import Settings, edit, prefix
+from langchain_pareto.backends.warpers import Warpers, edit, prefix
 
 _NOISE_A, _NOISE_B = 0x21F0AAAD, 0x735A2D97  # lowbias32 (Wellons 2018), below 2^31
 
@@ -78,7 +78,7 @@ class Sampler:
     def __init__(self) -> None:
         self._scratch: dict[torch.device, Tensor] = {}
         self._tables: dict[torch.device, Tensor] = {}
-        self._settings: OrderedDict[tuple[object, ...], Settings] = OrderedDict()
+        self._warpers: OrderedDict[tuple[object, ...], Warpers] = OrderedDict()
 
     def draw(self, logits: Tensor, rows: Sequence[Row], *, stats: bool = False) -> Draws:
         """One token a row from logits (rows, vocab) of any float type.
@@ -142,32 +142,32 @@ class Sampler:
         if kind == "greedy":
             tokens = greedy(x, peaks)
         else:
-            settings = self._settings_of(samplings, x)
+            warpers = self._warpers_of(samplings, x)
             top = peaks.amax(-1, keepdim=True)
             if kind == "race":
-                scores, ids = self._race(x, top, words, settings)
+                scores, ids = self._race(x, top, words, warpers)
                 tokens = ids.gather(1, scores.argmax(-1, keepdim=True))
             else:
-                tokens = self._ranked(x, peaks, top, words, settings)
+                tokens = self._ranked(x, peaks, top, words, warpers)
         return tokens.clamp_(max=x.shape[1] - 1)  # a broken row may point into the padding
 
     def _race(
-        self, x: Tensor, top: Tensor, words: Tensor, settings: Settings
+        self, x: Tensor, top: Tensor, words: Tensor, warpers: Warpers
     ) -> tuple[Tensor, Tensor]:
         """Log scores and ids of the tokens that can win the unfiltered race: (rows, candidates)."""
         if x.shape[1] <= _SMALL:
             ids = torch.arange(x.shape[1], device=x.device).expand(x.shape)
-            return self._scores(x.float(), ids, top, words, settings), ids
-        blocks = self._bounds(x, top, words, settings).topk(_BEST, sorted=False).indices
+            return self._scores(x.float(), ids, top, words, warpers), ids
+        blocks = self._bounds(x, top, words, warpers).topk(_BEST, sorted=False).indices
         values, ids = block_tokens(x, blocks)
-        return self._scores(values, ids, top, words, settings), ids
+        return self._scores(values, ids, top, words, warpers), ids
 
-    def _bounds(self, x: Tensor, top: Tensor, words: Tensor, settings: Settings) -> Tensor:
+    def _bounds(self, x: Tensor, top: Tensor, words: Tensor, warpers: Warpers) -> Tensor:
         """The largest p / |noise| of each block, up to a factor a row: (rows, blocks).
 
         Noise 0 gives infinity, or NaN where p is 0 too; both rank first, so their blocks are raced.
         """
-        rate = settings.inverse_temperature.float() * _LOG2E  # (rows or 1, 1)
+        rate = warpers.inverse_temperature.float() * _LOG2E  # (rows or 1, 1)
         table = self._tables[x.device]
         bounds = torch.empty((x.shape[0], block_count(x)), device=x.device)
         for start, f, h, spare in self._chunks(x):
@@ -180,7 +180,7 @@ class Sampler:
         return bounds
 
     def _scores(
-        self, values: Tensor, ids: Tensor, top: Tensor, words: Tensor, settings: Settings
+        self, values: Tensor, ids: Tensor, top: Tensor, words: Tensor, warpers: Warpers
     ) -> Tensor:
         """ln(p / E) of the named tokens, up to a constant a row, in float64: (rows, candidates)."""
         h = self._tables[ids.device][ids]
@@ -188,10 +188,10 @@ class Sampler:
         _mix(h, words[:, 1:], torch.empty_like(h))
         u = h.double().abs_().add_(0.5).mul_(1 / (2**31 + 1))  # in (0, 1)
         log_e = u.neg_().log1p_().neg_().log_()
-        return (values.double() - top).mul_(settings.inverse_temperature).sub_(log_e)
+        return (values.double() - top).mul_(warpers.inverse_temperature).sub_(log_e)
 
     def _ranked(
-        self, x: Tensor, peaks: Tensor, top: Tensor, words: Tensor, settings: Settings
+        self, x: Tensor, peaks: Tensor, top: Tensor, words: Tensor, warpers: Warpers
     ) -> Tensor:
         """The race within top-k, top-p and min-p: (rows, 1).
 
@@ -199,19 +199,19 @@ class Sampler:
         flat distribution) go on to the race over everything, whose winner is mostly in so wide a
         nucleus, and the last of them are sorted whole.
         """
-        if settings.needs_mass:
-            mass = self._mass(x, top, settings.inverse_temperature)[0]
+        if warpers.needs_mass:
+            mass = self._mass(x, top, warpers.inverse_temperature)[0]
         else:
             mass = torch.ones_like(top, dtype=torch.float64)
-        values, ids = leaders(x, peaks, settings.ranked)
-        tokens, done = self._prefix_race(values, ids, top, words, settings, mass, x.shape[1])
-        attempts: list[Callable[[Tensor, Tensor, Tensor, Settings, Tensor], _Found]]
+        values, ids = leaders(x, peaks, warpers.ranked)
+        tokens, done = self._prefix_race(values, ids, top, words, warpers, mass, x.shape[1])
+        attempts: list[Callable[[Tensor, Tensor, Tensor, Warpers, Tensor], _Found]]
         attempts = [self._wide_race, self._sorted_race]
         for attempt in attempts:
             at = (~done & torch.isfinite(top)).squeeze(1).nonzero().squeeze(1)
             if not at.numel():
                 break
-            found, sure = attempt(x[at], top[at], words[at], settings.take(at), mass[at])
+            found, sure = attempt(x[at], top[at], words[at], warpers.take(at), mass[at])
             tokens[at], done[at] = found, sure
         return tokens
 
@@ -228,7 +228,7 @@ class Sampler:
         kept = coupling.kept(p, q, ids.long(), u_)
         logs = coupling.residual(p, q)
         top = logs.amax(-1, keepdim=True)
-        scores, candidates = self._race(logs, top, words, self._settings_of((_NEUTRAL,), logs))
+        scores, candidates = self._race(logs, top, words, self._warpers_of((_NEUTRAL,), logs))
         redrawn = candidates.gather(1, scores.argmax(-1, keepdim=True))
         redrawn = torch.where(torch.isfinite(top), redrawn, drawn)
         return torch.where(kept, ids.long(), redrawn)
@@ -245,30 +245,30 @@ class Sampler:
             if kind == "greedy":
                 p[at, greedy(some, heights).squeeze(1).clamp_(max=x.shape[1] - 1)] = 1.0
                 continue
-            settings = self._settings_of(tuple(rows[i].sampling for i in members), some)
+            warpers = self._warpers_of(tuple(rows[i].sampling for i in members), some)
             top = heights.amax(-1, keepdim=True)
             if kind == "race":
-                rate = settings.inverse_temperature.float()
+                rate = warpers.inverse_temperature.float()
                 p[at] = some.float().sub_(top).mul_(rate).softmax(-1)
             else:
-                p[at] = self._ranked_distribution(some, heights, top, settings)
+                p[at] = self._ranked_distribution(some, heights, top, warpers)
         return p
 
     def _ranked_distribution(
-        self, x: Tensor, peaks: Tensor, top: Tensor, settings: Settings
+        self, x: Tensor, peaks: Tensor, top: Tensor, warpers: Warpers
     ) -> Tensor:
         """The distribution behind `_ranked`: the few leaders, or everything sorted where they are too few."""
         mass = torch.ones_like(top, dtype=torch.float64)
-        if settings.needs_mass:
-            mass = self._mass(x, top, settings.inverse_temperature)[0]
+        if warpers.needs_mass:
+            mass = self._mass(x, top, warpers.inverse_temperature)[0]
         p = torch.zeros((len(x), x.shape[1]), dtype=torch.float64, device=x.device)
-        values, ids = leaders(x, peaks, settings.ranked)
-        logs, kept, done = prefix(values, top, settings, mass, x.shape[1])
+        values, ids = leaders(x, peaks, warpers.ranked)
+        logs, kept, done = prefix(values, top, warpers, mass, x.shape[1])
         p.scatter_(1, ids, logs.exp().masked_fill_(~kept, 0.0))
         wide = (~done & torch.isfinite(top)).squeeze(1).nonzero().squeeze(1)
         if wide.numel():
             values, ids = x[wide].float().sort(dim=-1, descending=True, stable=True)
-            some = settings.take(wide)
+            some = warpers.take(wide)
             logs, kept, _ = prefix(values, top[wide], some, mass[wide], x.shape[1])
             p[wide] = torch.zeros_like(values, dtype=torch.float64).scatter_(
                 1, ids, logs.exp().masked_fill_(~kept, 0.0)
@@ -281,29 +281,29 @@ class Sampler:
         ids: Tensor,
         top: Tensor,
         words: Tensor,
-        settings: Settings,
+        warpers: Warpers,
         mass: Tensor,
         vocab: int,
     ) -> _Found:
         """The winner within the kept prefix of ranked tokens, and whether it surely ends there."""
-        _, kept, done = prefix(values, top, settings, mass, vocab)
-        scores = self._scores(values, ids, top, words, settings).masked_fill_(~kept, -math.inf)
+        _, kept, done = prefix(values, top, warpers, mass, vocab)
+        scores = self._scores(values, ids, top, words, warpers).masked_fill_(~kept, -math.inf)
         return ids.gather(1, scores.argmax(-1, keepdim=True)), done
 
     def _wide_race(
-        self, x: Tensor, top: Tensor, words: Tensor, settings: Settings, mass: Tensor
+        self, x: Tensor, top: Tensor, words: Tensor, warpers: Warpers, mass: Tensor
     ) -> _Found:
         """The best finisher in the unfiltered race that top-p and min-p keep; not for top-k."""
-        scores, ids = self._race(x, top, words, settings)
+        scores, ids = self._race(x, top, words, warpers)
         finishers = ids.gather(1, scores.topk(_TRIES).indices)  # (rows, tries)
         tokens = finishers[:, :1].clone()
         done = torch.zeros_like(tokens, dtype=torch.bool)
         for token in torch.split(finishers, 1, -1):
             value = x.gather(1, token).float()
-            before = self._mass_ahead(x, top, value, token, settings)
-            logs = (value.double() - top) * settings.inverse_temperature
-            kept = (before < settings.top_p * mass) & (logs >= settings.log_min_p)
-            kept &= settings.top_k >= x.shape[1]
+            before = self._mass_ahead(x, top, value, token, warpers)
+            logs = (value.double() - top) * warpers.inverse_temperature
+            kept = (before < warpers.top_p * mass) & (logs >= warpers.log_min_p)
+            kept &= warpers.top_k >= x.shape[1]
             tokens = torch.where(done, tokens, token)
             done |= kept
             if bool(done.all()):
@@ -311,10 +311,10 @@ class Sampler:
         return tokens, done
 
     def _mass_ahead(
-        self, x: Tensor, top: Tensor, value: Tensor, token: Tensor, settings: Settings
+        self, x: Tensor, top: Tensor, value: Tensor, token: Tensor, warpers: Warpers
     ) -> Tensor:
         """Mass, as in `_mass`, of larger tokens and of equal ones with a lower id: (rows, 1)."""
-        rate = settings.inverse_temperature.float() * _LOG2E
+        rate = warpers.inverse_temperature.float() * _LOG2E
         below = value.nextafter(torch.full_like(value, -math.inf))
         mass = torch.zeros_like(value, dtype=torch.float64)
         for start, f, h, spare in self._chunks(x):
@@ -325,10 +325,10 @@ class Sampler:
         return mass
 
     def _sorted_race(
-        self, x: Tensor, top: Tensor, words: Tensor, settings: Settings, mass: Tensor
+        self, x: Tensor, top: Tensor, words: Tensor, warpers: Warpers, mass: Tensor
     ) -> _Found:
         values, ids = x.float().sort(dim=-1, descending=True, stable=True)
-        return self._prefix_race(values, ids, top, words, settings, mass, x.shape[1])
+        return self._prefix_race(values, ids, top, words, warpers, mass, x.shape[1])
 
     def _statistics(
         self, logits: Tensor, peaks: Tensor, top: Tensor, tokens: Tensor
@@ -384,16 +384,16 @@ class Sampler:
             f[:, end - start :].fill_(-math.inf)
             yield start, f, h, spare
 
-    def _settings_of(self, samplings: tuple[Sampling, ...], x: Tensor) -> Settings:
+    def _warpers_of(self, samplings: tuple[Sampling, ...], x: Tensor) -> Warpers:
         """Settings as device tensors, the same ones while the batch keeps its settings."""
         key = (samplings, x.shape[1], x.device)
-        settings = self._settings.pop(key, None)
-        if settings is None:
-            settings = Settings.of(samplings, x)
-        self._settings[key] = settings
-        if len(self._settings) > 64:
-            self._settings.popitem(last=False)
-        return settings
+        warpers = self._warpers.pop(key, None)
+        if warpers is None:
+            warpers = Warpers.of(samplings, x)
+        self._warpers[key] = warpers
+        if len(self._warpers) > 64:
+            self._warpers.popitem(last=False)
+        return warpers
 
     def _grow_table(self, tokens: int, device: torch.device) -> None:
         """Makes the device's table of mixed int32 words, one a token id, long enough."""

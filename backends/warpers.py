@@ -26,7 +26,7 @@ _SIGNS = (2 * _BITS - 1).view(np.int64)  # of each byte: its eight bits as 1 and
 
 
 @dataclass(slots=True)
-class Settings:
+class Warpers:
     """Warpers as tensors (rows, 1), or (1, 1) where all rows share them; neutral where off."""
 
     inverse_temperature: Tensor  # float64
@@ -37,8 +37,8 @@ class Settings:
     needs_mass: bool  # whether top-p refers to the whole vocabulary in any row
 
     @classmethod
-    def of(cls, samplings: Sequence[Sampling], x: Tensor) -> "Settings":
-        """The settings of each row of logits `x` (rows, vocab), on its device."""
+    def of(cls, samplings: Sequence[Sampling], x: Tensor) -> "Warpers":
+        """Those of each row of logits `x` (rows, vocab), on its device."""
         vocab = x.shape[1]
         top_k = [s.top_k if 0 < s.top_k < vocab else vocab for s in samplings]
         columns = [
@@ -59,11 +59,11 @@ class Settings:
             ),
         )
 
-    def take(self, at: Tensor) -> "Settings":
-        """The settings of some of the rows."""
+    def take(self, at: Tensor) -> "Warpers":
+        """Those of some of the rows."""
         if len(self.top_k) == 1:
             return self
-        return Settings(
+        return Warpers(
             inverse_temperature=self.inverse_temperature[at],
             top_k=self.top_k[at],
             top_p=self.top_p[at],
@@ -74,21 +74,21 @@ class Settings:
 
 
 def prefix(
-    values: Tensor, top: Tensor, settings: Settings, mass: Tensor, vocab: int
+    values: Tensor, top: Tensor, warpers: Warpers, mass: Tensor, vocab: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which of some ranked tokens top-k, top-p and min-p keep, a prefix: log weights, kept, each (rows, ranked), and done, (rows, 1).
 
     `done` says whether the prefix surely ends there. It does if it ends above the lowest value: tokens left out may tie with that
-    one only. `mass` is that of the whole vocabulary, read where `settings.needs_mass`.
+    one only. `mass` is that of the whole vocabulary, read where `warpers.needs_mass`.
     """
-    logs = (values.double() - top) * settings.inverse_temperature
+    logs = (values.double() - top) * warpers.inverse_temperature
     place = torch.arange(values.shape[1], device=values.device)
-    kept = place < settings.top_k.expand_as(top)
+    kept = place < warpers.top_k.expand_as(top)
     p = logs.exp().masked_fill_(~kept, 0.0)
     through = p.cumsum(-1)
-    total = torch.where(settings.top_k < vocab, through[:, -1:], mass)
-    kept &= through - p < settings.top_p * total
-    kept &= logs >= settings.log_min_p
+    total = torch.where(warpers.top_k < vocab, through[:, -1:], mass)
+    kept &= through - p < warpers.top_p * total
+    kept &= logs >= warpers.log_min_p
     kept[:, 0] = True
     last = kept.sum(-1, keepdim=True) - 1
     done = values.gather(1, last) > values[:, -1:]

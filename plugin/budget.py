@@ -283,6 +283,26 @@ class Limits:
         """The limits that keep both."""
         return Limits(*map(_least, _bounds(self), _bounds(other)))
 
+    def budget(self, seconds: float | None = None, *, least: int = 1) -> Budget:
+        """These limits and a time in the units of a Budget; of what is used up, `least` is there.
+
+        By default that is the smallest amount that a user may ask for; 0 says that nothing is left.
+        """
+
+        def kept(limit: int | None) -> int | None:
+            return None if limit is None else max(least, limit)
+
+        flops, joules, usd = kept(self.flops), kept(self.nanojoules), kept(self.nanodollars)
+        return Budget.model_construct(  # 0 would be refused
+            tokens=kept(self.tokens),
+            seconds=None if seconds is None else max(least / 10**9, seconds),
+            flops=None if flops is None else float(flops),
+            joules=None if joules is None else joules / 10**9,
+            usd=None if usd is None else usd / 10**9,
+            memory=kept(self.memory),
+            calls=kept(self.calls),
+        )
+
 
 _in_order = attrgetter("tokens", "flops", "nanojoules", "nanodollars", "calls", "memory")
 _amounts: Callable[[Cost], tuple[int, ...]] = _in_order

@@ -1,7 +1,7 @@
 """
-One call, from settings and messages to the AIMessage: what every face of the project shares.
+One call, from settings and messages to a Reply: what every face of the project shares.
 
-Knows how settings are merged, which strategy a call runs and what is reported of it; knows no Runnable.
+Knows how settings are merged, and which strategy a call runs; knows no Runnable, and nothing of what is reported of a call.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_pareto import messages as rendering
-from langchain_pareto.backends.base import Backend, Constraint, Sampling, Usage
+from langchain_pareto.backends.base import Backend, Constraint, Sampling
 from langchain_pareto.backends.decoders import Decoder, Plain
 from langchain_pareto.backends.grammar import compile_grammar, has_grammars
+from langchain_pareto.backends.thinking import THINK, may_think, opens_thinking
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import BudgetExceeded, SettingError
-from langchain_pareto.events import describe
 from langchain_pareto.forms.form import Form, Reader, Thinking
 from langchain_pareto.forms.tool_formats import format_of
 from langchain_pareto.ledger import Account, current_account
 from langchain_pareto.models import model_name, warn_unused
 from langchain_pareto.planning.plan import Plan
 from langchain_pareto.rates import Rates
+from langchain_pareto.reply import Reply
 from langchain_pareto.strategies import Auto, Single, Strategy
 from langchain_pareto.strategies.aggregation import Aggregation
-from langchain_pareto.strategies.answers import AnswerFormat, Reads, split_thinking
-from langchain_pareto.strategies.run import Outcome, run
+from langchain_pareto.strategies.answers import AnswerFormat, Reads
+from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer
 from langchain_pareto.strategies.settings import Role, Settings
 from langchain_pareto.strategies.steps import Steps
@@ -110,83 +110,6 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An outcome and how to read it."""
-
-    call: Call
-    outcome: Outcome
-    model: str
-    seed: int
-    thinking: bool  # whether the prompt had opened the think block
-    reader: Reader | None = None  # of an answer that has a form
-
-    @property
-    def thought(self) -> Thought:
-        """The winner."""
-        assert self.outcome.answer is not None
-        return self.outcome.answer.thought
-
-    def texts(self) -> tuple[str | None, str]:
-        """(reasoning, answer text) of the winner."""
-        text = "".join(t.text for t in self.thought.path)
-        return split_thinking("<think>" + text if self.thinking else text)
-
-    def message(self) -> AIMessage:
-        """The answer as LangChain wants it."""
-        reasoning, text = self.texts()
-        message = AIMessage(text) if self.reader is None else self.reader.message(text)
-        if reasoning is not None:
-            message.additional_kwargs["reasoning_content"] = reasoning
-        message.usage_metadata = self.usage()
-        message.response_metadata = self.metadata(called=bool(message.tool_calls))
-        return message
-
-    def usage(self) -> UsageMetadata:
-        """Everything that was computed: hidden samples count as reasoning, a reused prefix as read from the cache."""
-        out = self.outcome
-        shown = self.thought.length
-        drawn = out.usage.new_tokens
-        return UsageMetadata(
-            input_tokens=out.prompt_tokens,
-            output_tokens=drawn,
-            total_tokens=out.prompt_tokens + drawn,
-            input_token_details=InputTokenDetails(cache_read=out.cache_read),
-            output_token_details=OutputTokenDetails(reasoning=max(0, drawn - shown)),
-        )
-
-    def metadata(self, *, called: bool = False) -> dict[str, object]:
-        """`response_metadata`: plain JSON.
-
-        It names no `model_provider`: agents that summarise would take the tokens of hidden samples for the length of the
-        conversation.
-        """
-        ended = "tool_calls" if called else "stop"
-        finish = ended if self.thought.finished else "length"
-        return {"model_name": self.model, "finish_reason": finish, "pareto": self.report()}
-
-    def report(self) -> dict[str, object]:
-        """What was asked, chosen, spent and found."""
-        out, answer = self.outcome, self.outcome.answer
-        assert answer is not None
-        taken = spent(out, self.call.rates)
-        return {
-            "strategy": out.strategy.model_dump(mode="json"),
-            **({} if self.call.plan is None else {"plan": self.call.plan.against(taken)}),
-            "budget": None if self.call.budget is None else str(self.call.budget),
-            "spent": taken,
-            "stopped_by": out.stopped_by,
-            "samples": sum(not thought.given for thought in out.thoughts),
-            "answer": self.thought.answer or None,
-            "share": answer.share,
-            **({} if not answer.figures else {"figures": dict(answer.figures)}),
-            "seed": self.seed,
-            "decoder": self.call.decoder.model_dump(mode="json"),
-            **({} if out.usage.rounds == 0 else {"speculation": speculation(out.usage)}),
-            "tree": tree(out),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class _AfterThinking:
     """Reads texts whose think block the prompt has opened."""
 
@@ -194,7 +117,7 @@ class _AfterThinking:
 
     def extract(self, text: str) -> str | None:
         """The answer after the block's end."""
-        return self.reads.extract("<think>" + text)
+        return self.reads.extract(THINK + text)
 
 
 def read_stops(value: object) -> tuple[str, ...]:
@@ -211,15 +134,17 @@ async def respond(
     backend: Backend,
     messages: Sequence[BaseMessage],
     *,
+    prompt: str | None = None,
     on_text: Callable[[str], None] | None = None,
     on_thought: Callable[[Thought], None] | None = None,
 ) -> Reply:
-    """Answers `messages` within the call's budget, and within the run budget around it."""
+    """Answers `messages`, rendered as `prompt` if they are already, within the call's budget and within the run budget around it."""
     if not messages:
         msg = "there is no message to answer"
         raise SettingError(msg, hint="Give at least one message.")
-    text = rendering.prompt_text(backend.tokenizer, messages, call.template_kwargs, call.form)
-    thinking = rendering.opens_thinking(text)
+    if prompt is None:
+        prompt = rendering.prompt_text(backend.tokenizer, messages, call.template_kwargs, call.form)
+    thinking = opens_thinking(prompt)
     reader = _reader(call, backend)
     reads: Reads = call.answers if reader is None else reader
     policy = _role(backend, messages, call)
@@ -248,7 +173,7 @@ async def respond(
         outcome = await run(
             strategy,
             backend,
-            rendering.prompt_tokens(backend.tokenizer, text),
+            rendering.prompt_tokens(backend.tokenizer, prompt),
             question=rendering.last_question(messages),
             account=within,
             settings=settings,
@@ -276,7 +201,7 @@ def _role(backend: Backend, messages: Sequence[BaseMessage], call: Call) -> Role
         return rendering.prompt_tokens(tokenizer, written(asked, form))
 
     def constraint() -> Constraint | None:
-        opened = rendering.opens_thinking(written(messages, call.form))
+        opened = opens_thinking(written(messages, call.form))
         start = _grammar(call, backend, thinking=opened)
         return None if start is None else start()
 
@@ -309,7 +234,7 @@ def _grammar(call: Call, backend: Backend, *, thinking: bool) -> Callable[[], Co
     if not backend.capabilities.step or not (call.form.forced or has_grammars()):
         return None
     template = backend.tokenizer.template
-    block: Thinking = "may" if template is not None and "</think>" in template else "never"
+    block: Thinking = "may" if may_think(template) else "never"
     written_as = format_of(template, backend.tokenizer)
     grammar = call.form.grammar(written_as, "open" if thinking else block)
     return None if grammar is None else compile_grammar(backend.tokenizer, grammar)
@@ -320,37 +245,3 @@ def _sampling(call: Call, strategy: Strategy, backend: Backend) -> Sampling:
     if sampling.temperature == 0 and strategy.varied:
         return replace(sampling, temperature=WARM)
     return sampling
-
-
-def spent(outcome: Outcome, rates: Rates) -> dict[str, float | int]:
-    """What a run took, per resource; joules and usd where there is a rate."""
-    cost = outcome.spent + rates.of_time(outcome.usage.device_seconds)
-    out: dict[str, float | int] = {
-        "tokens": cost.tokens,
-        "seconds": round(outcome.seconds, 6),
-        "flops": cost.flops,
-        "memory": cost.memory,
-        "calls": cost.calls,
-        "device_seconds": round(outcome.usage.device_seconds, 6),
-    }
-    if cost.nanojoules:
-        out["joules"] = cost.joules
-    if cost.nanodollars:
-        out["usd"] = cost.usd
-    return out
-
-
-def speculation(usage: Usage) -> dict[str, float | int]:
-    """What guessing ahead came to; `tokens_per_round` counts the target's own token of each verification too."""
-    return {
-        "drafted": usage.drafted,
-        "accepted": usage.accepted,
-        "rounds": usage.rounds,
-        "tokens_per_round": round(1 + usage.accepted / usage.rounds, 3),
-    }
-
-
-def tree(outcome: Outcome) -> list[dict[str, object]]:
-    """The thoughts in order of drawing, each naming its parent (0 is the prompt)."""
-    chosen = set(outcome.answer.thought.path) if outcome.answer is not None else set()
-    return [{**describe(t), "chosen": t in chosen} for t in outcome.thoughts]

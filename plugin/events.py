@@ -28,7 +28,8 @@ from langchain_pareto.strategies.answers import Exact
 from langchain_pareto.strategies.thoughts import Thought
 
 if TYPE_CHECKING:
-    from langchain_pareto.call import Call, Reply
+    from langchain_pareto.call import Call
+    from langchain_pareto.reply import Reply
 
 PLAN, THOUGHT, SPEND = "pareto_plan", "pareto_thought", "pareto_spend"
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from langchain_pareto.backends.thinking import THINK, THINK_END
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import SettingError
 from langchain_pareto.forms.form import Form
@@ -32,7 +33,6 @@ _KINDS = {  # the sum of a stream is a turn like any other
     "FunctionMessageChunk": "function",
 }
 _MEDIA = ("image", "audio", "video", "file", "document", "media")  # in the names of blocks
-_OPEN, _CLOSE = "<think>", "</think>"
 
 
 def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, object]]:
@@ -92,20 +92,20 @@ class ReasoningSplitter:
         text, self._held = self._held + piece, ""
         if not self._begun:
             start = text.lstrip()
-            if len(start) < len(_OPEN) and _OPEN.startswith(start):
+            if len(start) < len(THINK) and THINK.startswith(start):
                 self._held = text
                 return "", ""
             self._begun = True
-            if start.startswith(_OPEN):
+            if start.startswith(THINK):
                 self._thinking, self._answer = True, _Stripped()
-                text = start[len(_OPEN) :]
+                text = start[len(THINK) :]
         if not self._thinking:
             return "", self._told(text)
-        before, found, after = text.partition(_CLOSE)
+        before, found, after = text.partition(THINK_END)
         if found:
             self._thinking = False
             return self._reasoning.feed(before), self._told(after)
-        keep = overlap(text, _CLOSE)
+        keep = overlap(text, THINK_END)
         self._held = text[len(text) - keep :]
         return self._reasoning.feed(text[: len(text) - keep]), ""
 
@@ -131,11 +131,6 @@ class _Stripped:
         self._begun = self._begun or bool(certain)
         self._space = text[len(certain) :]
         return certain
-
-
-def opens_thinking(prompt: str) -> bool:
-    """Whether the prompt itself has opened the think block."""
-    return prompt.rstrip().endswith(_OPEN)
 
 
 def _to_turn(message: BaseMessage) -> dict[str, object]:

@@ -16,7 +16,6 @@ from langchain_pareto.planning.plan import Plan
 from langchain_pareto.sharing import Seat, seated
 from langchain_pareto.strategies import Auto, Strategy, Vote
 
-_SMALLEST = 1e-9  # of what a budget holds: a limit that is used up
 _MOST_SHARES = 4  # that one call of a batch may take, where others save
 _AMPLE = 0.9  # of a limit: who stays below that in 9 of 10 calls is not cut short
 
@@ -26,11 +25,10 @@ def left(budget: Budget | None, account: Account | None, seat: Seat | None = Non
     if account is None:
         return budget
     room = account.room()
-    limits = room.unspent if seat is None else replace(room.unspent, **seat.share)
-    around = _budget(limits)
-    if room.seconds is not None:
-        rounds = 1 if seat is None else seat.batch.rounds
-        around = around.tightest(Budget(seconds=max(room.seconds / rounds, _SMALLEST)))
+    share = {} if seat is None else seat.share
+    rounds = 1 if seat is None else seat.batch.rounds
+    seconds = None if room.seconds is None else room.seconds / rounds
+    around = replace(room.unspent, calls=None, **share).budget(seconds)  # a plan is for one call
     return around if budget is None else budget.tightest(around)
 
 
@@ -55,7 +53,7 @@ def limited(strategy: Strategy, seat: Seat | None) -> Iterator[None]:
         return
     parts = _MOST_SHARES if _draws_in_turns(strategy) and not seat.batch.queued else 1
     share = Limits(**{name: amount * parts for name, amount in seat.share.items()})
-    with run_budget(Budget() if outer.on_limit == "error" else _budget(share)) as own:
+    with run_budget(Budget() if outer.on_limit == "error" else share.budget()) as own:
         own.turns = outer.turns
         seat.spent = lambda: _shared(own.spent)
         yield
@@ -80,21 +78,3 @@ def _shared(amounts: Limits | Cost) -> dict[str, int]:
     names = ("tokens", "flops", "nanojoules", "nanodollars")
     found = {name: getattr(amounts, name) for name in names}
     return {name: amount for name, amount in found.items() if amount is not None}
-
-
-def _budget(limits: Limits) -> Budget:
-    """These limits, where one that is used up is the least that a budget holds."""
-
-    def nano(amount: int | None) -> float | None:
-        return None if amount is None else max(amount / 1e9, _SMALLEST)
-
-    def whole(amount: int | None) -> int | None:
-        return None if amount is None else max(1, amount)
-
-    return Budget(
-        tokens=whole(limits.tokens),
-        flops=whole(limits.flops),
-        joules=nano(limits.nanojoules),
-        usd=nano(limits.nanodollars),
-        memory=whole(limits.memory),
-    )

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolCallChunk
 from langchain_core.messages.tool import tool_call_chunk
 
-from langchain_pareto.call import Reply
 from langchain_pareto.forms.tool_stream import ToolSplitter
 from langchain_pareto.messages import ReasoningSplitter
+from langchain_pareto.reply import Reply
 
 Respond = Callable[[Callable[[str], None]], Coroutine[object, object, Reply]]
 

@@ -1,28 +1,23 @@
 """
-Extract, normalise and group answers.
+Which answer a text gives, in its one spelling, and which answers of many are the same.
 
-Knows how models write an answer down (boxes, "Answer:" lines, LaTeX, thousands separators) and when
-two spellings are the same answer. It does not know who is right, and imports nothing heavy:
-`math-verify` is used when it is installed, and only for short, harmless-looking maths.
+Knows how models write an answer down (boxes, "Answer:" lines, LaTeX, thousands separators). It does
+not know who is right; `equivalence.py` knows when two spellings are the same maths.
 """
 
-import importlib
-import logging
-import math
 import re
-import threading
 import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache, lru_cache
-from types import ModuleType
+from functools import lru_cache
 from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from langchain_pareto.backends.thinking import THINK, THINK_END
 from langchain_pareto.errors import SettingError
+from langchain_pareto.strategies.equivalence import key_of, same
 
-_OPEN, _CLOSE = "<think>", "</think>"
 _BRACES = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|[{}]", re.DOTALL)
 _MARKER = re.compile(r"\banswer[*_]{0,3} ?[:\uff1a]", re.IGNORECASE)
 _MARKDOWN = " \t\r*_`"
@@ -35,13 +30,12 @@ class Reads(Protocol):
     """Reads the answer out of a text."""
 
     def extract(self, text: str) -> str | None:
-        """Return the answer that `text` gives, or None."""
+        """The answer that `text` gives, or None."""
         ...
 
 
 class Exact(str):
-    """
-    An answer that is already written in its one form, and is the same as another only letter by letter.
+    """An answer that is already written in its one form, and is the same as another only letter by letter.
 
     Answers of one `shape` agree on what matters first: a vote chooses the shape before it chooses among
     its answers.
@@ -50,7 +44,7 @@ class Exact(str):
     __slots__ = ("shape",)
 
     def __new__(cls, text: str, shape: str = "") -> Self:
-        """Return `text` as an answer of `shape`."""
+        """`text` as an answer of `shape`."""
         made = super().__new__(cls, text)
         made.shape = shape
         return made
@@ -59,13 +53,12 @@ class Exact(str):
 
 
 def shape_of(answer: str | None) -> str:
-    """Return what a vote chooses before it chooses an answer: the shape of an exact one, none of others."""
+    """What a vote chooses before it chooses an answer: the shape of an exact one, none of others."""
     return answer.shape if isinstance(answer, Exact) else ""
 
 
 class AnswerFormat(BaseModel):
-    r"""
-    Where a text says its answer: `pattern`, or else the last `\boxed{}`, or else the last "Answer:".
+    r"""Where a text says its answer: `pattern`, or else the last `\boxed{}`, or else the last "Answer:".
 
     With a `pattern` (its one group, or the whole match) the last match is the answer, and a text
     without one has none. It is the user's own regex: one that backtracks exponentially will hang.
@@ -86,7 +79,7 @@ class AnswerFormat(BaseModel):
         super().__init__(pattern=pattern, last_number=last_number, **unknown)
 
     def extract(self, text: str) -> str | None:
-        """Return the answer that `text` gives after its reasoning, or None."""
+        """The answer that `text` gives after its reasoning, or None."""
         rest = split_reasoning(text)[1]
         if self.pattern is not None:
             found = _last_match(_compile(self.pattern), rest)
@@ -98,30 +91,28 @@ class AnswerFormat(BaseModel):
 
 
 def split_reasoning(text: str) -> tuple[str | None, str]:
-    """
-    Split `text` at its last `</think>` into (reasoning, rest).
+    """(reasoning, rest) of `text`, which the end of its last think block divides.
 
     The opening tag may be missing (some templates put it into the prompt). A block that is still
     open at the end leaves no rest.
     """
-    before, closed, rest = text.rpartition(_CLOSE)
-    if _OPEN in rest:
-        return text.replace(_OPEN, "", 1).strip(), ""
+    before, closed, rest = text.rpartition(THINK_END)
+    if THINK in rest:
+        return text.replace(THINK, "", 1).strip(), ""
     if not closed:
         return None, text
-    return before.replace(_OPEN, "", 1).strip(), rest.strip()
+    return before.replace(THINK, "", 1).strip(), rest.strip()
 
 
 def split_thinking(text: str) -> tuple[str | None, str]:
-    """
-    Split `text` after a think block at its beginning into (reasoning, rest).
+    """(reasoning, rest) of a text that may begin with a think block.
 
     Tags anywhere else are text like any other. A block that is still open at the end leaves no rest.
     """
     start = text.lstrip()
-    if not start.startswith(_OPEN):
+    if not start.startswith(THINK):
         return None, text
-    reasoning, _, rest = start.removeprefix(_OPEN).partition(_CLOSE)
+    reasoning, _, rest = start.removeprefix(THINK).partition(THINK_END)
     return reasoning.strip(), rest.strip()
 
 
@@ -146,7 +137,7 @@ def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def _last_boxed(text: str) -> str | None:
-    """Return the content of the last box whose braces balance; one pass over the text."""
+    """The content of the last box whose braces balance; one pass over the text."""
     opened: list[int | None] = []  # where a box's content starts, None for other braces
     start, end = -1, -1
     for token in _BRACES.finditer(text):
@@ -162,7 +153,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _after_marker(text: str) -> str | None:
-    """Return the line after the last "Answer:" (the next one if that is empty), undressed."""
+    """The line after the last "Answer:" (the next one if that is empty), undressed."""
     end = None
     for marker in _MARKER.finditer(text):
         end = marker.end()
@@ -207,8 +198,7 @@ _MATHS_SIGNS = frozenset("0123456789\\^=+*/<>_{}()[]|")
 
 @lru_cache(maxsize=4096)
 def normalise(answer: str) -> str:
-    """
-    Return the exact normal form of `answer`: one spelling for what is surely the same answer.
+    """The exact normal form of `answer`: one spelling for what is surely the same answer.
 
     Dressing goes (LaTeX spacing, `$`, markdown, punctuation around it); numbers lose thousands
     separators and idle zeros; plain words lose case. Percent signs and units stay. Idempotent,
@@ -245,25 +235,8 @@ def _plain_number(text: str) -> str:
     return f"-{number}" if text.startswith("-") and number != "0" else number
 
 
-_LONGEST_MATHS = 100  # characters
-_LONGEST_RELATION = 40  # characters
-_RATIONAL = re.compile(r"(-?)(?:([0-9]+) )?([0-9]+(?:\.[0-9]+)?)(?:/([0-9]+(?:\.[0-9]+)?))?")
-# Numbers, single letters, and what is cheap to parse and compare: no factorials, sums or functions.
-_MATHS = re.compile(
-    r"(?:\\(?:frac|sqrt|pi|infty|cup|leq?|geq?|neq?|pm|[{}])(?![A-Za-z])"
-    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])| (?!(?<=[0-9] )[0-9])|[-0-9.,+*/^=<>(){}\[\]])+"
-)
-_UNIT = re.compile(r"[0-9.] ?[cdeghlmostI]\Z")  # 5 m and 5 g would both be read as 5
-_RELATION = re.compile(r"[=<>]|\\[lgn]eq?")
-_POWER = re.compile(
-    r"\^(?:([0-9]{1,2}(?![0-9]))|[A-Za-z]|\{[-+]?([0-9]{0,2})[A-Za-z]?(?:[-+/][0-9]{1,2})?\})?"
-)
-_HIGHEST_POWER = 32  # the product of all exponents, so that towers of powers are out
-
-
 def group(answers: Sequence[str | None]) -> list[list[int]]:
-    """
-    Return clusters of indices of equivalent answers, largest first, then first seen first.
+    """Clusters of indices of equivalent answers, largest first, then first seen first.
 
     None is in no cluster. An answer joins the first cluster whose first member it is equivalent to.
     """
@@ -275,10 +248,10 @@ def group(answers: Sequence[str | None]) -> list[list[int]]:
     owner: dict[str | Fraction, str | Fraction] = {}
     for answer, indices in places.items():
         exact = isinstance(answer, Exact)
-        key = answer if exact else _key_of(answer)
+        key = answer if exact else _key(answer)
         if key not in owner:
             others = () if exact else clusters
-            owner[key] = next((first for first in others if _same(first, key)), key)
+            owner[key] = next((first for first in others if same(first, key)), key)
         clusters.setdefault(owner[key], []).extend(indices)
     if len(clusters) < len(places):
         clusters = {key: sorted(indices) for key, indices in clusters.items()}
@@ -286,103 +259,5 @@ def group(answers: Sequence[str | None]) -> list[list[int]]:
 
 
 @lru_cache(maxsize=4096)
-def _key_of(answer: str) -> str | Fraction:
-    return _key(normalise(answer))
-
-
-def _key(form: str) -> str | Fraction:
-    """Return the number that a normal form spells exactly, or else the form."""
-    match = _RATIONAL.fullmatch(form) if len(form) <= _LONGEST_MATHS else None
-    if match is None:
-        return form
-    sign, whole, numerator, denominator = match.groups()
-    if denominator is None:
-        return form if whole else Fraction(sign + numerator)
-    if not Fraction(denominator):
-        return form
-    value = int(whole or 0) + Fraction(numerator) / Fraction(denominator)
-    return -value if sign else value
-
-
-def _same(a: str | Fraction, b: str | Fraction) -> bool:
-    """
-    Say whether two normal forms are the same answer.
-
-    They are if they agree or are the same rational number. If not, `math-verify` decides where it is
-    installed and both are short and plainly maths; it runs without its timeout (which needs the main
-    thread), so whatever might be slow to compare is left as different.
-    """
-    if a == b:
-        return True
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return False
-    return _is_maths(a) and _is_maths(b) and _verified(str(a), str(b))
-
-
-def _is_maths(form: str | Fraction) -> bool:
-    """Say whether `form` is maths that can be compared in milliseconds (there is no timeout)."""
-    if isinstance(form, Fraction):
-        return True
-    if len(form) > _LONGEST_MATHS or not _MATHS.fullmatch(form) or _UNIT.search(form):
-        return False
-    if _RELATION.search(form) and (len(form) > _LONGEST_RELATION or re.search(r"\^|sqrt", form)):
-        return False  # it would be solved
-    powers = list(_POWER.finditer(form))
-    if any(power[0] == "^" for power in powers):  # an exponent that is not plain
-        return False
-    product = math.prod(max(1, int(power[1] or power[2] or 1)) for power in powers)
-    return product <= _HIGHEST_POWER
-
-
-_MATHS_LOCK = threading.Lock()  # sympy promises nothing about threads
-
-
-@lru_cache(maxsize=4096)
-def _verified(a: str, b: str) -> bool:
-    library = _math_verify()
-    if library is None:
-        return False
-    with _MATHS_LOCK:
-        (gold, x), (target, y) = _parse(a), _parse(b)
-        try:
-            if x is not None and y is not None and not abs(x - y) <= 1e-9 * max(abs(x), abs(y)):
-                return False  # spares nearly all of the symbolic comparisons; NaN is like nothing
-            # Gold and target are not symmetric; the default rounding makes 1e-7 and 2e-7 the same.
-            return any(
-                library.verify(*pair, float_rounding=12, timeout_seconds=None)
-                for pair in ((gold, target), (target, gold))
-            )
-        except Exception:  # noqa: BLE001  what cannot be compared is not the same
-            return False
-
-
-@lru_cache(maxsize=1024)
-def _parse(form: str) -> tuple[list[object], complex | None]:
-    """Return what math-verify reads, and its value at a fixed point where it has one."""
-    library = _math_verify()
-    try:
-        parsed: list[object] = library.parse(f"${form}$", parsing_timeout=None) if library else []
-    except Exception:  # noqa: BLE001  whatever a parser makes of junk
-        return [], None
-    symbols = getattr(parsed[0], "free_symbols", ()) if parsed else ()
-    evaluate = getattr(parsed[0], "evalf", None) if parsed else None
-    if evaluate is None or _RELATION.search(form):
-        return parsed, None  # a relation, or nothing that can be read
-    try:
-        point = {symbol: 1 + (ord(symbol.name[0]) % 32) / 37 for symbol in symbols}
-        return parsed, complex(evaluate(subs=point))
-    except Exception:  # noqa: BLE001  a set or a tuple
-        return parsed, None
-
-
-@cache
-def _math_verify() -> ModuleType | None:
-    try:
-        library = importlib.import_module("math_verify")
-    except ImportError:
-        return None
-    for module in ("parser", "grader"):  # each warns once that its timeout is off, as it must be
-        logging.getLogger(f"math_verify.{module}").addFilter(
-            lambda record: not record.getMessage().startswith("Timeout is disabled")
-        )
-    return library
+def _key(answer: str) -> str | Fraction:
+    return key_of(normalise(answer))

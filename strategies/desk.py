@@ -13,7 +13,7 @@ from functools import partial
 from langchain_pareto.backends.base import Backend, Branch, Request, Task
 from langchain_pareto.budget import Cost
 from langchain_pareto.ledger import Account, Lease, Price
-from langchain_pareto.strategies.record import Bill, Record, finished
+from langchain_pareto.strategies.record import PaidTask, Record, finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class Desk:
             return False
         flops, memory = self.backend.estimate(Request(known, pending - 1, 1, 1))
         start = partial(self.backend.prefill, branch, deadline=self.account.deadline)
-        bill = await self._read(start, self.cost(0, flops, memory))
-        return bill is not None and bool(bill.future.result())
+        paid = await self._read(start, self.cost(0, flops, memory))
+        return paid is not None and bool(paid.future.result())
 
     async def judge(
         self, branch: Branch, known: int, tokens: Sequence[int]
@@ -74,11 +74,11 @@ class Desk:
         start = partial(
             self.backend.score, branch, [[t] for t in tokens], deadline=self.account.deadline
         )
-        bill = await self._read(start, self.cost(0, flops, memory))
-        if bill is None or (found := bill.future.result()) is None:
+        paid = await self._read(start, self.cost(0, flops, memory))
+        if paid is None or (found := paid.future.result()) is None:
             return None
         assert isinstance(found, list)
-        return [logprob for [logprob] in found], bill.held
+        return [logprob for [logprob] in found], paid.held
 
     async def lease(self, price: Price, most: int = 1, least: int = 1) -> Lease | None:
         """Room for a request of up to `most` tokens; None where not even `least` fit, or the run has ended."""
@@ -90,7 +90,7 @@ class Desk:
             return None
         return lease
 
-    def start(self, start: Callable[[], Task], lease: Lease, *, pending: int = 0) -> Bill:
+    def start(self, start: Callable[[], Task], lease: Lease, *, pending: int = 0) -> PaidTask:
         """Starts a request; whatever happens to us meanwhile, its lease is committed at what it took.
 
         `pending` tokens of the branch are its own to compute, however much is cached.
@@ -100,8 +100,8 @@ class Desk:
         except BaseException:
             lease.cancel()
             raise
-        bill, record, spec = Bill(task), self.record, self.backend.spec
-        record.tasks.append(bill)
+        paid, record, spec = PaidTask(task), self.record, self.backend.spec
+        record.tasks.append(paid)
 
         def pay() -> None:
             used = task.usage
@@ -109,14 +109,14 @@ class Desk:
             memory = min(lease.cost.memory, memory + spec.state_bytes_per_sequence)
             with record.lock:
                 memory = 0 if record.ended else memory
-                bill.held = memory
+                paid.held = memory
                 record.held += memory
                 if self.main:
                     record.prefix += max(0, used.prompt_tokens - pending)
                 lease.commit(self.cost(used.new_tokens, used.flops, memory))
 
-        bill.settle(pay)
-        return bill
+        paid.settle(pay)
+        return paid
 
     def note_limit(self, least: Cost) -> None:
         """What stood in the way of a request of this cost."""
@@ -124,11 +124,11 @@ class Desk:
         if reason is not None:
             self.record.limited_by, self.record.refused = reason, least
 
-    async def _read(self, start: Callable[[], Task], cost: Cost) -> Bill | None:
+    async def _read(self, start: Callable[[], Task], cost: Cost) -> PaidTask | None:
         """A request that draws nothing, done and paid; None where there is no room for it."""
         lease = await self.lease(lambda _: cost)
         if lease is None:
             return None
-        bill = self.start(start, lease)
-        await finished(bill)
-        return bill
+        paid = self.start(start, lease)
+        await finished(paid)
+        return paid

@@ -168,11 +168,11 @@ class Drawing:
                 constraint=constraint,
                 on_text=self.settings.on_text if thought.number == 1 else None,
             )
-            bill = self.desk.start(start, lease, pending=pending)
-            part = await finished(bill)
+            paid = self.desk.start(start, lease, pending=pending)
+            part = await finished(paid)
             assert isinstance(part, Extension)
             parts.append(part)
-            memory += bill.held
+            memory += paid.held
             left -= len(part.tokens)
             known, pending = len(branch.tokens) - 1, 1
             if end.text:

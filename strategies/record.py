@@ -52,7 +52,7 @@ class Lengths:
         return max(1, int(_Q25 * self.total / self.count)) if self.count else 1
 
 
-class Bill:
+class PaidTask:
     """A task whose future resolves once it is paid for: who has waited for it finds the books closed."""
 
     def __init__(self, task: Task) -> None:
@@ -89,7 +89,7 @@ class Record:
     """What one run shares among its searches: the tree, the offers, and what stood in its way."""
 
     thoughts: list[Thought] = field(default_factory=list)
-    tasks: list[Bill] = field(default_factory=list)
+    tasks: list[PaidTask] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
     seed: int = 0
     roots: dict[tuple[object, ...], Thought] = field(default_factory=dict)  # beside the first one

@@ -470,16 +470,28 @@ def test_agents_of_several_turns_keep_their_budgets_and_answer(shown) -> None:
             assert results == [str(i + turns) for i in range(turns if tokens == 1000 else 1)]
 
 
-def test_the_tenth_turn_computes_only_what_is_new(shown) -> None:
-    """What the ninth turn read and wrote is in the cache: of the tenth prompt at most 1.1 times what came since is computed."""
+def computed_anew(shown: LocalBackend, *limits: object, **options: object) -> int:
+    """The prompts of an agent that calls a tool ten times: of each, at most 1.1 times what came since is computed."""
     Mind(shown, caller(10))
     llm = ChatPareto(backend=shown, strategy="single", seed=1)
-    one = create_agent(llm, tools=[add], middleware=[BudgetMiddleware("5000 tokens, 40 calls")])
+    one = create_agent(llm, tools=[add], middleware=[BudgetMiddleware(*limits, **options)])
     out = one.invoke({"messages": [("human", "Add up.")]})
-    usage = [m.usage_metadata for m in out["messages"] if isinstance(m, AIMessage)]
-    assert len(usage) == 11
-    for ninth, tenth in itertools.pairwise(usage):
+    answers = [m for m in out["messages"] if isinstance(m, AIMessage)]
+    assert answers[-1].text == DONE
+    assert len(answers) == 11
+    for ninth, tenth in itertools.pairwise(m.usage_metadata for m in answers):
         new = tenth["input_tokens"] - ninth["input_tokens"] - ninth["output_tokens"]
         computed = tenth["input_tokens"] - tenth["input_token_details"]["cache_read"]
         assert new > 0
         assert computed <= 1.1 * new
+    return sum("budget_note" in m.response_metadata for m in answers)
+
+
+def test_the_tenth_turn_computes_only_what_is_new(shown) -> None:
+    """What the ninth turn read and wrote is in the cache."""
+    assert computed_anew(shown, "5000 tokens, 60 calls") == 0
+
+
+def test_a_note_costs_no_more_than_its_own_tokens(shown) -> None:
+    """As above while the model is told from the eighth turn on that little is left, and at the end that nothing is."""
+    assert computed_anew(shown, "11 calls", warn=0.3, reserve="1 call") == 4

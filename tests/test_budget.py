@@ -214,6 +214,24 @@ def test_limits() -> None:
     assert limits.tightest(Limits(tokens=3, memory=7)) == Limits(tokens=3, calls=2, memory=7)
 
 
+@given(st.builds(Limits, *[st.none() | st.integers(1, 10**15)] * 6), st.none() | amounts)
+def test_limits_are_a_budget_and_back(limits: Limits, seconds: float | None) -> None:
+    """Nothing is rounded on the way, and it is the budget that a user could have written."""
+    budget = limits.budget(seconds)
+    assert budget == Budget(**budget.model_dump())
+    assert (budget.limits(), budget.seconds) == (limits, seconds)
+
+
+def test_what_is_used_up_is_the_least_there_is_or_nothing() -> None:
+    """A budget that can be asked for holds one unit of it; one that tells what is left holds 0."""
+    spent = Limits(tokens=0, flops=-3, nanojoules=0, nanodollars=-1, calls=0, memory=-9)
+    least = Budget(tokens=1, seconds=1e-9, flops=1, joules=1e-9, usd=1e-9, calls=1, memory=1)
+    assert spent.budget(-0.5) == least
+    nothing = dict.fromkeys(("tokens", "seconds", "flops", "joules", "usd", "calls", "memory"), 0)
+    assert spent.budget(-0.5, least=0).model_dump() == nothing | {"on_limit": "best"}
+    assert Limits().budget(least=0) == Budget()
+
+
 @given(
     st.builds(Limits, *[st.none() | st.integers(-5, 1000)] * 6),
     st.builds(Cost, *[st.integers(0, 20)] * 6),

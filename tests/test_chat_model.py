@@ -405,6 +405,16 @@ def test_a_single_sample_streams_live():
     assert streamed == invoked
 
 
+def test_a_stream_renders_its_prompt_once():
+    """As a call that does not stream; whether the prompt opens the think block is seen in that text."""
+    llm = told("so</think>xy", opening="<think>", strategy="single")
+    streamed = _sum(llm.stream("?"))
+    assert len(llm.backend.tokenizer.kwargs) == 1
+    assert (streamed.content, streamed.additional_kwargs["reasoning_content"]) == ("xy", "so")
+    llm.invoke("?")
+    assert len(llm.backend.tokenizer.kwargs) == 2
+
+
 async def test_a_single_sample_streams_live_async():
     """The async twin."""
     llm = chat(strategy="single")

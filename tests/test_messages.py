@@ -16,11 +16,11 @@ from langchain_core.messages import (
 )
 
 from langchain_pareto.backends.characters import CharacterTokenizer
+from langchain_pareto.backends.thinking import opens_thinking
 from langchain_pareto.errors import SettingError
 from langchain_pareto.messages import (
     ReasoningSplitter,
     last_question,
-    opens_thinking,
     prompt_text,
     prompt_tokens,
     to_chat,

@@ -1,6 +1,7 @@
 """Agents of langchain keep their budgets, whatever fails, and their last answer arrives."""
 
 import asyncio
+import itertools
 import json
 import random
 import subprocess
@@ -18,7 +19,7 @@ from langchain.agents.middleware import (
 )
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -33,6 +34,7 @@ from langchain_pareto.errors import BudgetError, SettingError
 
 CALL = "CALL"  # a line of one of ours that begins so is a tool call
 LAST = "no longer available"  # said to the model when its last answer is due
+NOTE = "Note on your budget"
 DONE = "done it is"
 AT_ONCE = {"initial_delay": 0.0, "backoff_factor": 0.0, "jitter": False}
 
@@ -224,7 +226,7 @@ def test_when_only_the_reserve_is_left_tools_are_withdrawn() -> None:
     assert [choice for _, choice, _ in model.told] == [None] * 4 + ["none"]
     assert out["messages"][-1].text == DONE
 
-    other = foreign(lambda ms: said("", 5, ask()) if LAST not in ms[0].text else said(DONE))
+    other = foreign(lambda ms: said("", 5, ask()) if LAST not in ms[-1].text else said(DONE))
     go(agent(other, "5 calls", reserve="1 call"))
     assert [kwargs.get("tools") for _, kwargs in other.seen] == [["look"]] * 4 + [None]
 
@@ -246,7 +248,7 @@ def test_a_structured_last_answer_keeps_its_form() -> None:
         name: str
 
     def say(messages):
-        if LAST not in messages[0].text:
+        if LAST not in messages[-1].text:
             return said("", 5, ask(id_=str(len(messages))))
         return said("", 5, {"name": "City", "args": {"name": "Ulm"}, "id": "z"})
 
@@ -289,7 +291,7 @@ def test_a_foreign_model_is_called_only_if_its_most_fits() -> None:
     calls = iter(range(99))
     other = foreign(
         lambda ms: (
-            said(DONE, 30) if LAST in ms[0].text else said("", 30, ask(id_=str(next(calls))))
+            said(DONE, 30) if LAST in ms[-1].text else said("", 30, ask(id_=str(next(calls))))
         ),
         max_tokens=30,
     )
@@ -399,7 +401,7 @@ def test_time_is_a_limit_that_tools_use_up() -> None:
 
     calls = iter(range(99))
     other = foreign(
-        lambda ms: said(DONE) if LAST in ms[0].text else said("", 1, ask("wait", str(next(calls))))
+        lambda ms: said(DONE) if LAST in ms[-1].text else said("", 1, ask("wait", str(next(calls))))
     )
     out = go(agent(other, "100 s", tools=[wait], reserve="30 s", clock=clock))
     assert out["messages"][-1].text == DONE
@@ -408,24 +410,66 @@ def test_time_is_a_limit_that_tools_use_up() -> None:
 
 
 def test_the_model_is_told_before_the_end_and_nobody_else() -> None:
-    """A note stands in the system prompt of the calls that are low, after what stood there; the thread does not keep it."""
+    """A note stands after the last message of the calls that are low; the system prompt stays, and the thread does not keep it."""
     calls = iter(range(99))
     other = foreign(lambda ms: said("", 1, ask(id_=str(next(calls)))))
     out = go(agent(other, "10 calls", warn=0.3, system_prompt="Be kind."))
-    system = [messages[0].text for messages, _ in other.seen]
-    assert [text == "Be kind." for text in system] == [True] * 7 + [False] * 3
-    assert all(text.startswith("Be kind.\n\nNote on your budget: ") for text in system[7:])
-    assert [LAST in text for text in system] == [False] * 9 + [True]
-    assert "2 calls are left" in system[7]
-    assert not any(isinstance(message, SystemMessage) for message in out["messages"])
+    assert {messages[0].text for messages, _ in other.seen} == {"Be kind."}
+    asked = [messages[-1].text for messages, _ in other.seen]
+    assert [text in ("go", "seen") for text in asked] == [True] * 7 + [False] * 3
+    assert all(text.startswith("seen\n\nNote on your budget: ") for text in asked[7:])
+    assert [LAST in text for text in asked] == [False] * 9 + [True]
+    assert "2 calls are left" in asked[7]
+    assert not any(NOTE in m.text for m in out["messages"] if isinstance(m, ToolMessage))
+
+
+def test_a_prompt_only_grows() -> None:
+    """What a model was told stays where it was in the later calls of the run: no prompt takes back what an earlier one said."""
+    other = foreign(lambda ms: said("", 1, ask(id_=f"{len(ms)}")))
+    go(agent(other, "10 calls", warn=0.5))
+    asked = [[m.text for m in messages] for messages, _ in other.seen]
+    for earlier, later in itertools.pairwise(asked):
+        assert later[: len(earlier)] == earlier
+    assert sum(NOTE in text for text in asked[-1]) == 5
+
+
+def test_a_note_ends_with_its_run() -> None:
+    """The next run of the thread begins with its own budget, and reads nothing of what was left of the last one."""
+    other = foreign(lambda ms: said("", 1, ask(id_=f"{len(ms)}")) if len(ms) < 4 else said(DONE))
+    one = agent(other, "4 calls", warn=0.9, checkpointer=InMemorySaver())
+    for _ in range(2):
+        go(one, thread())
+    first, second = [m for m, _ in other.seen if len(m) == 3], other.seen[-1][0]
+    assert any(NOTE in m.text for m in first[0])
+    assert not any(NOTE in m.text for m in second[:-1])
+    assert [m.type for m in second] == ["human", *["ai", "tool"] * 2, "ai", "human"]
+
+
+def test_a_note_needs_no_role_that_a_template_refuses() -> None:
+    """Roles take turns as they did: no message is added to those of the user and the tools."""
+    other = foreign(lambda ms: said("", 1, ask(id_=f"{len(ms)}")))
+    go(agent(other, "5 calls", warn=0.9))
+    for i, (messages, _) in enumerate(other.seen):
+        assert [m.type for m in messages] == ["human", *["ai", "tool"] * i]
 
 
 def test_a_note_is_added_to_blocks_too() -> None:
-    """A system message of blocks gets one more."""
+    """A message of blocks gets one more, and stays as it was itself."""
     other = foreign(lambda _: said("fine"))
-    blocks = SystemMessage([{"type": "text", "text": "Be kind."}])
-    go(agent(other, "1 call", system_prompt=blocks))
-    assert [block["type"] for block in other.seen[0][0][0].content] == ["text", "text"]
+    mine = HumanMessage([{"type": "text", "text": "go"}])
+    out = agent(other, "1 call").invoke({"messages": [mine]})
+    assert [block["type"] for block in other.seen[0][0][-1].content] == ["text", "text"]
+    assert [block["text"] for block in mine.content] == ["go"]
+    assert [block["text"] for block in out["messages"][0].content] == ["go"]
+
+
+def test_after_an_answer_a_note_is_the_users() -> None:
+    """Where the last message is one of the model's, which nobody else may go on with."""
+    other = foreign(lambda _: said("fine"))
+    agent(other, "1 call").invoke({"messages": [("human", "go"), ("ai", "I will")]})
+    messages, _ = other.seen[0]
+    assert [m.type for m in messages] == ["human", "ai", "human"]
+    assert messages[-1].text.startswith(NOTE)
 
 
 # --- what fails
@@ -509,7 +553,7 @@ async def test_models_in_parallel_tools_share_the_run(asynchronous: bool) -> Non
         return inner.invoke("?").text
 
     def say(messages):
-        if LAST in messages[0].text:
+        if LAST in messages[-1].text:
             return said(DONE, 10)
         return said("", 10, *[ask("think", str(i)) for i in range(4)])
 

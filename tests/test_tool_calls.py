@@ -8,6 +8,7 @@ import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from minds import Mind
 from pydantic import BaseModel, Field
 
@@ -291,12 +292,85 @@ def test_unreadable_calls_are_no_exception():
     for said in (
         "<tool_call>\n{oops\n</tool_call>",
         '<tool_call>\n{"name": "fly", "arguments": {}}\n</tool_call>',
-        '<tool_call>\n{"name": "add", "arguments": {"a": "x"}}\n</tool_call>',
+        '<tool_call>\n{"name": "add", "arguments": "a=1"}\n</tool_call>',
     ):
         llm = ChatPareto(backend=ScriptedBackend([said]), strategy="single").bind_tools(TOOLS)
         for message in (llm.invoke("hi"), sum(list(llm.stream("hi"))[1:], next(llm.stream("hi")))):
             assert message.tool_calls == []
             assert len(message.invalid_tool_calls) == 1
+
+
+def said_call(name, /, **arguments):
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def test_a_call_that_breaks_its_schema_is_tried_again():
+    """It is a call, also streamed: the agent's tool answers with what is wrong, and the model makes a better one."""
+    from langchain.agents import create_agent
+
+    def say(text, i):
+        if "tool_response" not in text:
+            return said_call("add", a="one", b=2)
+        return "It is 3." if text.count("<tool_response>") > 1 else said_call("add", a=1, b=2)
+
+    llm = ChatPareto(backend=ScriptedBackend(say), strategy="single")
+    chunks = list(llm.bind_tools(TOOLS).stream("hi"))
+    for message in (llm.bind_tools(TOOLS).invoke("hi"), sum(chunks[1:], chunks[0])):
+        assert message.invalid_tool_calls == []
+        assert [call["args"] for call in message.tool_calls] == [{"a": "one", "b": 2}]
+    out = create_agent(llm, TOOLS).invoke({"messages": [("human", "1 + 2?")]})["messages"]
+    wrong, right = [message for message in out if isinstance(message, ToolMessage)]
+    assert (wrong.status, right.status) == ("error", "success")
+    assert "valid integer" in wrong.content
+    assert right.content == "3"
+    assert out[-1].content == "It is 3."
+
+
+def test_an_object_made_of_a_call_keeps_its_schema():
+    """Nobody is there to try again: arguments that break it are an error."""
+    said = said_call("City", name="Ulm", people="many")
+    llm = ChatPareto(backend=ScriptedBackend([said]), strategy="single")
+    for schema in (City, convert_to_openai_tool(City)):
+        with pytest.raises(OutputParserException, match="people"):
+            llm.with_structured_output(schema, method="function_calling").invoke("Where?")
+
+
+def test_a_call_that_breaks_its_schema_has_no_vote():
+    """However many say the same: one that keeps its schema wins."""
+    said = [said_call("add", a="one", b=2)] * 5 + [said_call("add", a=1, b=2)]
+    llm = ChatPareto(
+        backend=ScriptedBackend(said), strategy={"kind": "vote", "n": 6, "adaptive": False}
+    )
+    message = llm.bind_tools(TOOLS).invoke("hi")
+    assert [call["args"] for call in message.tool_calls] == [{"a": 1, "b": 2}]
+    assert message.response_metadata["pareto"]["share"] == 1
+
+
+def test_a_judge_compares_calls_as_text():
+    """A knockout among calls: what the judge prefers wins, though more samples say the other."""
+    judged = []
+
+    def say(text, i):
+        if "Compare two answers" not in text:
+            return said_call("add", a=1 if i % 4 else 2, b=2)
+        judged.append(text)
+        return "Better: A" if text.index('"a": 2') < text.index('"a": 1') else "Better: B"
+
+    llm = ChatPareto(backend=ScriptedBackend(say), strategy={"kind": "knockout", "n": 4})
+    for choice in (None, "any"):
+        message = llm.bind_tools(TOOLS, tool_choice=choice).invoke("hi")
+        assert [call["args"] for call in message.tool_calls] == [{"a": 2, "b": 2}]
+    assert judged
+
+
+def test_calls_are_made_in_the_order_written():
+    """Side by side as they are, by whole messages and by streams."""
+    calls = [("add", {"a": i, "b": 0}) for i in (3, 1, 2)] + [("weather", {"city": "Rome"})]
+    said = "\n".join(said_call(name, **args) for name, args in calls)
+    llm = ChatPareto(backend=ScriptedBackend([said]), strategy="single").bind_tools(TOOLS)
+    chunks = list(llm.stream("hi"))
+    for message in (llm.invoke("hi"), sum(chunks[1:], chunks[0])):
+        assert [(call["name"], call["args"]) for call in message.tool_calls] == calls
 
 
 def test_without_the_grammar_library(backend, monkeypatch):

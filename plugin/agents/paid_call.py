@@ -1,7 +1,8 @@
 """
 One model call of an agent, paid from the purse of its run: an attempt, and if that is cut short, the last answer.
 
-Knows requests of langchain's agents, whose models keep books, and what the model is told of its budget. Knows no hook and no state.
+Knows requests of langchain's agents, whose models keep books, and when the model is told of its budget (notes). Knows no hook and no
+state.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableBinding, RunnableWithFallbacks, ensure_config
 
+from langchain_pareto.agents.notes import Note, answered, noted
 from langchain_pareto.agents.run_purse import Bill, Purse, lacking
 from langchain_pareto.budget import Budget
 from langchain_pareto.chat_model import ChatPareto
@@ -24,14 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LOW = (
-    "Note on your budget: {left} are left for work, then a last answer is due. "
-    "Use a tool only if you need it, and answer as soon as you can."
-)
-_LAST = (
-    "Note on your budget: it is nearly spent ({left} are left), and tools are no longer available. "
-    "Give your final answer now, from what you know."
-)
 _UNCOUNTED = ("flops", "joules", "usd")  # of which a foreign model tells nothing
 
 
@@ -45,6 +39,7 @@ class Attempt:
         room: Budget,
         bill: Bill | None,
         *,
+        note: Note | None,
         last: bool,
     ) -> None:
         self.request = request
@@ -54,6 +49,7 @@ class Attempt:
         self._own = call.own
         self._room = room
         self._bill = bill
+        self._note = note
         self._last = last
 
     @contextmanager
@@ -77,6 +73,8 @@ class Attempt:
             assert self.response is not None
             if self._last:
                 self.response.result = [*_closed(self.response.result)]
+            if self._note is not None:
+                self.response.result = _told(self.response.result, self._note)
             self.cut = next(filter(None, map(self._cut_off, _answers(self.response))), None)
 
     def _cut_off(self, message: AIMessage) -> str | None:
@@ -117,14 +115,15 @@ class PaidCall:
             self.short = self._lacking(room, last=last)
             if self.short is not None:
                 continue
-            request = self._asked(room, last=last)
+            note = self._note(room, last=last)
+            request = self._asked(room, note, last=last)
             bill = None if self.keeps_books else self.purse.admit(self.most, last=last)
             if bill is None and not self.keeps_books:
                 # meanwhile its time was up, or others were faster
                 late = lacking(self.purse.room(last=last), self.most or 1)
                 self.short = late or ("tokens" if room.calls is None else "calls")
                 continue
-            attempt = Attempt(self, request, room, bill, last=last)
+            attempt = Attempt(self, request, room, bill, note=note, last=last)
             yield attempt
             self.response = attempt.response or self.response
             self.short = attempt.cut
@@ -145,17 +144,21 @@ class PaidCall:
             msg = f"nobody knows what {type(self._request.model).__name__} takes of {limited[0]}"
             raise BudgetError(msg, hint="Limit its tokens, seconds or calls, or call ChatPareto.")
 
-    def _asked(self, room: Budget, *, last: bool) -> ModelRequest[Any]:
-        """The request as it is made: with a note where the budget is low, and without tools at the end."""
-        request, left = self._request, _readable(room)
+    def _note(self, room: Budget, *, last: bool) -> Note | None:
+        """What the model is told, where the budget is low."""
+        if last:
+            return Note.last(self.purse.run, room)
+        low = self._warn and self.purse.is_low(self._warn)
+        return Note.low(self.purse.run, room) if low else None
+
+    def _asked(self, room: Budget, note: Note | None, *, last: bool) -> ModelRequest[Any]:
+        """The request as it is made: with the notes of the run, and without tools at the end."""
+        request = self._request
+        request = request.override(messages=noted(request.messages, self.purse.run, note))
         if _all_ours(request.model):
             budget = self.own.tightest(room)
             request = request.override(model_settings={**request.model_settings, "budget": budget})
-        if last:
-            return _without_tools(_noted(request, _LAST.format(left=left)))
-        if self._warn and self.purse.is_low(self._warn):
-            return _noted(request, _LOW.format(left=left))
-        return request
+        return _without_tools(request) if last else request
 
 
 def _players(model: object) -> Iterator[object]:
@@ -207,6 +210,16 @@ def _tokens(message: AIMessage) -> int:
     return message.usage_metadata["output_tokens"]
 
 
+def _told(messages: list[BaseMessage], note: Note) -> list[BaseMessage]:
+    """The answer with the note that it was given after."""
+    at = next((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), None)
+    if at is None:
+        return messages
+    message = messages[at]
+    assert isinstance(message, AIMessage)
+    return [*messages[:at], answered(message, note), *messages[at + 1 :]]
+
+
 def _closed(messages: list[BaseMessage]) -> Iterator[BaseMessage]:
     """The last answer: calls that no tool has answered are dropped, or the agent would go on."""
     answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
@@ -230,22 +243,3 @@ def _without_tools(request: ModelRequest[Any]) -> ModelRequest[Any]:
     if _all_ours(request.model) and request.response_format is None and request.tools:
         return request.override(tool_choice="none")
     return request.override(tools=[], tool_choice=None)
-
-
-def _noted(request: ModelRequest[Any], note: str) -> ModelRequest[Any]:
-    """The request with a note at the end of its system message."""
-    system = request.system_message
-    if system is None:
-        return request.override(system_message=SystemMessage(note))
-    content: Any = (
-        f"{system.content}\n\n{note}"
-        if isinstance(system.content, str)
-        else [*system.content, {"type": "text", "text": note}]
-    )
-    return request.override(system_message=system.model_copy(update={"content": content}))
-
-
-def _readable(room: Budget) -> str:
-    """The room in round numbers."""
-    seconds = None if room.seconds is None else max(1.0, round(room.seconds))
-    return str(room.model_copy(update={"seconds": seconds, "memory": None}))

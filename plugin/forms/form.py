@@ -15,7 +15,13 @@ from langchain_core.messages import AIMessage
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.forms.schema_grammar import json_rule
-from langchain_pareto.forms.schemas import canonical, canonical_json, check_schema, closed
+from langchain_pareto.forms.schemas import (
+    canonical,
+    canonical_json,
+    check_schema,
+    closed,
+    violation,
+)
 from langchain_pareto.forms.tool_arguments import coerced
 from langchain_pareto.forms.tool_formats import Parsed, ToolFormat, format_of, shows_tools
 from langchain_pareto.forms.tools import Tools
@@ -98,7 +104,7 @@ class Reader:
     def read(self, text: str) -> Parsed:
         """The calls in a text without its think block, and the rest of it."""
         if self.form.tools is None or self.form.tools.choice == "none":
-            return Parsed(text, (), ())
+            return Parsed(text)
         parsed = [one.parse(text, self.form.tools) for one in dict.fromkeys(self.formats)]
         return next((p for p in parsed if p.calls or p.invalid), parsed[0])
 
@@ -107,6 +113,8 @@ class Reader:
         rest = split_thinking(text)[1]
         parsed = self.read(rest)
         if parsed.invalid:
+            return None
+        if any(violation(call["args"], self._schema_of(call["name"])) for call in parsed.calls):
             return None
         if parsed.calls:
             names = [call["name"] for call in parsed.calls]
@@ -123,11 +131,14 @@ class Reader:
     def message(self, text: str) -> AIMessage:
         """The message that a text without its think block is."""
         parsed = self.read(text)
-        return AIMessage(
+        message = AIMessage(
             content=parsed.content,
             tool_calls=list(parsed.calls),
             invalid_tool_calls=list(parsed.invalid),
         )
+        if parsed.reasoning is not None:
+            message.additional_kwargs["reasoning_content"] = parsed.reasoning
+        return message
 
     def _schema_of(self, name: str) -> Mapping[str, object]:
         assert self.form.tools is not None

@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache, partial
+
+from jsonschema import SchemaError
+
+from langchain_pareto.errors import SettingError
+from langchain_pareto.forms.possible import Possible
+from langchain_pareto.forms.references import places
 
 _Schema = Mapping[str, object]
 
@@ -29,6 +35,9 @@ _HARMLESS = (
     'Unimplemented keys: ["uniqueItems"]',
 )
 _PATTERNS = frozenset({"pattern", "patternProperties", "propertyNames"})
+_LIMITS = frozenset(
+    f"{end}{of}" for end in ("min", "max") for of in ("imum", "Length", "Items", "Properties")
+) | {"exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 _OF_NAMES = ("properties", "$defs", "definitions", "dependentSchemas")  # keys are names in these
 
 
@@ -42,7 +51,7 @@ def json_rule(schema: Mapping[str, object], *, what: str) -> str:
 
 @lru_cache(maxsize=256)
 def _compilable(schema: str, what: str) -> str:
-    given = json.loads(schema)
+    given = _possible_only(json.loads(schema))
     lost = list[str]()
     for loosen in _LOOSER:
         tried = json.dumps({**loosen(given), "x-guidance": _STYLE})
@@ -74,16 +83,35 @@ def _as_it_is(schema: _Schema) -> _Schema:
     return schema
 
 
-def _unpatterned(schema: _Schema) -> _Schema:
-    """Without regular expressions, whose dialects differ."""
-    made = _without_patterns(schema)
+def _possible_only(schema: _Schema) -> _Schema:
+    """Without the parts that have no value: a text that began one would never end."""
+    try:
+        possible = Possible(places(schema))
+    except (SettingError, SchemaError):  # nobody has checked it
+        return schema
+
+    def kept(value: object) -> object:
+        if isinstance(value, list):
+            return [kept(one) for one in value]
+        if not isinstance(value, Mapping):
+            return value
+        return (
+            {key: kept(one) for key, one in value.items()} if possible.has_value(value) else False
+        )
+
+    return {key: kept(one) for key, one in schema.items()}
+
+
+def _loosened(schema: _Schema, words: Collection[str]) -> _Schema:
+    """Without some words: regular expressions, whose dialects differ, or limits beyond what the library counts."""
+    made = _without(words, schema)
     assert isinstance(made, Mapping)
     return made
 
 
-def _without_patterns(value: object, *, names: bool = False) -> object:
+def _without(words: Collection[str], value: object, *, names: bool = False) -> object:
     if isinstance(value, list):
-        return [_without_patterns(one) for one in value]
+        return [_without(words, one) for one in value]
     if not isinstance(value, Mapping):
         return value
     # an object closed to all but patterns would be left with nothing
@@ -91,9 +119,9 @@ def _without_patterns(value: object, *, names: bool = False) -> object:
     return {
         key: one
         if not names and key in ("enum", "const")
-        else _without_patterns(one, names=not names and key in _OF_NAMES)
+        else _without(words, one, names=not names and key in _OF_NAMES)
         for key, one in value.items()
-        if names or key not in _PATTERNS | closing
+        if names or (key not in words and key not in closing)
     }
 
 
@@ -112,7 +140,8 @@ def _typed_only(schema: _Schema) -> _Schema:
 
 _LOOSER: tuple[Callable[[_Schema], _Schema], ...] = (
     _as_it_is,
-    _unpatterned,
+    partial(_loosened, words=_PATTERNS),
+    partial(_loosened, words=_PATTERNS | _LIMITS),
     _named_only,
     _typed_only,
 )

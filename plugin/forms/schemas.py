@@ -10,16 +10,15 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator, SchemaError
-from referencing import Registry, Resource
-from referencing.exceptions import NoSuchResource, Unresolvable
-from referencing.jsonschema import DRAFT202012, SchemaResource
 
 from langchain_pareto.errors import SettingError
+from langchain_pareto.forms.possible import Possible
+from langchain_pareto.forms.references import check_ends, listed, places
+from langchain_pareto.forms.validity import Validity
 
 NO_SCHEMA: Mapping[str, object] = {}
 # words of a schema that hold schemas; "not" and "if" are left alone, since closed they would let more through
@@ -29,7 +28,6 @@ _WITHIN = (
     *("allOf", "anyOf", "oneOf", "then", "else"),
 )
 _NAMING = ("properties", "patternProperties", "additionalProperties", "unevaluatedProperties")
-_NOWHERE: Registry[Any] = Registry()  # nothing is fetched
 
 
 def canonical(value: object, schema: Mapping[str, object] = NO_SCHEMA) -> object:
@@ -98,10 +96,17 @@ def _closed(schema: Any, at: str, shared: set[str], *, alone: bool) -> Any:
             }
         elif key in _WITHIN:
             made[key] = _closed(value, inner, shared, alone=alone)
-    names = isinstance(made.get("properties"), Mapping)
-    if alone and names and made.get("type", "object") == "object":
+    if alone and _names_all(made) and made.get("type", "object") == "object":
         made.setdefault("additionalProperties", False)
     return made
+
+
+def _names_all(schema: Mapping[str, object]) -> bool:
+    """Whether a schema names all that it requires: closed, it would have no value else."""
+    named = schema.get("properties")
+    return isinstance(named, Mapping) and named.keys() >= set(
+        map(str, listed(schema.get("required")))
+    )
 
 
 def _descriptions(schema: Mapping[str, object]) -> Iterator[object]:
@@ -110,9 +115,9 @@ def _descriptions(schema: Mapping[str, object]) -> Iterator[object]:
         yield {"properties": {}}
     if "$ref" in schema:
         yield {"$ref": schema["$ref"]}
-    yield from _listed(schema.get("allOf"))
+    yield from listed(schema.get("allOf"))
     for key in ("anyOf", "oneOf"):  # of these only one counts at a time
-        if any(map(_names_properties, _listed(schema.get(key)))):
+        if any(map(_names_properties, listed(schema.get(key)))):
             yield {"properties": {}}
     yield from (schema[key] for key in ("then", "else") if key in schema)
     dependent = schema.get("dependentSchemas")
@@ -127,10 +132,6 @@ def _names_properties(schema: object) -> bool:
     return any(map(_names_properties, _descriptions(schema)))
 
 
-def _listed(value: object) -> Sequence[object]:
-    return value if isinstance(value, list) else ()
-
-
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
@@ -139,76 +140,46 @@ def violation(
     value: object, schema: Mapping[str, object], *, root: Mapping[str, object] | None = None
 ) -> str | None:
     """Where and how `value` breaks the schema, whose references are to places in `root`; None where it does not. Never raises."""
-    try:
-        validator = Draft202012Validator(schema if root is None else root, registry=_NOWHERE)
-        wrong = next(validator.evolve(schema=schema).iter_errors(value), None)
-    except RecursionError:
-        return "it is nested too deeply"
-    except Exception as error:  # noqa: BLE001 - a stranger's schema can fail in any way, and a text is only read
-        return f"the schema cannot be applied: {error}"
-    return None if wrong is None else f"{wrong.message} (at {wrong.json_path})"
+    return Validity(schema if root is None else root).violation(value, schema)
 
 
 def check_schema(schema: Mapping[str, object]) -> None:
-    """Raises SettingError for what is not a JSON schema, or refers to what it does not hold."""
+    """Raises SettingError for what is not a JSON schema, refers to what it does not hold, or has no value."""
     try:
-        json.dumps(schema)
+        json.dumps(schema, ensure_ascii=False, allow_nan=False).encode()
+        _check_names(schema)
         Draft202012Validator.check_schema(schema)
-        _check_references(schema)
+        found = places(schema)
     except SchemaError as error:
-        msg = f"this is not a JSON schema: {error.message}"
+        msg = f"this is not a JSON schema: {error.message} (at {error.json_path})"
         raise SettingError(msg, hint=f"Look at {error.json_path}.") from error
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        msg = "this JSON schema is nested too deeply"
+        raise SettingError(msg, hint="Put inner parts under $defs, and refer to them.") from error
+    except SettingError:
+        raise
+    except (TypeError, ValueError) as error:
         msg = f"this is not a JSON schema: {error!s:.300}"
         raise SettingError(msg, hint="Leave out what JSON cannot write.") from error
+    check_ends(found)
+    if (why := Possible(found).why_not()) is not None:
+        msg = f"no value can fit this JSON schema: {why}"
+        hint = (
+            "Widen it there; what holds itself must be optional, may be null, or stand in a list."
+        )
+        raise SettingError(msg, hint=hint)
 
 
-def _check_references(schema: Mapping[str, object]) -> None:
-    """Raises SettingError where a reference leads nowhere, elsewhere, or back to itself."""
-    root = DRAFT202012.create_resource(schema)
-    todo = [(root, _NOWHERE.resolver_with_root(root))]
-    beside = dict[int, list[int]]()  # schemas by id, and those that hold for the same value
-    parts = {id(one.contents) for one in _parts(root)}
-    while todo:
-        resource, resolver = todo.pop()
-        contents = resource.contents
-        if id(contents) in beside or not isinstance(contents, Mapping):
-            continue
-        beside[id(contents)] = [id(one) for one in _same_place(contents)]
-        todo += [(one, resolver.in_subresource(one)) for one in resource.subresources()]
-        for ref in (contents[key] for key in ("$ref", "$dynamicRef") if key in contents):
-            try:
-                found = resolver.lookup(ref)
-            except (Unresolvable, NoSuchResource) as error:
-                place = "what it does not hold" if ref.startswith("#") else "a schema elsewhere"
-                msg = f"a JSON schema refers to {ref!r:.200}, {place}"
-                hint = "Put the definition under $defs, and refer to #/$defs/..."
-                raise SettingError(msg, hint=hint) from error
-            if id(found.contents) not in parts:  # not a place where schemas stand
-                Draft202012Validator.check_schema(found.contents)
-            beside[id(contents)].append(id(found.contents))
-            todo.append((DRAFT202012.create_resource(found.contents), found.resolver))
-    try:
-        TopologicalSorter(beside).prepare()
-    except CycleError as error:
-        msg = "a JSON schema refers to itself for the same value, without end"
-        raise SettingError(
-            msg, hint="Let it refer to itself from a property or an item."
-        ) from error
-
-
-def _parts(resource: SchemaResource) -> Iterator[Resource[Any]]:
-    yield resource
-    for one in resource.subresources():
-        yield from _parts(one)
-
-
-def _same_place(schema: Mapping[str, object]) -> Iterator[object]:
-    for key in ("allOf", "anyOf", "oneOf"):
-        yield from _listed(schema.get(key))
-    yield from (schema[key] for key in ("if", "then", "else", "not") if key in schema)
-    dependent = schema.get("dependentSchemas")
-    yield from dependent.values() if isinstance(dependent, Mapping) else ()
+def _check_names(value: object) -> None:
+    """Raises TypeError for a name that is no text, which JSON would make one."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                msg = f"a name in it is {name!r}, which is no text"
+                raise TypeError(msg)
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
+        _check_names(one)
 
 
 def _properties(schema: Mapping[str, object]) -> Mapping[str, Mapping[str, object]]:

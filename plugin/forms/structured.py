@@ -17,18 +17,22 @@ from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
-from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ValidationError
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from typing_extensions import override
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.forms.schemas import check_schema, closed
-from langchain_pareto.forms.tool_arguments import coerced
+from langchain_pareto.forms.fitting import coerced
+from langchain_pareto.forms.given_schemas import (
+    given_class,
+    given_schema,
+    given_tool,
+    told_schema,
+)
+from langchain_pareto.forms.schemas import closed
+from langchain_pareto.forms.tool_arguments import read_json
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 ANY_OBJECT: Mapping[str, object] = {"type": "object"}
-_OF_TOOLS = {"function", "parameters", "input_schema"}  # words of a tool, not of a schema
 
 
 def structured(
@@ -45,7 +49,8 @@ def structured(
     `schema` is a pydantic class, a TypedDict, an OpenAI tool or a JSON schema with a title: an instance comes back for a pydantic class,
     else a dict. "json_schema" holds the text to the schema by a grammar, "function_calling" makes it the arguments of a tool, and
     "json_mode" asks for any JSON object, whose form the prompt must tell. With `include_raw` it gives `raw`, `parsed` and
-    `parsing_error`. Raises OutputParserException for a text that was cut off, or that breaks the schema.
+    `parsing_error`. Stop strings do not apply: an object ends where it ends. Raises OutputParserException for a text that was cut
+    off, or that breaks the schema; SettingError for a schema that is none, or that no value fits.
     """
     if method not in get_args(Method):
         msg = f"method cannot be {method!r:.40}"
@@ -53,30 +58,31 @@ def structured(
     if schema is None and method != "json_mode":
         msg = f"structured output by {method} needs a schema"
         raise SettingError(msg, hint="Give a pydantic class, a TypedDict or a JSON schema.")
-    if schema is not None:
-        _check(schema, method)
-    told = {"kwargs": {"method": method}, "schema": schema}
-    made = schema if _is_class(schema) else None
+    asked = dict(ANY_OBJECT) if schema is None else given_schema(schema)
+    told = {"kwargs": {"method": method}, "schema": told_schema(schema)}
+    made = given_class(schema)
+    settings["stop"] = []  # a value ends where it ends: a stop string within it would cut it off
     if method == "function_calling":
-        name = convert_to_openai_tool(schema)["function"]["name"]
+        tool = given_tool(schema)
+        name = convert_to_openai_tool(tool)["function"]["name"]
         llm = model.bind_tools(
-            [schema],
+            [tool],
             tool_choice=name,
             parallel_tool_calls=False,
             strict=strict,
             ls_structured_output_format=told,
             **settings,
         )
-        parser: ObjectParser = CallParser(json_schema={}, pydantic_class=made)
+        parser: ObjectParser = CallParser(json_schema=asked, pydantic_class=made)
     else:
-        asked = ANY_OBJECT if method == "json_mode" else _json_schema(schema)
+        asked = dict(ANY_OBJECT) if method == "json_mode" else asked  # the prompt tells the schema
         held = asked if strict is False else closed(asked)
         llm = model.bind(
             response_format=_response_format(method, held),
             ls_structured_output_format=told,
             **settings,
         )
-        parser = ObjectParser(json_schema=dict(asked), pydantic_class=made)
+        parser = ObjectParser(json_schema=asked, pydantic_class=made)
     return _with_raw(llm, parser) if include_raw else llm | parser
 
 
@@ -100,11 +106,20 @@ class ObjectParser(JsonOutputParser):
         except OutputParserException:
             if not partial:
                 raise
-        return super().parse_result(result, partial=True) if self.pydantic_class is None else None
+        return self._growing(result) if self.pydantic_class is None else None
+
+    def _growing(self, result: list[Generation]) -> Any:
+        """What can be read of an object so far; None where that is nothing, or nothing that could be written again."""
+        try:
+            value = super().parse_result(result, partial=True)
+            json.dumps(value, allow_nan=False)
+        except (ValueError, RecursionError):
+            return None
+        return value
 
     def _whole(self, text: str) -> Any:
         try:
-            value = json.loads(text)
+            value = read_json(text)
         except ValueError as error:
             msg = f"the answer is not a complete JSON value ({error}): {text!r:.200}"
             raise OutputParserException(
@@ -125,8 +140,8 @@ class ObjectParser(JsonOutputParser):
                 or self.pydantic_class.parse_obj
             )
             return read(value)
-        except (ValidationError, ValueError) as error:
-            msg = f"the answer is not a {self.pydantic_class.__name__}: {error}"
+        except Exception as error:  # a validator of the user's can fail in any way
+            msg = f"the answer is not a {self.pydantic_class.__name__}: {error or type(error).__name__}"
             raise OutputParserException(msg, llm_output=text) from error
 
 
@@ -153,40 +168,11 @@ class CallParser(ObjectParser):
         raise OutputParserException(msg, llm_output=generation.text)
 
 
-def _json_schema(schema: Any) -> dict[str, Any]:
-    """A JSON schema as it is; of a class or a tool, the one that LangChain makes, unless a type might hold itself, for which it has no words."""
-    if isinstance(schema, Mapping) and not schema.keys() & _OF_TOOLS:
-        return dict(schema)
-    own = getattr(schema, "model_json_schema", None)
-    if own is not None and "$defs" in (found := own()):
-        return dict(found)
-    return convert_to_json_schema(schema)
-
-
 def _response_format(method: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     if method == "json_mode":
         return {"type": "json_object"}
     name = schema.get("title", "answer")
     return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema)}}
-
-
-def _check(schema: Any, method: str) -> None:
-    """Raises SettingError for what is not a schema, or not one that the method can take."""
-    try:
-        found = _json_schema(schema)
-    except (TypeError, ValueError, AttributeError) as error:
-        msg = f"this is not a schema: {error}"
-        raise SettingError(
-            msg, hint="Give a pydantic class, a TypedDict, or a JSON schema with a title."
-        ) from error
-    check_schema(found)
-    if method == "function_calling" and found.get("type", "object") != "object":
-        msg = f"a tool takes an object, and this schema is of {found['type']!r}"
-        raise SettingError(msg, hint='Take method="json_schema".')
-
-
-def _is_class(schema: Any) -> bool:
-    return isinstance(schema, type) and is_basemodel_subclass(schema)
 
 
 def _with_raw(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from langchain_pareto.forms.schemas import violation
 
+TOO_DEEP = "it is nested too deeply"
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -38,8 +39,7 @@ def read_json(text: str) -> object:
         )
         return _text_only(value) if "\\u" in text else value
     except RecursionError:
-        msg = "it is nested too deeply"
-        raise ValueError(msg) from None
+        raise ValueError(TOO_DEEP) from None
 
 
 def without_surrogates(text: str) -> str:
@@ -56,7 +56,7 @@ def coerced(value: object, schema: Mapping[str, object]) -> tuple[object, str | 
     try:
         made = _fit(value, schema, schema)
     except RecursionError:
-        return value, "it is nested too deeply"
+        return value, TOO_DEEP
     return made, violation(made, schema)
 
 

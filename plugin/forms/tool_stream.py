@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from langchain_core.messages import ToolCallChunk
 from langchain_core.messages.tool import tool_call_chunk
 
-from langchain_pareto.forms.tool_formats import ToolFormat
-from langchain_pareto.forms.tool_reader import Begun, CallReader, Ended
+from langchain_pareto.forms.tool_format import ToolFormat
+from langchain_pareto.forms.tool_reader import Begun, Ended
 from langchain_pareto.forms.tools import Tools
 
 
@@ -21,12 +21,13 @@ class ToolSplitter:
     """Splits streamed text into what is said and what is called.
 
     A call comes as a chunk with its name and id, as soon as the name is known, and one with its arguments once they are complete: not
-    before, since arguments are made to fit the tool, and a call that is cut off is not valid. The sum of the chunks is what the format's
+    before, since arguments are made to fit the tool, and a call that is cut off is not valid. What a response template reads comes at
+    the end, but for the words before it. The sum of the chunks is what the format's
     `parse` gives for the whole text, but for the ids, and for the errors of invalid calls, which a chunk has no place for.
     """
 
     def __init__(self, format: ToolFormat, tools: Tools) -> None:  # noqa: A002 - as it is called everywhere
-        self._reader = CallReader(format.marks, tools)
+        self._reader = format.reader(tools)
 
     def feed(self, piece: str) -> Iterator[str | ToolCallChunk]:
         """What is certain with this piece."""

@@ -1,7 +1,7 @@
 """
 Measures what one model takes on this device: a grid of runs through the backend, as calls would run, fitted to a cost model.
 
-Knows backends, clocks and what devices tell of themselves; the form of the costs is `cost_model.py`'s. Forks of one prompt are what
+Knows backends, clocks and what devices tell of themselves; the form of the costs is `step_cost.py`'s. Forks of one prompt are what
 strategies draw, so forks are what it measures: short prompts, after which they soon attend apart, and long ones, which they share.
 """
 
@@ -28,18 +28,10 @@ from langchain_pareto.backends.devices import find_device
 from langchain_pareto.backends.nano import bundled
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapacityError, SettingError
-from langchain_pareto.planning.cost_model import (
-    CostModel,
-    Key,
-    Run,
-    Sharing,
-    Speed,
-    fit_decode,
-    fit_prefill,
-    prior,
-    spread,
-)
+from langchain_pareto.planning.cost_model import CostModel, Key, Speed, prior
+from langchain_pareto.planning.fitting import Run, fit_decode, fit_prefill, spread
 from langchain_pareto.planning.identity import fingerprint
+from langchain_pareto.planning.step_cost import Sharing
 from langchain_pareto.strategies import BestOfN, Single, Strategy
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.settings import Settings

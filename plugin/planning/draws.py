@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from langchain_pareto.backends.base import Finish
 from langchain_pareto.backends.recorded_samples import no_more
+from langchain_pareto.planning.allowance import FREE, Allowance
 from langchain_pareto.planning.players import Player
-from langchain_pareto.planning.purse import FREE, Purse
 
 
 class Tree:
@@ -38,24 +38,24 @@ class Tree:
 class Draw:
     """One sample, as far as it is drawn and paid."""
 
-    __slots__ = ("bill", "drawn", "first", "late", "length", "most", "number", "purse", "sample", "tree")  # fmt: skip
+    __slots__ = ("allowance", "charge", "drawn", "first", "late", "length", "most", "number", "sample", "tree")  # fmt: skip
 
     def __init__(
         self,
         tree: Tree,
-        purse: Purse,
+        allowance: Allowance,
         number: int,
         sample: int,
         length: int,
         most: int,
         first: bool,
     ) -> None:
-        self.tree, self.purse = tree, purse
+        self.tree, self.allowance = tree, allowance
         self.number = number  # in order of drawing
         self.sample, self.length = sample, length
         self.most = most  # bytes of memory that were reserved
-        self.first = first  # whether the prompt is on its bill
-        self.drawn, self.bill, self.late = 0, FREE, False
+        self.first = first  # whether the prompt is charged to it
+        self.drawn, self.charge, self.late = 0, FREE, False
 
     @property
     def finish(self) -> Finish:

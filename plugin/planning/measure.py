@@ -69,11 +69,15 @@ def measure(
         key = tuple(sorted(option.roles.items()))
         if key not in replayers:
             replayers[key] = Replayer({role: recordings[model] for role, model in key})
-        for j, question, order in product(range(len(grid)), range(questions), range(orders)):
-            played = replayers[key].play(option.strategy, question, limits[j], seed=order)
-            right[i, j, question, order] = played.right or 0.0
-            answers[i, j, question, order] = played.answer
-            costs[i, j, question, order] = list(_took(played))
+        for question, order in product(range(questions), range(orders)):
+            for j, limit in enumerate(limits):
+                played = replayers[key].play(option.strategy, question, limit, seed=order)
+                same = slice(j, None) if played.free else j
+                right[i, same, question, order] = played.right or 0.0
+                answers[i, same, question, order] = played.answer
+                costs[i, same, question, order] = list(_took(played))
+                if played.free:  # larger limits change nothing
+                    break
     return Runs(grid, right, costs, answers)
 
 

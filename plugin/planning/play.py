@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from langchain_pareto.backends.base import Sampling
+from langchain_pareto.planning.allowance import FREE, Allowance, Charge
 from langchain_pareto.planning.draws import Draw, Tree
 from langchain_pareto.planning.players import Cast
-from langchain_pareto.planning.purse import FREE, Bill, Purse
 from langchain_pareto.planning.recording import Timing
 from langchain_pareto.strategies.record import Lengths, Record
 from langchain_pareto.strategies.run import anytime
@@ -36,6 +36,7 @@ class Play:
         self.lengths = Lengths()
         self.offer: Answer | None = None
         self.limited_by: str | None = None
+        self.bound = False  # whether a limit had a say, be it only in how many draws ran side by side
         self.clock = 0.0  # seconds
         self.steps = 0
         self.spent = FREE
@@ -50,15 +51,20 @@ class Play:
         self.trees.append(tree)
         return tree
 
-    def lack(self, purse: Purse, bill: Bill) -> str | None:
+    def lack(self, allowance: Allowance, charge: Charge) -> str | None:
         """What stands in the way of a request, None if nothing does."""
-        return "seconds" if self.clock >= purse.deadline else purse.lack(bill)
+        return "seconds" if self.clock >= allowance.deadline else allowance.lack(charge)
 
-    def pay(self, purse: Purse, bill: Bill) -> None:
+    def pay(self, allowance: Allowance, charge: Charge) -> None:
         """Puts a request on the books."""
         tokens, flops, nanodollars, memory = self.spent
-        self.spent = (tokens + bill[0], flops + bill[1], nanodollars + bill[2], memory + bill[3])
-        purse.pay(bill)
+        self.spent = (
+            tokens + charge[0],
+            flops + charge[1],
+            nanodollars + charge[2],
+            memory + charge[3],
+        )
+        allowance.pay(charge)
 
     def take(self, draw: Draw, tokens: int) -> None:
         """So many tokens of a sample are drawn, be that more than so far or less: pays, or gives back."""
@@ -70,11 +76,11 @@ class Play:
         else:
             flops, kept = 0, player.state
             tree.computed = tree.computed and not draw.first
-        bill, old = (tokens, flops, player.nanodollars(tokens), min(draw.most, kept)), draw.bill
-        draw.drawn, draw.bill = tokens, bill
+        charge, old = (tokens, flops, player.nanodollars(tokens), min(draw.most, kept)), draw.charge
+        draw.drawn, draw.charge = tokens, charge
         self.pay(
-            draw.purse,
-            (bill[0] - old[0], bill[1] - old[1], bill[2] - old[2], bill[3] - old[3]),
+            draw.allowance,
+            (charge[0] - old[0], charge[1] - old[1], charge[2] - old[2], charge[3] - old[3]),
         )
 
     def pass_time(self) -> None:
@@ -93,7 +99,7 @@ class Play:
         known = tree.player.prompt_seconds(tree.prompt) if tree.read else 0.0
         tree.read = True
         seconds = _seconds(timing, [d.drawn for d in draws], tree.prompt, known)
-        for deadline in sorted({draw.purse.deadline for draw in draws}):
+        for deadline in sorted({draw.allowance.deadline for draw in draws}):
             left = max(0.0, deadline - now)
             if seconds <= left:
                 break
@@ -102,8 +108,8 @@ class Play:
                 timing.drawn_by(lengths, tree.prompt, left + known) if left else [0] * len(draws)
             )
             for draw, tokens in zip(draws, reached, strict=True):
-                if draw.purse.deadline == deadline and tokens < draw.drawn:
-                    draw.late = True
+                if draw.allowance.deadline == deadline and tokens < draw.drawn:
+                    draw.late = self.bound = True
                     self.take(draw, tokens)
             lengths = [draw.drawn for draw in draws]
             begun = left or any(lengths)
@@ -164,7 +170,7 @@ class Race:
             lengths = [min(draw.drawn, self._at) for draw in self._draws]
             now = self._began + _seconds(timing, lengths, tree.prompt, known)
             late = any(draw.late and draw.drawn <= self._at for draw in self._draws)
-            ends = [draw.purse.deadline for draw in self._draws] if late else []
+            ends = [draw.allowance.deadline for draw in self._draws] if late else []
             self._play.clock = max(self._play.clock, now, *ends)
 
 

@@ -66,10 +66,10 @@ class Runs:
         """The cells of some of the questions, by default of all."""
         rows = slice(None) if questions is None else np.asarray(questions)
         right = self.right[:, :, rows].mean(3, dtype=np.float64)
-        costs = self.costs[:, :, rows].astype(np.float64)
         options, budgets = right.shape[:2]
-        each = costs.reshape(options, budgets, -1, len(TERMS))
-        return Cells(self.budgets, right, each.mean(2), np.quantile(each, 0.9, axis=2))
+        each = self.costs[:, :, rows].reshape(options, budgets, -1, len(TERMS))
+        p90 = np.quantile(each, 0.9, axis=2).astype(np.float64)
+        return Cells(self.budgets, right, each.mean(2, dtype=np.float64), p90)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,17 +53,27 @@ class LinearTiming:
         return [min(length, steps) for length in lengths]
 
 
+class Scoring(Protocol):
+    """What a scorer's own work takes."""
+
+    def score_seconds(self, lengths: Sequence[int], prompt: int) -> float:
+        """Seconds of scoring texts of so many tokens after one prompt."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """The recorded answers of a role's model, and what it costs; None is unknown, and then a limit on that is refused.
 
-    `spec` gives FLOPs, memory and the context; without it the context holds just the longest sample.
+    `spec` gives FLOPs, memory and the context; without it the context holds just the longest sample. `scoring` is of what is drawn here;
+    None is a scorer that takes no time.
     """
 
     pool: Pool
     spec: ModelSpec | None = None
     timing: Timing | None = None
     usd_per_token: float | None = None
+    scoring: Scoring | None = None
 
 
 class RecordedScores:

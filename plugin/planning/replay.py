@@ -13,16 +13,17 @@ import math
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from types import NoneType
 from typing import TypeVar
 
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.budget import Budget, Limits
 from langchain_pareto.errors import SettingError
+from langchain_pareto.planning.allowance import Allowance
 from langchain_pareto.planning.play import Play
 from langchain_pareto.planning.players import Cast
 from langchain_pareto.planning.pool import NO_ANSWER
-from langchain_pareto.planning.purse import Purse
 from langchain_pareto.planning.recording import RecordedScores, Recording
 from langchain_pareto.planning.replay_search import ReplaySearch
 from langchain_pareto.strategies import (
@@ -49,7 +50,8 @@ class Played:
     """What a run would have given, and what it would have taken.
 
     `answer` is a class of the pool's, NO_ANSWER where the sample was cut off or says nothing, which is wrong. `sample` is its place in the
-    pool of `role`, None where not a token was drawn. `steps` are decode steps one after the other. `stopped_by` is as in Outcome.
+    pool of `role`, None where not a token was drawn. `steps` are decode steps one after the other. `stopped_by` is as in Outcome. `free` says
+    that no limit had a say in it: with larger ones it is the same.
     """
 
     answer: int
@@ -67,6 +69,7 @@ class Played:
     finished: bool
     role: str
     sample: int | None
+    free: bool
 
 
 class Replayer:
@@ -91,7 +94,7 @@ class Replayer:
             max_tokens=max_tokens,
             scorer=scores if scorer is None else scorer,
         )
-        self._limits: tuple[Budget | None, Limits] = (None, Limits())
+        self._limits = lru_cache(maxsize=64)(self._checked)  # a measurement goes round its budgets
 
     def play(
         self, strategy: Strategy, question: int, budget: Budget | None = None, *, seed: int = 0
@@ -107,7 +110,7 @@ class Replayer:
         plain = self._is_plain(strategy)
         play = Play(self.cast, self.settings.sampling, question, seed, turns=not plain)
         root = Thought(self.questions[question])
-        search = ReplaySearch(play, play.tree(POLICY), root, self._purse(budget), self.settings)
+        search = ReplaySearch(play, play.tree(POLICY), root, self._allowance(budget), self.settings)
         run = _answer(strategy, search, play)
         answer = _at_once(run) if plain else _in_loop(run)
         play.end()
@@ -119,13 +122,15 @@ class Replayer:
         named = type(strategy) in _PLAIN and nested in (NoneType, Single)
         return named and scorer in (RecordedScores, MeanLogprob)
 
-    def _purse(self, budget: Budget | None) -> Purse:
+    def _allowance(self, budget: Budget | None) -> Allowance:
         if budget is None:
-            return Purse(Limits(), math.inf)
-        if budget is not self._limits[0]:
-            self.cast.check(budget)
-            self._limits = (budget, budget.limits())
-        return Purse(self._limits[1], math.inf if budget.seconds is None else budget.seconds)
+            return Allowance(Limits(), math.inf)
+        deadline = math.inf if budget.seconds is None else budget.seconds
+        return Allowance(self._limits(budget), deadline)
+
+    def _checked(self, budget: Budget) -> Limits:
+        self.cast.check(budget)
+        return budget.limits()
 
     def _played(self, play: Play, answer: Answer | None) -> Played:
         thought = None if answer is None else answer.thought
@@ -153,6 +158,7 @@ class Replayer:
             finished=thought is not None and thought.finished,
             role=player.role,
             sample=sample,
+            free=not play.bound and play.limited_by is None,
         )
 
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 
 from langchain_pareto.backends.base import Usage
 from langchain_pareto.backends.recorded_samples import CUT, text_of
+from langchain_pareto.planning.allowance import Allowance, Charge
 from langchain_pareto.planning.draws import Draw, Tree
 from langchain_pareto.planning.play import Play, Race
-from langchain_pareto.planning.purse import Bill, Purse
 from langchain_pareto.strategies.sizing import WIDEST, reserved, widest
 from langchain_pareto.strategies.thoughts import Thought
 
@@ -22,10 +22,10 @@ class ReplayDrawing:
     """Draws below the root of one search."""
 
     def __init__(
-        self, play: Play, tree: Tree, root: Thought, purse: Purse, max_tokens: int | None
+        self, play: Play, tree: Tree, root: Thought, allowance: Allowance, max_tokens: int | None
     ) -> None:
         self._play, self._tree = play, tree
-        self._root, self._purse = root, purse
+        self._root, self._allowance = root, allowance
         room = tree.player.room(play.row)
         self.cap = max(1, room if max_tokens is None else min(room, max_tokens))  # tokens
 
@@ -78,33 +78,35 @@ class ReplayDrawing:
             return
         last = tree.prompt - 1
         price = (0, player.flops(0, last, 1), 0, player.kv * last + player.state)
-        if (reason := play.lack(self._purse, price)) is not None:
+        if (reason := play.lack(self._allowance, price)) is not None:
             play.limited_by = reason
             return
         read = 1 if tree.computed else last
         tree.computed = True
         memory = min(price[3], player.kv * read + player.state)
-        play.pay(self._purse, (0, player.flops(last - read, last, 1), 0, memory))
+        play.pay(self._allowance, (0, player.flops(last - read, last, 1), 0, memory))
         await self._turn(2)
         self._root.computed = True
 
     def _width(self, n: int) -> int:
         """How many of `n` draws run side by side."""
-        purse = self._purse
-        if not purse.pots:
+        allowance = self._allowance
+        if not allowance.pots:
             return min(n, WIDEST)
-        fits = lambda tokens: purse.times(self._price(tokens), n)  # noqa: E731 - of this moment
-        return widest(n, self._play.lengths.q95, self.cap, fits)
+        fits = lambda tokens: allowance.times(self._price(tokens), n)  # noqa: E731 - of this moment
+        width = widest(n, self._play.lengths.q95, self.cap, fits)
+        self._play.bound |= width < min(n, WIDEST)
+        return width
 
     async def _begin(self, width: int) -> list[Draw]:
         """Draws that are reserved and paid in their order, as if all time had passed; fewer where no more fit."""
-        play, purse = self._play, self._purse
-        tokens = purse.left(0)
+        play, allowance = self._play, self._allowance
+        tokens = allowance.left(0)
         share = 0 if tokens is None else tokens // width
         number, play.placed = play.placed, play.placed + width
         await self._turn(1)
         most, least, likely = self.cap, 1, play.lengths.q95
-        if likely is not None and purse.pots:
+        if likely is not None and allowance.pots:
             most, least = reserved(self.cap, likely, share, play.lengths.q25)
         draws = list[Draw]()
         while len(draws) < width:
@@ -120,30 +122,31 @@ class ReplayDrawing:
         tree, play, player = self._tree, self._play, self._tree.player
         sample = tree.next_sample(play.question)
         length = player.lengths[play.row][sample]
+        play.bound |= amount < min(length, self.cap)
         before = 0 if self._root.computed else tree.prompt - 1
         most = player.kv * (before + amount) + player.state
-        draw = Draw(tree, self._purse, number, sample, length, most, not tree.computed)
+        draw = Draw(tree, self._allowance, number, sample, length, most, not tree.computed)
         tree.computed = True
         play.take(draw, min(length, amount))
         return draw
 
     def _reserve(self, most: int, least: int) -> int | None:
         """The most tokens that can be paid for, None where not even the least can."""
-        play, purse = self._play, self._purse
-        if (reason := play.lack(purse, self._price(least))) is not None:
+        play, allowance = self._play, self._allowance
+        if (reason := play.lack(allowance, self._price(least))) is not None:
             play.limited_by = reason
             return None
-        if purse.lack(self._price(most)) is None:
+        if allowance.lack(self._price(most)) is None:
             return most
         while least + 1 < most:
             middle = (least + most) // 2
-            fits = purse.lack(self._price(middle)) is None
+            fits = allowance.lack(self._price(middle)) is None
             least, most = (middle, most) if fits else (least, middle)
         return least
 
-    def _price(self, tokens: int) -> Bill:
+    def _price(self, tokens: int) -> Charge:
         """The worst case of one draw."""
-        if not self._purse.dear:
+        if not self._allowance.dear:
             return tokens, 0, 0, 0
         player, last = self._tree.player, self._tree.prompt - 1
         flops = player.flops(last, last + tokens, tokens)
@@ -160,7 +163,7 @@ class ReplayDrawing:
             play.limited_by = "seconds"
         elif finish == "length" and draw.drawn < self.cap:
             play.lengths.cut += draw.drawn
-            play.limited_by = play.lack(self._purse, self._price(self.cap)) or play.limited_by
+            play.limited_by = play.lack(self._allowance, self._price(self.cap)) or play.limited_by
         self._root.computed = True
         said = player.answers[play.row][draw.sample]
         whole = finish == "eos"

@@ -1,8 +1,8 @@
 """
 What a strategy that draws whole answers does with a search, done over a pool.
 
-Knows what `Search` gives and takes; whatever was not recorded raises NotRecorded. A score costs nothing here, and temperatures are the
-pool's.
+Knows what `Search` gives and takes; whatever was not recorded raises NotRecorded. A score costs nothing here but the seconds that the
+recording tells, and temperatures are the pool's.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NoReturn
 from langchain_pareto.backends.recorded_samples import not_recorded
 from langchain_pareto.budget import Budget, BudgetLike, Limits
 from langchain_pareto.ledger import Room
+from langchain_pareto.planning.allowance import Allowance
 from langchain_pareto.planning.draws import Tree
 from langchain_pareto.planning.play import Play
-from langchain_pareto.planning.purse import Purse
 from langchain_pareto.planning.replay_drawing import ReplayDrawing
 from langchain_pareto.strategies.scorers import RunScorer, Scorer, ask_scorer
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.settings import Settings
-from langchain_pareto.strategies.thoughts import POLICY, Answer, Thought
+from langchain_pareto.strategies.thoughts import POLICY, Answer, NothingDrawn, Thought
 from langchain_pareto.strategies.until import ANSWER, STEP, Until
 
 
@@ -35,7 +35,7 @@ class ReplaySearch(Search):
         play: Play,
         tree: Tree,
         root: Thought,
-        purse: Purse,
+        allowance: Allowance,
         settings: Settings,
         *,
         nested: bool = False,
@@ -44,29 +44,30 @@ class ReplaySearch(Search):
         self.settings = settings
         self._play = play
         self._tree = tree
-        self._purse = purse
+        self._allowance = allowance
         self._nested = nested
-        self._draws = ReplayDrawing(play, tree, root, purse, settings.max_tokens)
+        self._draws = ReplayDrawing(play, tree, root, allowance, settings.max_tokens)
 
     @property
     def room(self) -> Room:
         """What is left; nothing is ever reserved by others."""
+        self._play.bound = True  # whoever asks may go by it
         left = Limits(
-            tokens=self._purse.left(0),
-            flops=self._purse.left(1),
-            nanodollars=self._purse.left(2),
-            memory=self._purse.left(3),
+            tokens=self._allowance.left(0),
+            flops=self._allowance.left(1),
+            nanodollars=self._allowance.left(2),
+            memory=self._allowance.left(3),
         )
-        seconds = self._purse.deadline - self._play.clock
+        seconds = self._allowance.deadline - self._play.clock
         return Room(left, left, max(0.0, seconds) if self.has_deadline else None)
 
     @property
     def limited(self) -> bool:
-        return bool(self._purse.pots)
+        return bool(self._allowance.pots)
 
     @property
     def has_deadline(self) -> bool:
-        return self._purse.deadline < math.inf
+        return self._allowance.deadline < math.inf
 
     @property
     def context(self) -> int:
@@ -100,11 +101,25 @@ class ReplaySearch(Search):
         new = [t for t in dict.fromkeys(thoughts) if t.score is None and t.whole]
         if not new:
             return
+        self._wait_for_scores(new)
         found = await ask_scorer(self.settings.scorer, self, new)
         for thought, value in zip(new, found, strict=True):
             if not isinstance(value, float):
                 raise not_recorded("a score of steps")
             thought.score = value
+
+    def _wait_for_scores(self, thoughts: Sequence[Thought]) -> None:
+        """Lets the time of scoring pass; where a deadline comes before its end, what was drawn is all there is."""
+        play, scoring = self._play, self._tree.player.recording.scoring
+        if scoring is None:
+            return
+        lengths = [thought.length for thought in thoughts]
+        ends = play.clock + scoring.score_seconds(lengths, self._tree.prompt)
+        deadline = self._allowance.deadline
+        play.clock = max(play.clock, min(ends, deadline))
+        if ends > deadline:
+            play.limited_by = "seconds"
+            raise NothingDrawn
 
     def offer(self, answer: Answer | Thought) -> None:
         if not self._nested:
@@ -121,7 +136,7 @@ class ReplaySearch(Search):
         more = Budget.parse(budget)
         self._play.cast.check(more)
         ends = math.inf if more.seconds is None else self._play.clock + more.seconds
-        return self._like(purse=Purse(more.limits(), ends, self._purse))
+        return self._like(allowance=Allowance(more.limits(), ends, self._allowance))
 
     def at_temperature(self, temperature: float | None) -> Search:
         if temperature is None or temperature == self.settings.sampling.temperature:
@@ -154,7 +169,7 @@ class ReplaySearch(Search):
         *,
         tree: Tree | None = None,
         root: Thought | None = None,
-        purse: Purse | None = None,
+        allowance: Allowance | None = None,
         settings: Settings | None = None,
         nested: bool = False,
     ) -> ReplaySearch:
@@ -162,7 +177,7 @@ class ReplaySearch(Search):
             self._play,
             tree or self._tree,
             root or self.root,
-            purse or self._purse,
+            allowance or self._allowance,
             settings or self.settings,
             nested=nested or self._nested,
         )

@@ -1,7 +1,7 @@
 """
 One search as HTML: a page that needs nothing else, or the same without its script, for notebooks.
 
-Knows sections and their order; tags and texts are `report_markup`'s, the drawing is `report_drawing`'s. No text of a search is ever
+Knows sections and their order; tags and texts are `markup.py`'s, the picture is `picture.py`'s. No text of a search is ever
 part of a script or a style: the page's script reads the table that everybody can read.
 """
 
@@ -16,8 +16,8 @@ from importlib.resources import files
 from langchain_pareto.reports import words
 from langchain_pareto.reports.answers import Ballot
 from langchain_pareto.reports.details import details_of
-from langchain_pareto.reports.drawing import DRAWN, Drawing, legend
 from langchain_pareto.reports.markup import Markup, tag
+from langchain_pareto.reports.picture import DRAWN, Picture, legend
 from langchain_pareto.reports.run import Run
 from langchain_pareto.reports.spending import spending
 from langchain_pareto.reports.table import cut, panel, thoughts
@@ -184,14 +184,14 @@ def _votes(ballot: Ballot) -> Markup | None:
 
 
 def _search(forest: Forest, ballot: Ballot, prefix: str) -> Markup:
-    drawing = Drawing.of(forest, ballot, prefix)
+    drawn = Picture.of(forest, ballot, prefix)
     told = "Each bar is one thought. It is as long as the tokens that were drawn into it, and begins where the thought before it ended; the scale counts tokens."
     parts = [tag("h2", "Where the tokens went"), tag("p", told, class_="note")]
     if len(forest.nodes) > DRAWN:
         few = f"Drawn are {DRAWN:,} of {len(forest.nodes):,} thoughts; the list below has all of them."
         parts.append(tag("p", few, class_="note"))
     picture = tag(
-        "figure", tag("div", drawing.render(), class_="scroll"), tag("figcaption", legend(drawing))
+        "figure", tag("div", drawn.render(), class_="scroll"), tag("figcaption", legend(drawn))
     )
     shown = forest.chosen[-1] if forest.chosen else forest.nodes[0]
     beside = tag(

@@ -86,7 +86,7 @@ class Accuracy(BaseModel):
     high: _Number
 
 
-class Rejected(BaseModel):
+class NotTaken(BaseModel):
     """A plan that was not taken, and why."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -106,7 +106,7 @@ class Planned(BaseModel):
     roles: dict[_Text, _Text] = Field(default_factory=dict)
     expected: dict[_Text, Expected] = Field(default_factory=dict)
     quality: Accuracy | None = None
-    rejected: tuple[Rejected, ...] = ()
+    rejected: tuple[NotTaken, ...] = ()
     notes: tuple[_Text, ...] = ()
 
 

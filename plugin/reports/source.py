@@ -17,7 +17,7 @@ from langchain_pareto.reports.run import Run
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
-    from langchain_pareto.call import Reply
+    from langchain_pareto.reply import Reply
 
     Source = AIMessage | Reply | Mapping[str, object] | Path | str
 
@@ -105,7 +105,7 @@ def _of_object(source: object) -> dict[str, object]:
 
     if isinstance(source, BaseMessage):
         return _of_mapping(source.model_dump()) | {"text": str(source.text)}
-    from langchain_pareto.call import Reply
+    from langchain_pareto.reply import Reply
 
     if isinstance(source, Reply):
         return _of_reply(source)

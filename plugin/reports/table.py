@@ -1,5 +1,5 @@
 """
-All thoughts in a plain table, and one of them beside the drawing.
+All thoughts in a plain table, and one of them beside the picture.
 
 Knows HTML tables; the page's script reads what is shown here, so the two say the same.
 """

@@ -33,11 +33,12 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from langchain_pareto.backends import cost, nano, pretrained, reward_head, self_check
+from langchain_pareto.backends import cost, head_model, nano, pretrained, self_check, whole_runner
 from langchain_pareto.backends.base import Request, Sampling, Stop
 from langchain_pareto.backends.loading import load, load_role
 from langchain_pareto.backends.local import LocalBackend
-from langchain_pareto.backends.reward_head import RewardHead, _Reading, load_head
+from langchain_pareto.backends.reward_head import RewardHead, load_head
+from langchain_pareto.backends.whole_runner import Reading
 from langchain_pareto.errors import (
     CapabilityError,
     EngineClosedError,
@@ -183,7 +184,7 @@ def test_a_common_beginning_is_computed_once(tmp_path):
     cls, kind, shape, labels, _ = CAUSAL["llama"]
     save(tmp_path, tiny(cls, kind, shape, labels))
     with opened(tmp_path) as head:
-        engine = head._inner.engine
+        engine = head.target.engine
         before = engine.meter.flops, engine.meter.forward_tokens
         branch = head.open(TOKENS[:30])
         first = head.score(branch, [[1], [0]])
@@ -210,7 +211,7 @@ def test_all_branches_are_one_step(tmp_path):
     model = save(tmp_path, tiny(cls, kind, shape, labels))
     with opened(tmp_path) as head:
         texts = [TOKENS[i : i + 9 + i] for i in range(8)]
-        engine = head._inner.engine
+        engine = head.target.engine
         go, steps = held(engine), engine.steps
         tasks = [head.score(head.open(text), [[1], [0]]) for text in texts]
         go.set()
@@ -238,7 +239,7 @@ def test_the_self_check_sees_a_body_that_is_computed_otherwise(tmp_path, monkeyp
     cls, kind, shape, labels, _ = CAUSAL["llama"]
     save(tmp_path, tiny(cls, kind, shape, labels))
     monkeypatch.setattr(self_check, "_passed", set())
-    forward = reward_head.HeadModel.forward
+    forward = head_model.HeadModel.forward
 
     def otherwise(self, input_ids, logits_to_keep=None, **options):
         out = forward(self, input_ids, logits_to_keep, **options)
@@ -246,7 +247,7 @@ def test_the_self_check_sees_a_body_that_is_computed_otherwise(tmp_path, monkeyp
             out.logits = out.logits.roll(1, dims=-1)
         return out
 
-    monkeypatch.setattr(reward_head.HeadModel, "forward", otherwise)
+    monkeypatch.setattr(head_model.HeadModel, "forward", otherwise)
     with pytest.raises(CapabilityError, match="does not compute what HeadModel does"):
         opened(tmp_path)
     opened(tmp_path, self_check=False).close()
@@ -368,12 +369,12 @@ def test_the_second_of_two_texts_is_told_apart(tmp_path):
 
 def test_whole_texts_are_padded_batches(tmp_path, monkeypatch):
     """Those that wait are read together up to a bound of tokens, each as if it were alone."""
-    monkeypatch.setattr(reward_head, "_BATCH", 100)
+    monkeypatch.setattr(whole_runner, "_BATCH", 100)
     model = save(tmp_path, tiny(BertForSequenceClassification, BertConfig, SHAPE, 1))
     with opened(tmp_path) as head:
         texts = [TOKENS[: 5 + 7 * i] for i in range(6)]
         shapes = []
-        inner = head._runner.model
+        inner = head.target.runner.model
         forward = inner.forward
         monkeypatch.setattr(
             inner,
@@ -382,7 +383,7 @@ def test_whole_texts_are_padded_batches(tmp_path, monkeypatch):
                 shapes.append(input_ids.shape) or forward(input_ids=input_ids, **rest)
             ),
         )
-        engine = head._inner.engine
+        engine = head.target.engine
         go, meter = held(engine), engine.meter.flops
         tasks = [head.score(head.open(text), [[1], [0]]) for text in texts]
         go.set()
@@ -399,7 +400,7 @@ def test_who_is_late_or_gives_up_is_not_read(tmp_path):
     """Between two batches; it costs nothing, and the others are read."""
     save(tmp_path, tiny(BertForSequenceClassification, BertConfig, SHAPE, 1))
     with opened(tmp_path) as head:
-        go = held(head._inner.engine)
+        go = held(head.target.engine)
         late = head.score(head.open(TOKENS), [[1]], deadline=time.monotonic() - 1)
         gone = head.score(head.open(TOKENS), [[1]])
         kept = head.score(head.open(TOKENS), [[1]], deadline=time.monotonic() + SOON)
@@ -416,7 +417,7 @@ def test_a_failure_is_its_batchs_alone(tmp_path, monkeypatch):
     """The engine goes on for others, and what waits for a closed backend is told so."""
     save(tmp_path, tiny(BertForSequenceClassification, BertConfig, SHAPE, 1))
     head = opened(tmp_path)
-    inner, engine = head._runner.model, head._inner.engine
+    inner, engine = head.target.runner.model, head.target.engine
 
     def fails(**_):
         raise ZeroDivisionError("by nothing")
@@ -434,8 +435,8 @@ def test_a_failure_is_its_batchs_alone(tmp_path, monkeypatch):
         said(head, TOKENS)
     go = held(engine)  # what comes now waits
     closing = threading.Thread(target=head.close)
-    waiting = _Reading([1, 2], [1], None)
-    head._runner._waiting.append(waiting)
+    waiting = Reading([1, 2], [1], None)
+    head.target.runner._waiting.append(waiting)
     closing.start()
     go.set()
     closing.join(SOON)
@@ -486,12 +487,12 @@ def test_whoever_asks_for_the_same_shares_it(tmp_path):
     cls, kind, shape, labels, _ = CAUSAL["llama"]
     save(tmp_path, tiny(cls, kind, shape, labels))
     one, two = opened(tmp_path, self_check=False), opened(tmp_path)
-    assert one._runner is two._runner
+    assert one.target.runner is two.target.runner
     one.close()
     one.close()
     assert math.isfinite(said(two, TOKENS)[0])
     two.close()
-    assert two._runner.closed
+    assert two.target.runner.closed
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from langchain_pareto.errors import SettingError
 from langchain_pareto.planning import device
 from langchain_pareto.planning.calibrate import Asked, Drawn, Samples, checked, pools_of
 from langchain_pareto.planning.catalogue import catalogue
-from langchain_pareto.planning.cost_model import CostModel, PrefillCost, StepCost
+from langchain_pareto.planning.cost_model import CostModel
 from langchain_pareto.planning.identity import key_of, use_of
 from langchain_pareto.planning.measure import budgets, measure
 from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.step_cost import PrefillCost, StepCost
 from langchain_pareto.planning.store import device_path, samples_path
 from langchain_pareto.questions import read_questions
 

@@ -11,24 +11,18 @@ import pytest
 from langchain_pareto.backends import scheduler, step_plan
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import SettingError
-from langchain_pareto.planning import cost_model as module
-from langchain_pareto.planning.cost_model import (
-    CostModel,
-    Drift,
-    Key,
-    Prediction,
-    PrefillCost,
+from langchain_pareto.planning import step_cost
+from langchain_pareto.planning.cost_model import CostModel, Drift, Key, Prediction, Speed, prior
+from langchain_pareto.planning.fitting import (
+    LEAST_SIGMA,
     Run,
-    Speed,
-    StepCost,
     fit,
     fit_decode,
     fit_prefill,
-    padded,
-    prior,
     spread,
 )
 from langchain_pareto.planning.recording import Timing
+from langchain_pareto.planning.step_cost import PrefillCost, StepCost, padded
 from langchain_pareto.rates import Rates
 
 READ = PrefillCost(2e-3, 1e-4, 1e-8)
@@ -87,9 +81,9 @@ def test_the_closed_form_is_the_sum_of_the_steps(sharing):
 def test_the_engines_constants_are_known():
     """What the torch runner pads, splits and reads in one step is what the model reckons with."""
     assert [padded(n) for n in range(1, 600)] == [step_plan.row_bucket(n) for n in range(1, 600)]
-    assert step_plan._COLUMN_ROWS == module.COLUMN_ROWS
-    assert step_plan.column_bucket(1) == module.FEWEST_COLUMNS
-    assert scheduler.PREFILL_ALONE == module.PREFILL_CHUNK
+    assert step_plan._COLUMN_ROWS == step_cost.COLUMN_ROWS
+    assert step_plan.column_bucket(1) == step_cost.FEWEST_COLUMNS
+    assert scheduler.PREFILL_ALONE == step_cost.PREFILL_CHUNK
 
 
 @pytest.mark.parametrize("sharing", STEPS)
@@ -139,7 +133,7 @@ def test_a_cost_model_times_replays():
 
 def test_reading_in_chunks():
     """Each chunk is a step of its own; reading in two goes takes one step more, and nothing else."""
-    chunk = module.PREFILL_CHUNK
+    chunk = step_cost.PREFILL_CHUNK
     whole = READ.seconds(3 * chunk)
     parts = READ.seconds(chunk) + READ.seconds(2 * chunk, chunk)
     assert whole == pytest.approx(parts)
@@ -287,7 +281,7 @@ def test_the_spread_of_held_out_runs():
     sigma, error = spread(source.normal(0, 0.2, 4000).tolist())
     assert sigma == pytest.approx(0.2 * 1.96 / 1.64, rel=0.05)
     assert error == pytest.approx(0.6745 * 0.2, rel=0.05)
-    assert spread([0.0, 0.0]) == (module.LEAST_SIGMA, 0.0)
+    assert spread([0.0, 0.0]) == (LEAST_SIGMA, 0.0)
 
 
 # --- predictions

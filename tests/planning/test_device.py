@@ -17,7 +17,8 @@ from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapacityError, SettingError
 from langchain_pareto.planning import device
-from langchain_pareto.planning.cost_model import CostModel, Key, PrefillCost, Speed, StepCost
+from langchain_pareto.planning.cost_model import CostModel, Key, Speed
+from langchain_pareto.planning.step_cost import PrefillCost, StepCost
 
 READ = PrefillCost(4e-3, 1e-4, 2e-8)
 STEP = StepCost(1e-2, 4e-3, 2e-6, 1e-4, 1e-6, ((2, 1e-3), (8, 5e-4)), "union")

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.strategies import answers
+from langchain_pareto.strategies import equivalence
 from langchain_pareto.strategies.answers import (
     AnswerFormat,
     Exact,
@@ -68,10 +68,10 @@ TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
 @pytest.fixture
 def without_math_verify(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Behave as if math-verify were not installed."""
-    monkeypatch.setattr(answers, "_math_verify", lambda: None)
-    answers._verified.cache_clear()
+    monkeypatch.setattr(equivalence, "_math_verify", lambda: None)
+    equivalence._verified.cache_clear()
     yield
-    answers._verified.cache_clear()
+    equivalence._verified.cache_clear()
 
 
 @pytest.mark.parametrize(

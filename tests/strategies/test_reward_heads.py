@@ -128,7 +128,7 @@ async def ask(strategy, texts, head, budget=None, *, names=("scorer",), **settin
         return tokenizer.encode(tokenizer.render([{"role": "user", "content": text}]))
 
     players = {name: Role(head, Sampling(), lambda: render(QUESTION), render) for name in names}
-    meter = head._inner.engine.meter if hasattr(head, "_inner") else head.meter
+    meter = head.target.engine.meter if hasattr(head, "target") else head.meter
     before = meter.flops
     try:
         outcome = await run(
@@ -244,7 +244,7 @@ async def test_without_a_mark_a_step_is_judged_at_its_last_token(heads, folders)
 async def test_a_step_is_read_once(folders):
     """By whom it is asked about, and for its children: the meter counts each token once, and a row for each judgement."""
     head = load_head(folders["steps"][0], device="cpu", memory=MEMORY + 1, self_check=False)
-    meter = head._inner.engine.meter
+    meter = head.target.engine.meter
     before = meter.forward_tokens
 
     async def what(search):
@@ -293,7 +293,7 @@ async def test_what_texts_have_in_common_is_read_once(folders):
     """The question, the beginning of a text that goes on, and a text that says the same."""
     path, model = folders["reward"]
     head = load_head(path, device="cpu", memory=MEMORY + 1, self_check=False)
-    meter = head._inner.engine.meter
+    meter = head.target.engine.meter
     seen = {}
 
     async def what(search):
@@ -321,7 +321,7 @@ async def test_an_encoder_reads_every_text_whole(heads, folders):
     """By a prompt of the user's, at the price of the whole text each time."""
     head, (_, model) = heads["encoder"], folders["encoder"]
     prompt = "Q: {question}\nA: {answer}"
-    meter = head._inner.engine.meter
+    meter = head.target.engine.meter
     before = meter.forward_tokens
     outcome = await ask(BestOfN(n=3), ANSWERS, head, scorer=OutcomeReward(prompt=prompt))
     texts = [f"Q: {QUESTION}\nA: {text}" for text in ANSWERS]

@@ -1,7 +1,7 @@
 """
-The drawing of a search: every thought is a bar as long as its tokens, which begins where the one before it ended.
+The picture of a search: every thought is a bar as long as its tokens, which begins where the one before it ended.
 
-Knows SVG and where things stand; what a thought says is shown elsewhere. Lengths are shares of the width, so that the drawing fits any
+Knows SVG and where things stand; what a thought says is shown elsewhere. Lengths are shares of the width, so that the picture fits any
 window while its letters keep their size.
 """
 
@@ -48,7 +48,7 @@ def sort_of(node: Node, ballot: Ballot) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class Picture:
     """Places of all bars; `row` is in pixels, `across` in per cent for each token."""
 
     ballot: Ballot
@@ -60,8 +60,8 @@ class Drawing:
     thick: dict[int, float]  # of its bar, in pixels
 
     @classmethod
-    def of(cls, forest: Forest, ballot: Ballot, prefix: str) -> Drawing:
-        """The drawing of at most DRAWN thoughts."""
+    def of(cls, forest: Forest, ballot: Ballot, prefix: str) -> Picture:
+        """The picture of at most DRAWN thoughts."""
         forest = forest.first(DRAWN)
         leaves = len(forest.leaves)
         row = next((pixels for most, pixels in _ROWS if leaves <= most), _ROWS[-1][1])
@@ -195,9 +195,9 @@ class Drawing:
         return tag("span", *written, class_=state)
 
 
-def legend(drawing: Drawing) -> Markup:
+def legend(picture: Picture) -> Markup:
     """What the looks of bars mean, as far as they occur."""
-    occurring = {sort_of(node, drawing.ballot) for node in drawing.forest.nodes}
+    occurring = {sort_of(node, picture.ballot) for node in picture.forest.nodes}
     entries = []
     for name, meaning in LEGEND.items():
         if name in occurring:
@@ -205,7 +205,7 @@ def legend(drawing: Drawing) -> Markup:
             entries.append(
                 tag("li", tag("svg", tag("g", bar, class_=name), aria_hidden="true"), meaning)
             )
-    meaning = "longer: more tokens" + ("; thicker: a better score" if drawing.scored else "")
+    meaning = "longer: more tokens" + ("; thicker: a better score" if picture.scored else "")
     return tag("ul", *entries, tag("li", meaning), class_="legend")
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from langchain_pareto.budget import Limits
 
-Bill = tuple[int, int, int, int]  # tokens, flops, nanodollars, bytes of memory
-FREE: Bill = (0, 0, 0, 0)
+Charge = tuple[int, int, int, int]  # tokens, flops, nanodollars, bytes of memory
+FREE: Charge = (0, 0, 0, 0)
 _NAMES = ("tokens", "flops", "usd", "memory")
 
 
-class Purse:
+class Allowance:
     """What is left of all limits that there are, at every level; `deadline` is on the clock of a play."""
 
     __slots__ = ("deadline", "dear", "pots")
 
-    def __init__(self, limits: Limits, deadline: float, above: Purse | None = None) -> None:
+    def __init__(self, limits: Limits, deadline: float, above: Allowance | None = None) -> None:
         amounts = (limits.tokens, limits.flops, limits.nanodollars, limits.memory)
         self.pots = [[i, amount] for i, amount in enumerate(amounts) if amount is not None]
         self.deadline = deadline
@@ -31,23 +31,23 @@ class Purse:
         """What is left of one resource at the tightest level, None without a limit."""
         return min((amount for i, amount in self.pots if i == resource), default=None)
 
-    def lack(self, bill: Bill) -> str | None:
-        """The first resource in which a bill does not fit."""
+    def lack(self, charge: Charge) -> str | None:
+        """The first resource in which a charge does not fit."""
         for i, amount in self.pots:
-            if bill[i] > amount:
+            if charge[i] > amount:
                 return _NAMES[i]
         return None
 
-    def times(self, bill: Bill, most: int) -> int:
-        """How many times a bill fits, at most `most`."""
+    def times(self, charge: Charge, most: int) -> int:
+        """How many times a charge fits, at most `most`."""
         for i, amount in self.pots:
-            if bill[i] > amount:
+            if charge[i] > amount:
                 return 0
-            if bill[i]:
-                most = min(most, amount // bill[i])
+            if charge[i]:
+                most = min(most, amount // charge[i])
         return most
 
-    def pay(self, bill: Bill) -> None:
-        """Takes a bill out; what is below zero comes back."""
+    def pay(self, charge: Charge) -> None:
+        """Takes a charge out; what is below zero comes back."""
         for pot in self.pots:
-            pot[1] -= bill[pot[0]]
+            pot[1] -= charge[pot[0]]
