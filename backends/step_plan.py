@@ -135,13 +135,14 @@ class Planner:
         self._device = device
         self._dtype = dtype
         self._heads = heads_per_kv_head
-        self._key: tuple[tuple[int, int], ...] = ()
+        # the sequences themselves: the id of one that is gone may come again
+        self._key: tuple[tuple[Sequence, int], ...] = ()
         self._decode: _Decode | None = None
 
     def plan(self, chunks: Sequence_[Chunk]) -> StepPlan:
         """The plan of a step whose new slots are already noted in the sequences (`Sequence.put`)."""
         plain = all(chunk.n == 1 and chunk.rows == 1 for chunk in chunks)
-        key = tuple((id(c.sequence), c.sequence.version) for c in chunks) if plain else ()
+        key = tuple((c.sequence, c.sequence.version) for c in chunks) if plain else ()
         if plain and self._decode is not None and key == self._key and self._decode.can_extend():
             return self._decode.extend(chunks)
         built = self._build(chunks)
