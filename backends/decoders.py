@@ -28,6 +28,10 @@ class Decoder(BaseModel):
         """The most tokens that it ever guesses at once."""
         return 0
 
+    def most_wrong(self, tokens: int) -> int:
+        """The most wrong guesses that a text of so many tokens costs."""
+        return tokens * self.most
+
 
 class Plain(Decoder):
     """One token a step."""
@@ -35,16 +39,25 @@ class Plain(Decoder):
     kind: Literal["plain"] = "plain"
 
 
+_WRONG = 4  # guesses for each token of a text, where their number is not given: more never pay
+
+
 class Guessing(Decoder):
     """One that guesses `draft_tokens` a round, None for as many as pay by measured step times and acceptance, up to `longest`."""
 
     draft_tokens: int | None = Field(default=None, ge=1, le=64)
-    longest: int = Field(default=8, ge=1, le=64)
+    longest: int = Field(default=24, ge=1, le=64)
 
     @property
     def most(self) -> int:
         """The most tokens that it ever guesses at once."""
         return self.draft_tokens or self.longest
+
+    def most_wrong(self, tokens: int) -> int:
+        """The most wrong guesses that a text of so many tokens costs; where their number is free, it is bounded on the whole."""
+        if self.draft_tokens is not None:
+            return super().most_wrong(tokens)
+        return min(super().most_wrong(tokens), self.longest + _WRONG * tokens)
 
 
 class Speculative(Guessing):

@@ -137,7 +137,8 @@ class DecodingBackend:
     def estimate(self, request: Request) -> tuple[int, int]:
         """Worst-case FLOPs, every guess wrong, and the bytes of both caches."""
         most = self.decoder.most
-        drawn = request.max_tokens * (1 + most)  # each round gives one token at least
+        # each round gives one token at least
+        drawn = request.max_tokens + self.decoder.most_wrong(request.max_tokens)
         worst = replace(request, max_tokens=drawn)
         flops = cost.worst_flops(self.target.spec, worst)
         memory = cost.kv_bytes(
@@ -202,7 +203,8 @@ class DecodingBackend:
         else:
             confidence = decoder.confidence if isinstance(decoder, Speculative) else 0.0
             guesser = self._model(branch, draw, confidence, keep=self._accept == "max")
-        return speculation.speculate(target, draw, out, guesser, self._length(branch), turn)
+        length = self._length(branch)
+        return speculation.speculate(target, draw, out, guesser, length, turn, decoder.most_wrong)
 
     @property
     def _accept(self) -> Accept:

@@ -1,15 +1,42 @@
 """A vocabulary in blocks of tokens: where its greatest logits lie, without sorting it.
 
-Knows logits (rows, vocab) and the greatest of each block, `peaks` (rows, blocks); nothing of keys
-and settings. The last block is padded with -inf.
+Knows logits (rows, vocab) and the greatest of each block, (rows, blocks); nothing of keys and
+settings. The last block is padded with -inf. A small vocabulary is looked through as it is.
 """
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 BLOCK = 64  # tokens
+SMALL = 4096  # tokens; up to here blocks cost more than they save
+
+
+class Peaks:
+    """The greatest logits of each row and of each of its blocks, found when somebody asks; a NaN is the greatest."""
+
+    def __init__(self, x: Tensor, find: Callable[[Tensor], Tensor]) -> None:
+        """`find` gives those of the blocks, float32."""
+        self._x, self._find = x, find
+
+    @cached_property
+    def blocks(self) -> Tensor:
+        """Of each block: (rows, blocks)."""
+        return self._find(self._x)
+
+    @cached_property
+    def top(self) -> Tensor:
+        """Of each row: (rows, 1)."""
+        if self._x.shape[1] <= SMALL:
+            return self._x.amax(-1, keepdim=True).float()
+        return self.blocks.amax(-1, keepdim=True)
+
+    def take(self, at: Tensor) -> "Peaks":
+        """Those of some rows."""
+        return Peaks(self._x[at], self._find)
 
 
 def block_count(x: Tensor) -> int:
@@ -34,13 +61,15 @@ def block_tokens(x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     return values.masked_fill_(ids >= x.shape[1], -math.inf), ids
 
 
-def greedy(x: Tensor, peaks: Tensor) -> Tensor:
+def greedy(x: Tensor, peaks: Peaks) -> Tensor:
     """The most probable token, the lowest id of several: (rows, 1)."""
-    values, ids = block_tokens(x, peaks.argmax(-1, keepdim=True))
+    if x.shape[1] <= SMALL:
+        return x.argmax(-1, keepdim=True)
+    values, ids = block_tokens(x, peaks.blocks.argmax(-1, keepdim=True))
     return ids.gather(1, values.argmax(-1, keepdim=True))
 
 
-def leaders(x: Tensor, peaks: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def leaders(x: Tensor, peaks: Peaks, n: int) -> tuple[Tensor, Tensor]:
     """The `n` most probable tokens (or all), by falling value, then by rising id: (rows, n) each.
 
     They lie in the `n` blocks with the largest peaks. Which tokens come that tie for the last
@@ -49,8 +78,8 @@ def leaders(x: Tensor, peaks: Tensor, n: int) -> tuple[Tensor, Tensor]:
     if n >= x.shape[1]:
         values, ids = x.float().sort(dim=-1, descending=True, stable=True)
         return values, ids
-    if 2 * n < peaks.shape[1]:
-        values, ids = block_tokens(x, peaks.topk(n, sorted=False).indices)
+    if 2 * n < block_count(x) and x.shape[1] > SMALL:
+        values, ids = block_tokens(x, peaks.blocks.topk(n, sorted=False).indices)
         chosen = values.topk(n, sorted=False).indices
         ids = ids.gather(1, chosen)
     else:

@@ -16,7 +16,7 @@ p / u bounds p / E from above: the race is run exactly, in float64, only among t
 have a bound above m, each by a token with u < p / m < E, a gap of relative width (p / m) / 2; but
 no E below p / m anywhere has probability exp(-1 / m). Both at once is rare enough to ignore, by
 estimate under 1e-9, not by proof: in 26,880 draws from seven distributions, 8192 tokens, the
-winner's block ranked fourth at worst. Vocabularies up to `_SMALL` are raced exactly throughout.
+winner's block ranked fourth at worst. Vocabularies up to `SMALL` are raced exactly throughout.
 About one pair of token ids in a million has words that differ in one to three bits; the noise of
 some of these is correlated, by up to 3 % where measured.
 
@@ -39,6 +39,8 @@ from langchain_pareto.backends.draws import Draws, Row
 from langchain_pareto.backends.keys import draw_words, token_words, uniforms
 from langchain_pareto.backends.logit_blocks import (
     BLOCK,
+    SMALL,
+    Peaks,
     block_count,
     block_tokens,
     greedy,
@@ -50,7 +52,6 @@ from langchain_pareto.backends.warpers import Warpers, edit, prefix
 _NOISE_A, _NOISE_B = 0x21F0AAAD, 0x735A2D97  # lowbias32 (Wellons 2018), below 2^31
 
 _BEST = 16  # blocks raced exactly
-_SMALL = 4096  # tokens; up to here everything is raced exactly
 _CHUNK_CPU, _CHUNK_CUDA = 8192, 65536  # columns; 16 rows of float32 fit into an L2 cache on a CPU
 _TRIES = 4  # winners of the unfiltered race looked up in a wide nucleus before it is sorted
 _TOP = 20  # tokens in the mean of `top_logprobs`
@@ -93,22 +94,18 @@ class Sampler:
         with torch.inference_mode():
             logits = logits.detach()
             self._grow_table(block_count(logits) * BLOCK, logits.device)
-            words = torch.from_numpy(
-                draw_words([row.key for row in rows], [row.position for row in rows])
-            ).to(logits.device, non_blocking=True)
-            raw_peaks = self._peaks(logits)  # (rows, blocks)
-            raw_top = raw_peaks.amax(-1, keepdim=True)  # (rows, 1)
+            raw = Peaks(logits, self._block_peaks)
             edited = edit(logits, rows)
-            peaks = raw_peaks if edited is None else self._peaks(edited)
             x = logits if edited is None else edited
-            tokens = self._tokens(x, peaks, words, rows)
+            peaks = raw if edited is None else Peaks(edited, self._block_peaks)
+            tokens = self._tokens(x, peaks, rows)
             if guessed := [i for i, row in enumerate(rows) if row.guess is not None]:
                 at = torch.tensor(guessed, device=x.device)
                 some = [rows[i] for i in guessed]
-                tokens[at] = self._coupled(tokens[at], x[at], peaks[at], words[at], some)
-            columns = [tokens.double(), torch.isfinite(raw_top).double()]
+                tokens[at] = self._coupled(tokens[at], x[at], peaks.take(at), some)
+            columns = [tokens.double(), torch.isfinite(raw.top).double()]
             if stats:
-                columns += self._statistics(logits, raw_peaks, raw_top, tokens)
+                columns += self._statistics(logits, raw, tokens)
             return Draws(torch.cat(columns, 1))
 
     def distribution(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -116,46 +113,51 @@ class Sampler:
         with torch.inference_mode():
             edited = edit(logits, rows)
             x = logits.detach() if edited is None else edited
-            return self._distribution(x, self._peaks(x), rows)
+            return self._distribution(x, Peaks(x, self._block_peaks), rows)
 
-    def _tokens(self, x: Tensor, peaks: Tensor, words: Tensor, rows: Sequence[Row]) -> Tensor:
+    def _tokens(self, x: Tensor, peaks: Peaks, rows: Sequence[Row]) -> Tensor:
         """Splits the rows by kind of draw, so that none pays for another's warpers: (rows, 1)."""
         first, vocab = rows[0].sampling, x.shape[1]
         if all(row.sampling is first for row in rows):
-            return self._one_kind(_kind(first, vocab), x, peaks, words, (first,))
+            return self._one_kind(_kind(first, vocab), x, peaks, rows, (first,))
         groups: dict[_Kind, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(_kind(row.sampling, vocab), []).append(i)
         if len(groups) == 1:
             samplings = tuple(row.sampling for row in rows)
-            return self._one_kind(next(iter(groups)), x, peaks, words, samplings)
+            return self._one_kind(next(iter(groups)), x, peaks, rows, samplings)
         tokens = torch.empty((len(rows), 1), dtype=torch.int64, device=x.device)
         for kind, members in groups.items():
             at = torch.tensor(members, device=x.device)
-            samplings = tuple(rows[i].sampling for i in members)
-            tokens[at] = self._one_kind(kind, x[at], peaks[at], words[at], samplings)
+            some = [rows[i] for i in members]
+            samplings = tuple(row.sampling for row in some)
+            tokens[at] = self._one_kind(kind, x[at], peaks.take(at), some, samplings)
         return tokens
 
     def _one_kind(
-        self, kind: _Kind, x: Tensor, peaks: Tensor, words: Tensor, samplings: tuple[Sampling, ...]
+        self,
+        kind: _Kind,
+        x: Tensor,
+        peaks: Peaks,
+        rows: Sequence[Row],
+        samplings: tuple[Sampling, ...],
     ) -> Tensor:
         if kind == "greedy":
             tokens = greedy(x, peaks)
         else:
-            warpers = self._warpers_of(samplings, x)
-            top = peaks.amax(-1, keepdim=True)
+            warpers, words = self._warpers_of(samplings, x), _words(rows, x.device)
             if kind == "race":
-                scores, ids = self._race(x, top, words, warpers)
+                scores, ids = self._race(x, peaks.top, words, warpers)
                 tokens = ids.gather(1, scores.argmax(-1, keepdim=True))
             else:
-                tokens = self._ranked(x, peaks, top, words, warpers)
+                tokens = self._ranked(x, peaks, words, warpers)
         return tokens.clamp_(max=x.shape[1] - 1)  # a broken row may point into the padding
 
     def _race(
         self, x: Tensor, top: Tensor, words: Tensor, warpers: Warpers
     ) -> tuple[Tensor, Tensor]:
         """Log scores and ids of the tokens that can win the unfiltered race: (rows, candidates)."""
-        if x.shape[1] <= _SMALL:
+        if x.shape[1] <= SMALL:
             ids = torch.arange(x.shape[1], device=x.device).expand(x.shape)
             return self._scores(x.float(), ids, top, words, warpers), ids
         blocks = self._bounds(x, top, words, warpers).topk(_BEST, sorted=False).indices
@@ -190,15 +192,14 @@ class Sampler:
         log_e = u.neg_().log1p_().neg_().log_()
         return (values.double() - top).mul_(warpers.inverse_temperature).sub_(log_e)
 
-    def _ranked(
-        self, x: Tensor, peaks: Tensor, top: Tensor, words: Tensor, warpers: Warpers
-    ) -> Tensor:
+    def _ranked(self, x: Tensor, peaks: Peaks, words: Tensor, warpers: Warpers) -> Tensor:
         """The race within top-k, top-p and min-p: (rows, 1).
 
         First among a few of the most probable tokens; rows whose filters keep more than those (a
         flat distribution) go on to the race over everything, whose winner is mostly in so wide a
         nucleus, and the last of them are sorted whole.
         """
+        top = peaks.top
         if warpers.needs_mass:
             mass = self._mass(x, top, warpers.inverse_temperature)[0]
         else:
@@ -215,9 +216,7 @@ class Sampler:
             tokens[at], done[at] = found, sure
         return tokens
 
-    def _coupled(
-        self, drawn: Tensor, x: Tensor, peaks: Tensor, words: Tensor, rows: Sequence[Row]
-    ) -> Tensor:
+    def _coupled(self, drawn: Tensor, x: Tensor, peaks: Peaks, rows: Sequence[Row]) -> Tensor:
         """The rows' guesses where they are kept, else a draw of the residual, or `drawn` where that is empty: (rows, 1)."""
         guesses = [row.guess for row in rows if row.guess is not None]
         u = uniforms([row.key for row in rows], [row.position for row in rows])
@@ -228,12 +227,13 @@ class Sampler:
         kept = coupling.kept(p, q, ids.long(), u_)
         logs = coupling.residual(p, q)
         top = logs.amax(-1, keepdim=True)
-        scores, candidates = self._race(logs, top, words, self._warpers_of((_NEUTRAL,), logs))
+        neutral = self._warpers_of((_NEUTRAL,), logs)
+        scores, candidates = self._race(logs, top, _words(rows, x.device), neutral)
         redrawn = candidates.gather(1, scores.argmax(-1, keepdim=True))
         redrawn = torch.where(torch.isfinite(top), redrawn, drawn)
         return torch.where(kept, ids.long(), redrawn)
 
-    def _distribution(self, x: Tensor, peaks: Tensor, rows: Sequence[Row]) -> Tensor:
+    def _distribution(self, x: Tensor, peaks: Peaks, rows: Sequence[Row]) -> Tensor:
         """The distributions behind `_tokens`, which keep and leave out the same tokens: (rows, vocab)."""
         groups: dict[_Kind, list[int]] = {}
         for i, row in enumerate(rows):
@@ -241,23 +241,21 @@ class Sampler:
         p = torch.zeros(x.shape, device=x.device)
         for kind, members in groups.items():
             at = torch.tensor(members, device=x.device)
-            some, heights = x[at], peaks[at]
+            some, heights = x[at], peaks.take(at)
             if kind == "greedy":
                 p[at, greedy(some, heights).squeeze(1).clamp_(max=x.shape[1] - 1)] = 1.0
                 continue
             warpers = self._warpers_of(tuple(rows[i].sampling for i in members), some)
-            top = heights.amax(-1, keepdim=True)
             if kind == "race":
                 rate = warpers.inverse_temperature.float()
-                p[at] = some.float().sub_(top).mul_(rate).softmax(-1)
+                p[at] = some.float().sub_(heights.top).mul_(rate).softmax(-1)
             else:
-                p[at] = self._ranked_distribution(some, heights, top, warpers)
+                p[at] = self._ranked_distribution(some, heights, warpers)
         return p
 
-    def _ranked_distribution(
-        self, x: Tensor, peaks: Tensor, top: Tensor, warpers: Warpers
-    ) -> Tensor:
+    def _ranked_distribution(self, x: Tensor, peaks: Peaks, warpers: Warpers) -> Tensor:
         """The distribution behind `_ranked`: the few leaders, or everything sorted where they are too few."""
+        top = peaks.top
         mass = torch.ones_like(top, dtype=torch.float64)
         if warpers.needs_mass:
             mass = self._mass(x, top, warpers.inverse_temperature)[0]
@@ -330,16 +328,17 @@ class Sampler:
         values, ids = x.float().sort(dim=-1, descending=True, stable=True)
         return self._prefix_race(values, ids, top, words, warpers, mass, x.shape[1])
 
-    def _statistics(
-        self, logits: Tensor, peaks: Tensor, top: Tensor, tokens: Tensor
-    ) -> list[Tensor]:
+    def _statistics(self, logits: Tensor, peaks: Peaks, tokens: Tensor) -> list[Tensor]:
         """Raw log-probability, entropy, mean of the top and the largest, in nats: each (rows, 1)."""
+        if logits.shape[1] <= SMALL:
+            return _small_statistics(logits, tokens)
+        top = peaks.top
         mass, weighted = self._mass(logits, top, torch.ones_like(top), weighted=True)
         log_mass = mass.log()
         drawn = logits.gather(1, tokens).double() - top - log_mass
         entropy = log_mass - weighted / mass
         values, _ = block_tokens(
-            logits, peaks.topk(min(_TOP, peaks.shape[1]), sorted=False).indices
+            logits, peaks.blocks.topk(min(_TOP, block_count(logits)), sorted=False).indices
         )
         best = values.topk(min(_TOP, logits.shape[1]), sorted=False).values
         mean = best.double().mean(-1, keepdim=True) - top - log_mass
@@ -360,7 +359,7 @@ class Sampler:
                 weights += f.clamp_min_(-1e4).mul_(e).sum(-1, keepdim=True)  # -inf * 0 is NaN
         return mass, weights.mul_(math.log(2))
 
-    def _peaks(self, x: Tensor) -> Tensor:
+    def _block_peaks(self, x: Tensor) -> Tensor:
         """The largest logit of each block of tokens; a NaN is the largest: (rows, blocks)."""
         peaks = torch.empty((x.shape[0], block_count(x)), device=x.device)
         for start, f, _, _ in self._chunks(x):
@@ -408,6 +407,25 @@ def _kind(sampling: Sampling, vocab: int) -> _Kind:
     if 0 < sampling.top_k < vocab or sampling.top_p < 1 or sampling.min_p > 0:
         return "ranked"
     return "race"
+
+
+def _words(rows: Sequence[Row], device: torch.device) -> Tensor:
+    """The two words of each row's key and position, on the device: (rows, 2)."""
+    words = draw_words([row.key for row in rows], [row.position for row in rows])
+    return torch.from_numpy(words).to(device, non_blocking=True)
+
+
+def _small_statistics(logits: Tensor, tokens: Tensor) -> list[Tensor]:
+    """The same as `Sampler._statistics`, where the whole distribution is no burden."""
+    logs = logits.double().log_softmax(-1)
+    best = logs.topk(min(_TOP, logs.shape[1]), sorted=False).values
+    entropy = torch.special.entr(logs.exp()).sum(-1, keepdim=True)
+    return [
+        logs.gather(1, tokens),
+        entropy,
+        best.mean(-1, keepdim=True),
+        best.amax(-1, keepdim=True),
+    ]
 
 
 def _mix(h: Tensor, second: Tensor, spare: Tensor) -> None:

@@ -54,6 +54,11 @@ class Sequence:
         return self._slots[: self.cached]
 
     @property
+    def last_slot(self) -> int:
+        """The slot of the last computed token."""
+        return int(self._slots[self.cached - 1])
+
+    @property
     def pending(self) -> int:
         """Tokens that are not computed yet, at least one."""
         return len(self.tokens) - self.cached

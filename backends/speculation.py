@@ -77,18 +77,25 @@ class Target:
 
 
 def speculate(
-    target: Target, draw: Draw, out: Continuation, guesser: Guesser, length: Length, turn: Turn
+    target: Target,
+    draw: Draw,
+    out: Continuation,
+    guesser: Guesser,
+    length: Length,
+    turn: Turn,
+    most_wrong: Callable[[int], int],
 ) -> Drawing:
     """Draws into the sequence until `out` says stop, up to all guesses and one more token a round.
 
-    Interrupted, it gives what is verified.
+    `most_wrong` is how many wrong guesses so many tokens may have cost. Interrupted, it gives what is verified.
     """
-    sequence = target.sequence
+    sequence, drawn, wrong = target.sequence, 0, 0
     verify = replace(draw, counted=False)
     try:
         while out.left:
             # the target's own token comes on top of the guesses
-            wanted = min(length.next(target.branches()), out.left - 1)
+            room = most_wrong(drawn + 1) - wrong
+            wanted = min(length.next(target.branches()), out.left - 1, room)
             drafted = list[Drawn]()
             if wanted > 0:
                 drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
@@ -98,6 +105,7 @@ def speculate(
             rows = yield from _verified(target, wants, guess, turn)
             right = _agreeing(guess, rows)
             target.take(out, rows[: right + 1], len(guess), right)
+            drawn, wrong = drawn + right + 1, wrong + len(guess) - right
             length.note(len(guess), right)
     except Interrupted as interrupted:
         out.finish = interrupted.finish

@@ -89,6 +89,7 @@ class StepPlan:
         torch.Tensor
     )  # (rows,) into the rows of `in_order` and then of the calls, laid end to end
     union: int  # distinct slots read, for metering
+    reach: int  # all positions are below it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,13 +135,14 @@ class Planner:
         self._device = device
         self._dtype = dtype
         self._heads = heads_per_kv_head
-        self._key: tuple[tuple[int, int], ...] = ()
+        # the sequences themselves: the id of one that is gone may come again
+        self._key: tuple[tuple[Sequence, int], ...] = ()
         self._decode: _Decode | None = None
 
     def plan(self, chunks: Sequence_[Chunk]) -> StepPlan:
         """The plan of a step whose new slots are already noted in the sequences (`Sequence.put`)."""
         plain = all(chunk.n == 1 and chunk.rows == 1 for chunk in chunks)
-        key = tuple((id(c.sequence), c.sequence.version) for c in chunks) if plain else ()
+        key = tuple((c.sequence, c.sequence.version) for c in chunks) if plain else ()
         if plain and self._decode is not None and key == self._key and self._decode.can_extend():
             return self._decode.extend(chunks)
         built = self._build(chunks)
@@ -194,6 +196,7 @@ class Planner:
             calls=[layout.call(self._device, self._dtype) for layout in layouts],
             gather=gather_,
             union=sum(g.union for g in groups) + (in_order.context if in_order else 0),
+            reach=max(m.context for m in members),
         )
         return _Decode(plan, layouts, self._device)
 
@@ -221,9 +224,9 @@ class _Group:
 
     @property
     def pays(self) -> bool:
-        """Whether attending over the union costs at most what each member's own context would."""
-        apart = sum((_COLUMN_ROWS + m.n) * m.context for m in self.members)
-        return (_COLUMN_ROWS + self.rows) * self.union <= apart
+        """Whether attending over the union costs at most what each member's own context would, padding counted."""
+        apart = sum((_COLUMN_ROWS + m.n) * column_bucket(m.context) for m in self.members)
+        return (_COLUMN_ROWS + self.rows) * column_bucket(self.union) <= apart
 
 
 def _split(members: list[_Member]) -> Iterator[_Group]:
@@ -341,53 +344,67 @@ class _Decode:
 
     def __init__(self, plan: StepPlan, layouts: list[_Layout], device: torch.device) -> None:
         self.plan = plan
-        self._layouts = layouts
         self._device = device
-        # per call: each member's packed row, group and row in the group
-        self._firsts = [np.array([m.first for m in x.members], np.int64) for x in layouts]
-        self._rows = [torch.from_numpy(firsts).to(device) for firsts in self._firsts]
-        self._places = [np.array(x.places, np.int64).reshape(-1, 2) for x in layouts]
+        self._growing = [_Growing(layout, device) for layout in layouts]
 
     def can_extend(self) -> bool:
         """Whether every group has room for one more column a member."""
-        return all((x.used + x.counts <= x.columns).all() for x in self._layouts)
+        return all(growing.room >= 1 for growing in self._growing)
 
     def extend(self, chunks: Sequence_[Chunk]) -> StepPlan:
         """The same sequences, one token further."""
         plan, n = self.plan, len(chunks)
         total = plan.tokens.shape[1]
-        at = [chunk.sequence.cached - 1 for chunk in chunks]
-        slots = np.array([c.sequence.slots[-1] for c in chunks], np.int64)
-        positions = np.array(at, np.int64)
-        parts = [np.zeros(total, np.int64) for _ in range(3)]
-        parts[0][:n] = [c.sequence.tokens[p] for c, p in zip(chunks, at, strict=True)]
-        parts[1][:n] = positions
-        parts[2][:n] = slots
-        for layout, firsts, places in zip(self._layouts, self._firsts, self._places, strict=True):
-            group, row = places[:, 0], places[:, 1]
-            column = layout.used[group] + _rank(group)  # a group's members take the next columns
-            line = group * layout.rows + row
-            heads = line[:, None] * layout.heads + np.arange(layout.heads)
-            parts += [
-                group * layout.columns + column,
-                (heads * layout.columns + column[:, None]).ravel(),
-                line,
-                slots[firsts],
-                positions[firsts],
-            ]
-            layout.used += layout.counts
+        sequences = [chunk.sequence for chunk in chunks]
+        at = [sequence.cached - 1 for sequence in sequences]
+        now = np.zeros((3, total), np.int64)
+        now[0, :n] = [s.tokens[p] for s, p in zip(sequences, at, strict=True)]
+        now[1, :n] = at
+        now[2, :n] = [s.last_slot for s in sequences]
+        parts = [now.ravel()]
+        for growing in self._growing:
+            parts += growing.step()
         uploaded = _upload(np.concatenate(parts), self._device).split([len(p) for p in parts])
-        for k, call in enumerate(plan.calls):
-            columns, cells, lines, new_slots, new_positions = uploaded[3 + 5 * k : 8 + 5 * k]
-            call.columns.view(-1).index_copy_(0, columns, new_slots)
+        plan.tokens, plan.positions, write = uploaded[0].view(3, 1, total).unbind()
+        plan.write = write[0]
+        for k, (growing, call) in enumerate(zip(self._growing, plan.calls, strict=True)):
+            columns, cells = uploaded[1 + 2 * k : 3 + 2 * k]
+            new_positions = plan.positions[0].index_select(0, growing.packed)
+            slots = plan.write.index_select(0, growing.packed)
+            call.columns.view(-1).index_copy_(0, columns, slots)
             call.column_positions.view(-1).index_copy_(0, columns, new_positions)
-            call.row_positions.view(-1).index_copy_(0, lines, new_positions)
+            call.row_positions.view(-1).index_copy_(0, growing.lines, new_positions)
             call.mask.view(-1).index_fill_(0, cells, 0.0)
-            call.fresh = (columns, self._rows[k])
+            call.fresh = (columns, growing.packed)
             call.forget_derived()
-        plan.tokens, plan.positions, plan.write = uploaded[0][None], uploaded[1][None], uploaded[2]
-        plan.union += n if self._layouts else 0
+        plan.union += n if self._growing else 0
+        plan.reach = max(at) + 1
         return plan
+
+
+class _Growing:
+    """One call of a plan whose groups take a column a member with each step."""
+
+    def __init__(self, layout: _Layout, device: torch.device) -> None:
+        group, row = np.array(layout.places, np.int64).reshape(-1, 2).T
+        column = layout.used[group] + _rank(group)  # a group's members take the next columns
+        line = group * layout.rows + row
+        heads = line[:, None] * layout.heads + np.arange(layout.heads)
+        more = layout.counts[group]  # columns a step
+        self._columns = group * layout.columns + column  # of all groups in a row
+        self._cells = (heads * layout.columns + column[:, None]).ravel()  # of the mask
+        self._more, self._more_cells = more, np.repeat(more, layout.heads)
+        self.room = int(((layout.columns - layout.used) // layout.counts).min())  # steps
+        packed = np.array([m.first for m in layout.members], np.int64)
+        self.packed, self.lines = _upload(np.concatenate([packed, line]), device).view(2, -1)
+
+    def step(self) -> list[npt.NDArray[np.int64]]:
+        """Where the new columns are, and the cells of the mask that they open."""
+        out = [self._columns, self._cells]
+        self._columns = self._columns + self._more
+        self._cells = self._cells + self._more_cells
+        self.room -= 1
+        return out
 
 
 def _rank(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

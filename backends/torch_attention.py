@@ -110,26 +110,40 @@ def attention(
         )
         out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
         return out, None
+    form = Form.of(query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs)
+    rows = query[0].transpose(0, 1)
+    return attend(stage, layer, rows, key[0], value[0], form)[None], None
+
+
+def attend(
+    stage: Stage,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    form: Form,
+) -> torch.Tensor:
+    """Writes one layer's new keys and values, and attends as the plan says: (rows, heads, value width).
+
+    `query` is (rows, heads, width), `key` and `value` are (kv heads, rows, width).
+    """
     plan, pool = stage.plan, stage.pools[layer]
     assert plan is not None
-    pool.keys.index_copy_(1, plan.write, key[0])
-    pool.values.index_copy_(1, plan.write, value[0])
-    rows = query[0].transpose(0, 1)  # (rows, heads, width)
-    form = _Form.of(query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs)
-    fresh = (key[0], value[0])
+    pool.keys.index_copy_(1, plan.write, key)
+    pool.values.index_copy_(1, plan.write, value)
     outs = list[torch.Tensor]()
     if plan.in_order is not None:
-        outs.append(_in_order(plan.in_order, pool, rows, fresh, form))
+        outs.append(_in_order(plan.in_order, pool, query, (key, value), form))
     for i, call in enumerate(plan.calls):
-        k = _gather(pool.keys, call, key[0], stage, f"keys {i}", layer)
-        v = _gather(pool.values, call, value[0], stage, f"values {i}", layer)
-        outs.append(_call(call, rows, k, v, form))
+        k = _gather(pool.keys, call, key, stage, f"keys {i}", layer)
+        v = _gather(pool.values, call, value, stage, f"values {i}", layer)
+        outs.append(_call(call, query, k, v, form))
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return out.index_select(0, plan.gather)[None], None  # (1, rows, heads, value width)
+    return out.index_select(0, plan.gather)
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class Form:
     """How one layer's scores become weights."""
 
     scale: float
@@ -138,7 +152,7 @@ class _Form:
     sinks: torch.Tensor | None
 
     @classmethod
-    def of(cls, scale: float, kwargs: dict[str, object]) -> _Form:
+    def of(cls, scale: float, kwargs: dict[str, object]) -> Form:
         window, softcap, sinks = (kwargs.get(k) for k in ("sliding_window", "softcap", "s_aux"))
         assert window is None or isinstance(window, int)
         assert softcap is None or isinstance(softcap, float)
@@ -152,7 +166,7 @@ class _Form:
 
 
 def _call(
-    call: Call, rows: torch.Tensor, k: torch.Tensor, v: torch.Tensor, form: _Form
+    call: Call, rows: torch.Tensor, k: torch.Tensor, v: torch.Tensor, form: Form
 ) -> torch.Tensor:
     """One masked attention of padded groups: k and v are (groups, kv heads, columns, width)."""
     groups, r = call.rows.shape
@@ -200,7 +214,7 @@ def _in_order(
     pool: LayerPool,
     rows: torch.Tensor,
     new: tuple[torch.Tensor, torch.Tensor],
-    form: _Form,
+    form: Form,
 ) -> torch.Tensor:
     """Consecutive rows of one sequence over its whole past and, causally, over themselves."""
     window = form.window
@@ -258,7 +272,7 @@ def _plain(
     k: torch.Tensor,
     v: torch.Tensor,
     mask: torch.Tensor,
-    form: _Form,
+    form: Form,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """Attention written out: scores soft-capped before the mask (Gemma 2), sinks joining the softmax (GPT-OSS)."""

@@ -27,6 +27,7 @@ from langchain_pareto.backends.architectures import (
 from langchain_pareto.backends.checkpoints import check_weights, find_folder
 from langchain_pareto.backends.devices import find_device, find_dtype, pool_sizes
 from langchain_pareto.backends.engine import engine_for
+from langchain_pareto.backends.fused_forward import separate
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.pretrained import (
     quiet,
@@ -187,7 +188,13 @@ class _Object:
         name = str(model.config.name_or_path or type(model).__name__)
         check_config(model.config, name)
         long_rope = needs_long_rope(model.config, self.max_context)
-        return _take_over(model, name, self.memory, long_rope, check, self.settings)
+        try:
+            shared = _take_over(model, name, self.memory, long_rope, check, self.settings)
+        except BaseException:
+            separate(model)
+            raise
+        shared.undo.append(partial(separate, model))
+        return shared
 
 
 def _refuse_for_object(name: str, value: object) -> None:

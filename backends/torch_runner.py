@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from langchain_pareto.backends.base import Logits, ModelSpec
+from langchain_pareto.backends.fused_forward import FusedForward, fits
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.slot_runner import SlotRunner
 from langchain_pareto.backends.step_plan import Planner
@@ -25,8 +26,11 @@ from langchain_pareto.errors import CapabilityError
 class TorchRunner(SlotRunner):
     """One model over one pool of token slots."""
 
-    def __init__(self, model: torch.nn.Module, *, slots: int) -> None:
-        """Takes `model` over until `close`; the pool has `slots` token slots."""
+    def __init__(self, model: torch.nn.Module, *, slots: int, fused: bool = True) -> None:
+        """Takes `model` over until `close`; the pool has `slots` token slots.
+
+        `fused` writes the forward out where that is known to be the same (`fused_forward.py`).
+        """
         super().__init__(slots)
         self.model = model
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
@@ -35,6 +39,7 @@ class TorchRunner(SlotRunner):
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
         self.dtype = dtype  # of a quantised model, what it computes in
+        self._fused: FusedForward | None = None
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
         try:
@@ -47,6 +52,8 @@ class TorchRunner(SlotRunner):
         per_kv_head = 0 if first is None else first.heads // first.kv_heads
         self._planner = Planner(self.device, self.dtype, per_kv_head)
         self._stage = Stage(pools={i: self._layer(o) for i, o in observed.items()})
+        if fused and fits(model):
+            self._fused = FusedForward(model, {i: o.window for i, o in observed.items()})
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one forward; raises CapacityError, or the model's own error, and changes nothing then."""
@@ -80,7 +87,7 @@ class TorchRunner(SlotRunner):
             return
         self.closed = True
         self._planner.forget()
-        self._stage = Stage()
+        self._stage, self._fused = Stage(), None
         self._restore()
         del self.model
         if self.device.type == "cuda":
@@ -89,6 +96,8 @@ class TorchRunner(SlotRunner):
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor
     ) -> torch.Tensor:
+        if self._fused is not None:
+            return self._fused(tokens[0], positions[0], keep, self._stage)
         self._stage.unnumbered = 0
         extra = {"logits_to_keep": keep} if self._keeps_rows else {}
         out = self.model(

@@ -15,14 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from _trees import CHECKS, LIVE, POLICIES, SAMPLINGS, Live, players, puzzles
-from nano import growing
-from nano.bands import all_problems
-from nano.paths import SAMPLES, TOKENIZER, trained_or_shipped
-from nano.problem import answer_of
-from nano.reward import step_scores
-from nano.sample_pools import pool_of
-from nano.samples import ProblemRef, Samples, read, read_all, weights_of, write
-from nano.tokenizer import prompt_of
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from langchain_pareto.backends.loading import load
@@ -32,6 +24,13 @@ from langchain_pareto.planning.fitting import fit
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.strategies import Single, Vote, WeightedVote
+from nano import growing
+from nano.bands import all_problems
+from nano.paths import SAMPLES, TOKENIZER, trained_or_shipped
+from nano.reward import step_scores
+from nano.sample_pools import pool_of
+from nano.samples import ProblemRef, Samples, read, read_all, weights_of, write
+from nano.tokenizer import prompt_of
 
 N = 32  # samples of a puzzle
 _L = LIVE / "samples.L.jsonl"
@@ -65,9 +64,7 @@ def pools(count: int) -> dict[str, Pool]:
     scores = {name: _recorded_scores(name, refs) for name in ("S", "M")}
     scores["L"] = _scored(drawn["L"], count)
     classes = [dict[str, int]() for _ in refs]
-    return {
-        name: _pool(name, drawn[name], scores[name], classes) for name in POLICIES
-    }
+    return {name: _pool(name, drawn[name], scores[name], classes) for name in POLICIES}
 
 
 def _pool(
@@ -209,7 +206,11 @@ def off(of: Mapping[str, Recording], lives: Sequence[Live]) -> dict[str, list[fl
     """Measured and told seconds of each plan that ran live and is replayed, means."""
     found = dict[str, list[float]]()
     for option in CHECKS:
-        runs = [one for one in lives if one.plan == str(option) and one.puzzle < len(of["S"].pool.questions)]
+        runs = [
+            one
+            for one in lives
+            if one.plan == str(option) and one.puzzle < len(of["S"].pool.questions)
+        ]
         recording = of[option.model]
         assert recording.timing is not None
         assert recording.scoring is not None

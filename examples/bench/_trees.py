@@ -65,7 +65,9 @@ TREES = (
     tree(Rebase(n=16), "M"),
     tree(DVTS(n=16), "M"),
 )
-LEAST = dict(zip(map(str, TREES), (1143, 153, 584, 1143), strict=True))  # budgets that they run under
+LEAST = dict(
+    zip(map(str, TREES), (1143, 153, 584, 1143), strict=True)
+)  # budgets that they run under
 CHECKS = tuple(
     Option(strategy, {"policy": model})
     for model, strategies in {
@@ -111,10 +113,9 @@ def lives(path: Path = PATH) -> list[Live]:
 
 
 def complete(found: Sequence[Live]) -> int:
-    """How many of the first puzzles every search has run on, in whole blocks."""
-    last = str(TREES[-1])
-    ran = {one.puzzle for one in found if one.plan == last and one.limit is None}
-    return max(0, len(ran) // BLOCK * BLOCK - BLOCK * (len(ran) % BLOCK == 0))
+    """How many puzzles everything has run on: whole blocks, of which the last check is the end."""
+    last = str(CHECKS[-1])
+    return BLOCK * sum(one.plan == last and one.puzzle % 2 for one in found)
 
 
 class Players:

@@ -181,7 +181,7 @@ def points(values: Floats) -> list[float]:
 
 def tell(judged: Mapping[str, Judged], puzzles: int) -> None:
     """One row a resource, and one for all budgets together."""
-    both = replace_joined(list(judged.values()))
+    both = together(list(judged.values()))
     for name, found in {**judged, "all budgets": both}.items():
         ours, theirs = 100 * found.planned.mean(), 100 * found.preferred.mean()
         by_budget = 100 * (found.planned - found.preferred).mean(0)
@@ -196,7 +196,7 @@ def tell(judged: Mapping[str, Judged], puzzles: int) -> None:
         )  # fmt: skip
 
 
-def replace_joined(parts: Sequence[Judged]) -> Judged:
+def together(parts: Sequence[Judged]) -> Judged:
     """All budgets of several resources as one."""
     first = parts[0]
     joined = {

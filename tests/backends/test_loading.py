@@ -627,7 +627,7 @@ def broken(monkeypatch, change):
     call, in_order = torch_attention._call, torch_attention._in_order
 
     def changed(form):
-        return torch_attention._Form(*change(form.scale, form.window, form.softcap, form.sinks))
+        return torch_attention.Form(*change(form.scale, form.window, form.softcap, form.sinks))
 
     monkeypatch.setattr(
         torch_attention, "_call", lambda plan, *rest: call(plan, *rest[:-1], changed(rest[-1]))

@@ -266,7 +266,7 @@ def test_branches_share_a_group_while_it_pays():
 
 
 def test_no_group_costs_more_than_its_members_apart():
-    """Reading a union's columns for all rows stays within what the members' own contexts would take, in any tree."""
+    """Reading a union's columns, padded, for all rows stays within what the members' own contexts would take, in any tree."""
     for seed in range(8):
         trees = Trees(seed)
         rng = trees.rng
@@ -284,8 +284,22 @@ def test_no_group_costs_more_than_its_members_apart():
             for g in range(len(real)):
                 rows = int((call.row_positions[g] > 0).sum())
                 union = int(real[g, :rows].any(0).sum()) if rows else 0
-                contexts = int(real[g, :rows].sum())
-                assert (_COLUMN_ROWS + rows) * union <= (_COLUMN_ROWS + 1) * contexts
+                contexts = sum(column_bucket(n) for n in real[g, :rows].sum(1).tolist())
+                assert (_COLUMN_ROWS + rows) * column_bucket(union) <= (_COLUMN_ROWS + 1) * contexts
+
+
+def test_short_contexts_stay_together():
+    """Apart, each of sixteen short branches would be padded to the fewest columns that there are."""
+    trees = Trees()
+    root = trees.open(20)
+    trees.step(Chunk(root, 19, 0))
+    branches = [trees.fork(root) for _ in range(16)]
+    for branch in branches:
+        trees.append(branch, 10)
+    trees.step(*trees.all_of(*branches))
+    for branch in branches:
+        trees.append(branch)
+    assert groups(trees.step(*trees.all_of(*branches))) == [16]
 
 
 def test_groups_of_like_size_are_one_call():

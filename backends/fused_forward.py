@@ -1,0 +1,220 @@
+"""
+The forward of a plain dense decoder, written out: the same weights and the same results in a third of the operations.
+
+Knows the modules of Llama, Mistral, Qwen 2 and Qwen 3 as transformers builds them, and the attention over the slot pool; knows no
+sequence. A small model's step, and on a GPU that of any model at few branches, is bound by the number of operations and by the Python
+between them. Here projections of one input are one product, residuals are added within a product, and rotations come from a table.
+Every other model, and one whose modules somebody has changed, keeps its own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence as Sequence_
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+
+from langchain_pareto.backends.torch_attention import Form, Stage, attend
+
+_PLAIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+_STEADY = {"default", "linear", "llama3", "yarn"}  # rotations that do not change with the length
+_FIRST_ROTATIONS = 1024  # positions of a new table
+
+
+def fits(model: torch.nn.Module) -> bool:
+    """Whether the model is one of those, with plain weights: not quantised, adapted, hooked or spread."""
+    if type(model) not in _PLAIN:
+        return False
+    assert isinstance(model, PreTrainedModel)
+    return (
+        getattr(model.config, "hidden_act", None) == "silu"
+        and not any(_changed(module) for module in model.modules())
+        and len({(p.device, p.dtype) for p in model.parameters()}) == 1
+        and all(
+            type(module) is nn.Linear
+            for name, module in model.named_modules()
+            if name.endswith(("_proj", "lm_head"))
+        )
+    )
+
+
+def separate(model: torch.nn.Module) -> None:
+    """Gives weights that a FusedForward joined memory of their own again."""
+    if type(model) not in _PLAIN:
+        return
+    for layer in model.model.layers:  # type: ignore[union-attr]
+        for p in (p for parts in _together(layer) for p in parts):
+            if p.untyped_storage().nbytes() > p.nbytes:
+                p.data = p.data.clone()
+
+
+class FusedForward:
+    """One model's forward over the slot pool."""
+
+    def __init__(self, model: torch.nn.Module, windows: Mapping[int, int | None]) -> None:
+        """`model` fits; `windows` are those of its layers' attention. Weights that are multiplied at once get common memory, and stay the model's."""
+        body: Any = model.model
+        self._embeddings, self._norm = body.embed_tokens, body.norm
+        self._head: Any = model.lm_head
+        self._rotations = _Rotations(body.rotary_emb, model.config)
+        with torch.no_grad():
+            self._layers = [_Layer.of(layer, i, windows[i]) for i, layer in enumerate(body.layers)]
+
+    def __call__(self, tokens: Tensor, positions: Tensor, keep: Tensor, stage: Stage) -> Tensor:
+        """Logits of the rows `keep`: (rows,) ids and positions -> (kept, vocabulary)."""
+        assert stage.plan is not None
+        x = F.embedding(tokens, self._embeddings.weight)
+        cos, sin = self._rotations.at(x, positions, stage.plan.reach)
+        for layer in self._layers:
+            x = layer.forward(x, cos, sin, stage)
+        x = _normed(x.index_select(0, keep), self._norm)
+        return F.linear(x, self._head.weight, self._head.bias)
+
+
+@dataclass(slots=True)
+class _Layer:
+    """One decoder layer's weights."""
+
+    number: int
+    form: Form
+    before: Any  # the norm before attention
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    heads: int
+    kv_heads: int
+    width: int
+    head_norm: tuple[Tensor, float] | None  # (heads + kv heads, width), and its epsilon
+    out: Any
+    after: Any  # the norm after attention
+    gate_up: Tensor
+    gate_up_bias: Tensor | None
+    down: Any
+
+    @classmethod
+    def of(cls, layer: Any, number: int, window: int | None) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        width = int(attention.head_dim)
+        heads, kv_heads = q.out_features // width, k.out_features // width
+        head_norm = None
+        if hasattr(attention, "q_norm"):
+            weights = [
+                norm.weight.expand(n, -1)
+                for norm, n in ((attention.q_norm, heads), (attention.k_norm, kv_heads))
+            ]
+            head_norm = torch.cat(weights), float(attention.q_norm.variance_epsilon)
+        return cls(
+            number=number,
+            form=Form(float(attention.scaling), window, None, None),
+            before=layer.input_layernorm,
+            qkv=_joined([q.weight, k.weight, v.weight]),
+            qkv_bias=None if q.bias is None else _joined([q.bias, k.bias, v.bias]),
+            heads=heads,
+            kv_heads=kv_heads,
+            width=width,
+            head_norm=head_norm,
+            out=attention.o_proj,
+            after=layer.post_attention_layernorm,
+            gate_up=_joined([mlp.gate_proj.weight, mlp.up_proj.weight]),
+            gate_up_bias=None
+            if mlp.gate_proj.bias is None
+            else _joined([mlp.gate_proj.bias, mlp.up_proj.bias]),
+            down=mlp.down_proj,
+        )
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, stage: Stage) -> Tensor:
+        """(rows, hidden) -> (rows, hidden)."""
+        turned = self.heads + self.kv_heads
+        qkv = F.linear(_normed(x, self.before), self.qkv, self.qkv_bias)
+        qkv = qkv.view(len(x), turned + self.kv_heads, self.width)
+        qk, v = qkv[:, :turned], qkv[:, turned:]
+        if self.head_norm is not None:
+            weight, epsilon = self.head_norm
+            qk = F.rms_norm(qk, (self.width,), None, epsilon) * weight
+        qk = torch.addcmul(qk * cos, qk.roll(self.width // 2, -1), sin)
+        q, k = qk[:, : self.heads], qk[:, self.heads :]
+        seen = attend(stage, self.number, q, k.transpose(0, 1), v.transpose(0, 1), self.form)
+        x = _onto(x, seen.view(len(x), -1), self.out)
+        gate, up = F.linear(_normed(x, self.after), self.gate_up, self.gate_up_bias).chunk(2, -1)
+        return _onto(x, F.silu(gate).mul_(up), self.down)
+
+
+class _Rotations:
+    """Cosines and sines of positions, from a table where they are the same at every length."""
+
+    def __init__(self, module: Any, config: Any) -> None:
+        self._module = module
+        parameters = getattr(config, "rope_parameters", None) or {}
+        self._steady = parameters.get("rope_type", "default") in _STEADY
+        self._table: Tensor | None = None  # (positions, 2, width)
+
+    def at(self, x: Tensor, positions: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+        """Both (rows, 1, width); all of the (rows,) positions are below `reach`. Sines of the first half are negative."""
+        if not self._steady:
+            found = self._compute(x, positions)
+        else:
+            known = 0 if self._table is None else len(self._table)
+            if self._table is None or known < reach:
+                size = max(reach, 2 * known, _FIRST_ROTATIONS)
+                self._table = self._compute(x, torch.arange(size, device=x.device))
+            found = self._table.index_select(0, positions)
+        cos, sin = found.unsqueeze(2).unbind(1)
+        return cos, sin
+
+    def _compute(self, x: Tensor, positions: Tensor) -> Tensor:
+        cos, sin = (part[0] for part in self._module(x[None], positions[None]))
+        half = sin.shape[-1] // 2
+        return torch.stack([cos, torch.cat([-sin[:, :half], sin[:, half:]], -1)], 1)
+
+
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _onto(x: Tensor, y: Tensor, projection: Any) -> Tensor:
+    """`x` and the projection of `y`, added within the product."""
+    out = torch.addmm(x, y, projection.weight.t())
+    return out if projection.bias is None else out.add_(projection.bias)
+
+
+def _joined(parts: Sequence_[nn.Parameter]) -> Tensor:
+    """The parameters in a row, in common memory, which they have from now on."""
+    first = parts[0]
+    ends = [p.data_ptr() + p.nbytes for p in parts[:-1]]
+    shape = sum(len(p) for p in parts), *first.shape[1:]
+    if all(end == p.data_ptr() for end, p in zip(ends, parts[1:], strict=True)) and (
+        len({p.untyped_storage().data_ptr() for p in parts}) == 1
+    ):
+        return first.data.as_strided(shape, first.stride())
+    joined = torch.cat([p.data for p in parts])
+    for p, part in zip(parts, joined.split([len(p) for p in parts]), strict=True):
+        p.data = part
+    return joined
+
+
+def _together(layer: Any) -> list[list[nn.Parameter]]:
+    """The parameters of a layer that are multiplied at once: weights of queries, keys and values, and of gates, then the biases."""
+    attention, mlp = layer.self_attn, layer.mlp
+    groups = [
+        [attention.q_proj, attention.k_proj, attention.v_proj],
+        [mlp.gate_proj, mlp.up_proj],
+    ]
+    weights = [[module.weight for module in group] for group in groups]
+    biases = [[module.bias for module in group] for group in groups]
+    return weights + [group for group in biases if group[0] is not None]
+
+
+def _changed(module: nn.Module) -> bool:
+    """Whether it has hooks, or a forward of its own instance: then it does more than its class says."""
+    own = vars(module)
+    return bool(own.get("_forward_hooks") or own.get("_forward_pre_hooks") or "forward" in own)
