@@ -7,22 +7,19 @@ the same with every decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Self
 
 from langchain_pareto.backends import cost, speculation
 from langchain_pareto.backends.base import (
     Branch,
-    Capabilities,
     Constraint,
     ModelSpec,
     Request,
     Runner,
     Sampling,
     Stop,
-    Task,
 )
 from langchain_pareto.backends.decoders import (
     Accept,
@@ -39,11 +36,11 @@ from langchain_pareto.backends.drafts import Guesser, LookupGuesser, ModelGuesse
 from langchain_pareto.backends.local import LocalBackend, LocalBranch
 from langchain_pareto.backends.programs import Continuation, Draw, Program, Turn
 from langchain_pareto.backends.running import Running
-from langchain_pareto.backends.tokens import Tokenizer
+from langchain_pareto.backends.wrapper import BackendWrapper
 from langchain_pareto.errors import CapabilityError, SettingError, VocabularyMismatchError
 
 
-class DecodingBackend:
+class DecodingBackend(BackendWrapper):
     """`target` under a decoder; `draft` is the backend of the small model, if the decoder has one. Closes neither."""
 
     def __init__(
@@ -55,13 +52,9 @@ class DecodingBackend:
                 msg = f'the decoder "{decoder.kind}" needs a draft model'
                 raise SettingError(msg, hint="Name one with draft=, or take another decoder.")
             _check_pair(target, draft)
-        self.target, self.decoder = target, decoder
+        super().__init__(target)
+        self.decoder = decoder
         self.draft = draft if decoder.drafts else None
-
-    @property
-    def name(self) -> str:
-        """The target's."""
-        return self.target.name
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -75,25 +68,6 @@ class DecodingBackend:
             kv_bytes_per_token=spec.kv_bytes_per_token + small.kv_bytes_per_token,
             state_bytes_per_sequence=spec.state_bytes_per_sequence + small.state_bytes_per_sequence,
         )
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """The target's."""
-        return self.target.capabilities
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The target's."""
-        return self.target.tokenizer
-
-    @property
-    def sampling(self) -> Sampling:
-        """The target's."""
-        return self.target.sampling
-
-    def open(self, prompt: str | Sequence[int], *, seed: int = 0) -> Branch:
-        """A new root."""
-        return self.target.open(prompt, seed=seed)
 
     def extend(
         self,
@@ -120,20 +94,6 @@ class DecodingBackend:
             decoding=None if isinstance(self.decoder, Plain) else self,
         )
 
-    def prefill(self, branch: Branch, *, deadline: float | None = None) -> Task:
-        """Computes all but the last token, on the target."""
-        return self.target.prefill(branch, deadline=deadline)
-
-    def score(
-        self,
-        branch: Branch,
-        continuations: Sequence[Sequence[int]],
-        *,
-        deadline: float | None = None,
-    ) -> Task:
-        """Raw log-probabilities of each continuation's tokens, by the target."""
-        return self.target.score(branch, continuations, deadline=deadline)
-
     def estimate(self, request: Request) -> tuple[int, int]:
         """Worst-case FLOPs, every guess wrong, and the bytes of both caches."""
         most = self.decoder.most
@@ -155,12 +115,6 @@ class DecodingBackend:
 
     def close(self) -> None:
         """Nothing: whoever opened the models closes them."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     # --- on the engine's thread
 

@@ -1,6 +1,7 @@
 """One rule for tools and for answers: what no grammar can hold loosens it, and is checked when the text is read."""
 
 import json
+import random
 import warnings
 
 import pytest
@@ -8,6 +9,7 @@ from langchain_core.exceptions import OutputParserException
 from pydantic import BaseModel
 
 from langchain_pareto import ChatPareto
+from langchain_pareto.backends.grammar import compile_grammar
 from langchain_pareto.backends.loading import load
 from langchain_pareto.errors import SettingError
 from langchain_pareto.forms import schema_grammar
@@ -60,10 +62,8 @@ def test_no_keyword_is_refused(nano, keyword, method):
     assert told or not caught
     if shown["parsed"] is not None:
         assert violation(shown["parsed"], of(part)) is None
-    elif method == "json_schema":
-        assert "breaks its schema" in str(shown["parsing_error"])
     else:
-        assert shown["raw"].invalid_tool_calls
+        assert "breaks its schema" in str(shown["parsing_error"])
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
@@ -96,6 +96,59 @@ def test_a_schema_that_no_grammar_takes_is_loosened(schema, kept, lost):
     assert lost not in rule
     assert all(one in rule for one in kept)
     assert ('"object"' in rule) == (schema.get("type") == "object")
+
+
+@pytest.mark.parametrize(
+    ("part", "kept", "lost"),
+    [
+        ({"type": "integer", "minimum": 10**29}, '"type": "integer"', "minimum"),
+        ({"type": "string", "minLength": 10**30}, '"type": "string"', "minLength"),
+        ({"type": "array", "items": NUMBER, "maxItems": 10**30}, '"items": {', "maxItems"),
+    ],
+)
+def test_a_limit_beyond_what_the_library_counts_is_loosened_alone(part, kept, lost):
+    """The type stays, and the reader checks the limit."""
+    schema_grammar._compilable.cache_clear()
+    with pytest.warns(UserWarning, match="no grammar can hold an answer"):
+        rule = json_rule(of(part), what="an answer")
+    assert kept in rule
+    assert lost not in rule
+
+
+NODE = {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"$ref": "#/$defs/n"},
+        {"type": "array", "items": {"$ref": "#/$defs/n"}, "minItems": 1},
+        {"type": "string", "minLength": 3, "maxLength": 2},
+        {"enum": []},
+        {"allOf": [{"type": "string"}, {"type": "null"}]},
+    ],
+)
+def test_a_part_without_a_value_is_never_begun(part):
+    """A text that began it would have no end: by the grammar the property cannot come, nor the option be taken."""
+    schema = {
+        "type": "object",
+        "properties": {"a": part, "b": {"anyOf": [part, NUMBER]}},
+        "required": ["b"],
+        "additionalProperties": False,
+        "$defs": {"n": NODE},
+    }
+    check_schema(schema)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rule = json_rule(schema, what="an answer")
+    with load("nano") as backend:
+        make = compile_grammar(backend.tokenizer, f"start: {rule}")
+        for seed in range(5):
+            rng, constraint, tokens = random.Random(seed), make(), []
+            while not constraint.complete:
+                tokens.append(rng.choice(list(constraint.allowed())))
+                constraint.advance(tokens[-1])
+            assert json.loads(backend.tokenizer.decode(tokens)).keys() == {"b"}
 
 
 def test_what_is_in_a_grammar_is_said_by_no_warning():
@@ -215,6 +268,7 @@ def test_an_object_that_several_schemas_describe_stays_open(schema, fits):
         {"anyOf": [A, {"type": "null"}]},
         {"items": A},
         {"properties": {"default": A}},
+        {**A, "required": ["a"]},
     ],
 )
 def test_an_object_of_one_schema_is_closed(schema):
@@ -231,3 +285,10 @@ def test_a_closed_schema_that_says_so_stays_open():
     assert closed(given) == given
     assert closed(A) is not A
     assert "additionalProperties" not in A
+
+
+def test_an_object_that_requires_what_it_does_not_name_stays_open():
+    """Closed, it would have no value."""
+    given = {**A, "type": "object", "required": ["a", "b"]}
+    assert violation({"a": 1, "b": 2}, closed(given)) is None
+    assert violation({"a": 1}, closed(given)) is not None

@@ -205,7 +205,8 @@ def test_any_budget_gives_an_object_or_an_error(nano, form, method):
             assert (error is None) == (shown["parsed"] is not None)
             assert error is None or isinstance(error, OutputParserException)
             parsed += [shown["parsed"]] if error is None else []
-    assert parsed or form in ("a limit beyond all numbers", "many") or method == "json_mode"
+    # by "json_mode" a model is told of no form, and seldom finds that of a class
+    assert parsed or (method == "json_mode" and form in ("recursive", "mutual", "union"))
 
 
 def test_a_root_may_be_a_list(nano):

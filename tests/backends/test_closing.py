@@ -110,6 +110,82 @@ def test_it_rolls_back_and_forks(policy):
         pytest.fail("it did not end")
 
 
+@pytest.mark.parametrize("most", [95, 110, 130, 200])
+def test_looking_ahead_changes_nothing(policy, most):
+    """Guesses that are looked at and taken back, right ones and wrong ones, leave every later mask as it would have been."""
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    ends = policy.tokenizer.end_tokens
+    for seed in range(6):
+        rng = random.Random(seed)
+        plain, guessed = (Closing(start(), policy.tokenizer, most) for _ in range(2))
+        path = []
+        while len(path) < most:
+            allowed = list(plain.allowed())
+            token = rng.choice(allowed)
+            if token in ends:
+                break
+            path.append((allowed, token))
+            plain.advance(token)
+        at = 0
+        while at < len(path):
+            right = rng.randint(0, min(6, len(path) - at))
+            looked = [token for _, token in path[at : at + right]]
+            for i in range(right + rng.randint(0, 4)):  # the right ones, and some wrong ones
+                choice = list(guessed.allowed())
+                if i >= right:
+                    looked.append(rng.choice(choice))
+                if looked[i] in ends:
+                    break
+                guessed.advance(looked[i])
+            else:
+                i = len(looked)
+            guessed.allowed()
+            guessed.rollback(i)
+            for allowed, token in path[at : at + right + 1]:  # and one that is drawn on top
+                assert list(guessed.allowed()) == allowed
+                guessed.advance(token)
+            at += right + 1
+
+
+def test_what_is_forced_is_all_that_is_allowed(policy):
+    """By the grammar, and at the end by the way out: each forced token is the only one in its place."""
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    ways = 0
+    for seed in range(6):
+        rng, closing, within = random.Random(seed), Closing(start(), policy.tokenizer, 120), start()
+        for _ in range(120):
+            allowed = list(closing.allowed())
+            tokens, ahead = list(closing.forced()), closing.fork()
+            for one in tokens:
+                assert list(ahead.allowed()) == [one]
+                ahead.advance(one)
+            ways += len(tokens) > len(within.forced())
+            token = rng.choice(allowed)
+            if token in policy.tokenizer.end_tokens:
+                break
+            closing.advance(token)
+            within.advance(token)
+    assert ways > 6
+    assert list(Closing(Free(), policy.tokenizer, 9).forced()) == []
+
+
+class Free:
+    """A constraint that allows all, and cannot tell what it forces."""
+
+    def allowed(self):
+        """Any token."""
+
+    def advance(self, token):
+        """Takes it."""
+
+    def rollback(self, n):
+        """Takes it back."""
+
+    def fork(self):
+        """A copy."""
+        return Free()
+
+
 def test_too_little_room_is_no_error(policy):
     """Where no way out fits, the text is cut off like any other."""
     start = compile_grammar(policy.tokenizer, lark(PERSON))

@@ -349,6 +349,50 @@ def test_any_way_to_a_place_gives_the_same_masks(rule):
             assert constraint.allowed() == make().allowed()
 
 
+@pytest.mark.parametrize("rule", list(RULES))
+def test_what_is_forced_is_all_that_is_allowed(rule):
+    """Each forced token is the only one in its place, up to a choice or the end; to ask changes nothing."""
+    tokenizer = merged()
+    make, told = compile_grammar(tokenizer, RULES[rule]), 0
+    for seed in range(25):
+        rng, constraint = random.Random(seed), make()
+        for _ in range(40):
+            tokens, allowed = constraint.forced(), list(constraint.allowed())
+            told += len(tokens)
+            ahead = constraint.fork()
+            for token in tokens:
+                assert list(ahead.allowed()) == [token]
+                ahead.advance(token)
+            assert (
+                len(ahead.allowed()) > 1
+                or ahead.complete
+                or ahead.allowed()[0] in tokenizer.end_tokens
+            )
+            assert (constraint.forced(), list(constraint.allowed())) == (tokens, allowed)
+            constraint.advance(rng.choice(allowed))
+    assert told > 25
+
+
+def test_a_long_key_is_forced_as_a_whole():
+    """From the brace to the first choice of the value, in the tokenizer's own tokens; after the end nothing is."""
+    tokenizer = merged()
+    key = "the name of the one who asked"
+    constraint = compile_grammar(tokenizer, f'start: "{{{key}: " ("x" | "y") " end"')()
+    tokens = constraint.forced()
+    assert b"".join(map(tokenizer.piece, tokens)) == f"{{{key}: ".encode()
+    for token in [*tokens, *tokenizer.encode("y")]:
+        constraint.advance(token)
+    rest = constraint.forced()
+    assert b"".join(map(tokenizer.piece, rest)) == b" end"
+    for token in rest:
+        constraint.advance(token)
+    assert list(constraint.forced()) == []
+    constraint.advance(min(tokenizer.end_tokens))
+    assert list(constraint.forced()) == []
+    constraint.rollback(1 + len(rest))
+    assert constraint.forced() == rest
+
+
 # --- masks
 
 

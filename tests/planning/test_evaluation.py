@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from langchain_pareto.bench import rows, sets_of
+from langchain_pareto.budget import Budget
 from langchain_pareto.cli import app
 from langchain_pareto.errors import SettingError
 from langchain_pareto.planning.catalogue import catalogue, described
@@ -17,7 +19,9 @@ from langchain_pareto.planning.evaluation import arena, spending, splits, stoppi
 from langchain_pareto.planning.identity import fingerprint
 from langchain_pareto.planning.measure import budgets, family, measure
 from langchain_pareto.planning.pool import Pool
+from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.replay import Replayer
 from langchain_pareto.planning.store import profile_path
 from langchain_pareto.strategies import Cascade, Vote
 
@@ -105,6 +109,24 @@ def test_what_a_catalogue_does_not_replay_is_not_measured() -> None:
     drawn = np.array([option.drawn for option in options])
     assert np.isnan(runs.right[~drawn]).all()
     assert not np.isnan(runs.right[drawn]).any()
+
+
+def test_a_measurement_is_every_single_play() -> None:
+    """What it leaves out, since larger limits change nothing, is what would have been played."""
+    options = catalogue(["small"], samples=8)
+    recordings = {"small": Recording(POOLS["small"].first(8))}
+    grid = np.array([30.0, 120.0, 500.0, 900.0])
+    runs = measure(options, recordings, grid, orders=2)
+    replayer, free = Replayer({"policy": recordings["small"]}), 0
+    for i, option in enumerate(options):
+        for j, question, order in product(range(4), range(QUESTIONS), range(2)):
+            limit = Budget(tokens=int(grid[j]))
+            played = replayer.play(option.strategy, question, limit, seed=order)
+            free += played.free and j < 3
+            assert runs.right[i, j, question, order] == played.right
+            assert runs.answers[i, j, question, order] == played.answer
+            assert runs.costs[i, j, question, order, TERMS.index("tokens")] == played.tokens
+    assert free > 100
 
 
 def test_a_family_goes_from_the_safest_to_the_cheapest() -> None:

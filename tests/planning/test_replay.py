@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, event, given, settings, strategies as st
 
 from langchain_pareto.backends.base import ModelSpec, Sampling
 from langchain_pareto.backends.recorded import RecordedBackend
@@ -32,7 +32,7 @@ from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.settings import Role, Settings
 
-SAMPLES = 64
+SAMPLES = 144  # as many as the deepest of strategies below may want
 USD = 3.7e-7  # per token
 
 
@@ -232,6 +232,39 @@ def test_three_levels_deep(strategy, budget, seed, context, max_tokens):
     same(strategy, budget, seed, context, max_tokens)
 
 
+@often
+@given(strategy=st.one_of(PLAIN, NESTED), times=st.sampled_from([1.01, 1.5, 3, 10, 1e4]), **CASES)
+def test_a_run_that_no_limit_touched_is_the_same_with_more(
+    strategy, times, budget, seed, context, max_tokens
+):
+    """Whatever is limited, time too: where a limit had no say in a run, larger limits give the same one."""
+    replayer = Replayer(worlds(seed, context), max_tokens=max_tokens)
+    question, timed = seed % 3, seed % 2
+    limits = budget.model_dump(exclude_none=True, exclude={"on_limit", "calls"})
+    limits |= {"seconds": 0.4} if timed else {}
+    played = replayer.play(strategy, question, Budget(**limits), seed=seed)
+    whole = {"tokens", "memory"}
+    more = {name: int(x * times) if name in whole else x * times for name, x in limits.items()}
+    event(f"free: {played.free}")
+    if played.free:
+        assert replayer.play(strategy, question, Budget(**more), seed=seed) == played
+
+
+def test_a_run_is_free_only_where_no_limit_had_a_say():
+    """Not where one had, be it only that draws were fewer side by side."""
+    replayer = Replayer(worlds(1, 80), max_tokens=60)
+    strategy = Vote(n=8, adaptive=False)
+    wanted = replayer.play(strategy, 0)
+    assert wanted.free
+    assert replayer.play(strategy, 0, Budget(tokens=8 * 60)).free
+    narrow = replayer.play(strategy, 0, Budget(tokens=8 * 60 - 1))
+    assert (narrow.tokens, narrow.answer, narrow.free) == (wanted.tokens, wanted.answer, False)
+    assert narrow.steps > wanted.steps
+    assert not replayer.play(strategy, 0, Budget(tokens=wanted.tokens // 2)).free
+    assert not replayer.play(strategy, 0, Budget(seconds=wanted.seconds / 2)).free
+    assert replayer.play(strategy, 0, Budget(seconds=2 * wanted.seconds)).free
+
+
 # --- side by side, step by step
 
 
@@ -388,6 +421,29 @@ def test_a_deadline_cuts_all_draws_at_one_step():
     assert (late.seconds, late.stopped_by) == (0.5, "seconds")
     in_time = replayer.play(Vote(n=4), 0, Budget(seconds=4.5))
     assert (in_time.stopped_by, in_time.answer, in_time.share) == ("done", 1, 0.75)
+
+
+class EachText:
+    """A scorer that takes two seconds, and one more for each text."""
+
+    def score_seconds(self, lengths, prompt) -> float:
+        assert prompt == 4
+        return 2.0 + len(lengths)
+
+
+def test_scores_take_their_time():
+    """They come after the last draw; where the deadline is before that, the answer is that of a vote without them."""
+    pool = known([7] * 4, [1, 1, 1, 0], scores=np.array([[0.1, 0.2, 0.3, 0.9]]))
+    recording = Recording(pool, timing=LinearTiming(0.5), scoring=EachText())
+    replayer = Replayer({"policy": recording})
+    best = BestOfN(n=4)
+    scored = replayer.play(best, 0)
+    assert (scored.answer, scored.seconds, scored.stopped_by) == (0, 4.0 + 6.0, "done")
+    assert replayer.play(best, 0, Budget(seconds=10.0)) == scored
+    assert replayer.play(Vote(n=4, adaptive=False), 0).seconds == 4.0
+    late = replayer.play(best, 0, Budget(seconds=9.9))
+    assert (late.answer, late.share, late.seconds) == (1, 0.75, 9.9)
+    assert (late.stopped_by, late.free) == ("seconds", False)
 
 
 def test_time_is_of_the_model_that_draws():
