@@ -1,14 +1,16 @@
 """
 How many tokens to guess: what the last guesses came to, against what steps take.
 
-Knows counts and measured step times; knows no model and no token. With acceptance rate a, k guesses give on average
-(1 - a^(k+1)) / (1 - a) tokens a round (Leviathan et al. 2023, arXiv 2211.17192, equation 1); a round takes k steps of the draft and
-one step of the target that is k + 1 times as wide.
+Knows counts and measured step times; knows no model and no token. If guess number i is right with probability a_i where all before it
+were, k guesses give on average 1 + a_1 + a_1 a_2 + ... tokens a round; with one rate for all that is (1 - a^(k+1)) / (1 - a) (Leviathan
+et al. 2023, arXiv 2211.17192, equation 1). The rates differ: where the first guesses were right, the text is easy, and the next ones
+are right more often. A round takes k steps of the draft and one step of the target that is k + 1 times as wide.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from langchain_pareto.backends.step_times import StepTimes
 
@@ -21,6 +23,20 @@ _PRIOR_RATE, _PRIOR_WEIGHT = (
     4.0,
 )  # of a pair that has not guessed yet: its weight is in guesses
 _MEMORY = 200.0  # guesses that count
+_PLACE_MEMORY = 64.0  # rounds that count for a place in a guess
+_PLACE_WEIGHT = 8.0  # of the rate of all places, in that of one: in guesses
+
+
+@dataclass(slots=True)
+class _Place:
+    """The same for the guesses of one place, where all before them were right."""
+
+    right: float = 0.0
+    looked_at: float = 0.0
+
+    def note(self, right: bool) -> None:
+        kept = 1 - 1 / _PLACE_MEMORY
+        self.right, self.looked_at = self.right * kept + right, self.looked_at * kept + 1
 
 
 @dataclass(slots=True)
@@ -30,6 +46,7 @@ class Acceptance:
     right: float = _PRIOR_RATE * _PRIOR_WEIGHT
     looked_at: float = _PRIOR_WEIGHT
     rounds: int = 0
+    _places: list[_Place] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -43,11 +60,30 @@ class Acceptance:
         self.right = self.right * kept + accepted
         self.looked_at = self.looked_at * kept + seen
         self.rounds += 1
+        self._places += [_Place() for _ in range(seen - len(self._places))]
+        for i, place in enumerate(self._places[:seen]):
+            place.note(i < accepted)
+
+    def tokens(self) -> Iterator[float]:
+        """The tokens that a round of 0, 1, 2 ... guesses gives on average, for ever."""
+        total = reached = 1.0
+        i = 0
+        while True:
+            yield total
+            place = self._places[i] if i < len(self._places) else _Place()
+            right = place.right + _PLACE_WEIGHT * self.rate
+            reached *= right / (place.looked_at + _PLACE_WEIGHT)
+            total += reached
+            i += 1
 
     def copy(self) -> Acceptance:
         """A group's own average, which begins with this one and soon forgets it."""
         weight = min(self.looked_at, _PRIOR_WEIGHT)
-        return Acceptance(self.rate * weight, weight, self.rounds)
+        places = list[_Place]()
+        for place in self._places:
+            share = min(1.0, _PRIOR_WEIGHT / place.looked_at)
+            places.append(_Place(place.right * share, place.looked_at * share))
+        return Acceptance(self.rate * weight, weight, self.rounds, places)
 
 
 class DraftLength:
@@ -67,7 +103,9 @@ class DraftLength:
             return 0
         if self._pair.rounds < _FIRST_ROUNDS:
             return min(_FIRST, self._most)
-        length = max(range(self._most + 1), key=lambda k: (self._speed(k, branches), -k))
+        tokens = zip(range(self._most + 1), self._own.tokens(), strict=False)
+        _, shortest = max((self._speed(k, n, branches), -k) for k, n in tokens)
+        length = -shortest
         if length:
             self._quiet, self._pause = 0, _PAUSE
             return length
@@ -83,14 +121,13 @@ class DraftLength:
             self._own.note(drafted, accepted)
             self._pair.note(drafted, accepted)
 
-    def _speed(self, k: int, branches: int) -> float:
-        """Tokens a second and branch with k guesses."""
+    def _speed(self, k: int, tokens: float, branches: int) -> float:
+        """Tokens a second and branch with k guesses, of which a round gives so many."""
         verify = self._target.seconds(branches * (k + 1))
         guess = 0.0 if self._draft is None else self._draft.seconds(branches)
         if verify is None or guess is None:
             return 0.0
-        a = min(self._own.rate, 0.999)
-        return (1 - a ** (k + 1)) / (1 - a) / (k * guess + verify)
+        return tokens / (k * guess + verify)
 
 
 class FixedLength:

@@ -9,7 +9,7 @@ are written: O(branches) a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Sequence_
+from collections.abc import Callable, Iterator, Sequence as Sequence_
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,8 +130,21 @@ class _Member:
 class Planner:
     """Makes the StepPlan of each step, and keeps the last one to extend it."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, heads_per_kv_head: int) -> None:
-        """`heads_per_kv_head` is 0 for a model without attention: its plans have no calls, and read no slot."""
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        heads_per_kv_head: int,
+        *,
+        padded: bool | None = None,
+    ) -> None:
+        """`heads_per_kv_head` is 0 for a model without attention: its plans have no calls, and read no slot.
+
+        `padded` rows come in few numbers, as captured graphs need them; by default not on a CPU, where a row that is padding takes
+        as long as any.
+        """
+        padded = device.type != "cpu" if padded is None else padded
+        self._size = row_bucket if padded else int
         self._device = device
         self._dtype = dtype
         self._heads = heads_per_kv_head
@@ -158,7 +171,7 @@ class Planner:
         for chunk in chunks:
             members.append(_Member(chunk.sequence, row, chunk.n, chunk.sequence.cached))
             row += chunk.n
-        total = row_bucket(row)
+        total = self._size(row)
         ids, positions, write, gather = (np.zeros(total, np.int64) for _ in range(4))
         keep = list[int]()
         for m, chunk in zip(members, chunks, strict=True):
@@ -168,7 +181,7 @@ class Planner:
             write[span] = m.sequence.slots[m.context - m.n :]
             keep.extend(range(m.first + m.n - chunk.rows, m.first + m.n))
         kept = len(keep)
-        keep += [0] * (row_bucket(kept) - kept) if kept else []
+        keep += [0] * (self._size(kept) - kept) if kept else []
 
         attending = members if self._heads else []
         longest = max(attending, key=lambda m: m.n, default=None)
@@ -178,7 +191,7 @@ class Planner:
             gather[in_order.first : in_order.first + in_order.n] = np.arange(in_order.n)
             ahead = in_order.n
         groups = list(_split([m for m in attending if m is not in_order]))
-        layouts = [_Layout(*shape, self._heads) for shape in _classes(groups)]
+        layouts = [_Layout(*shape, self._heads) for shape in _classes(groups, self._size)]
         for layout in layouts:
             layout.place(gather, ahead)
             ahead += layout.groups * layout.rows
@@ -254,19 +267,25 @@ def _split_tree(members: list[_Member], depth: int) -> Iterator[_Group]:
         yield from _split_tree(part, depth)
 
 
-def _classes(groups: list[_Group]) -> Iterator[tuple[list[_Group], int, int, int]]:
-    """Groups that are padded into one call: (groups, padded groups, rows, columns), few shapes and less than half of it padding."""
+def _classes(
+    groups: list[_Group], size: Callable[[int], int]
+) -> Iterator[tuple[list[_Group], int, int, int]]:
+    """Groups that are padded into one call: (groups, padded groups, rows, columns), few shapes and less than half of it padding.
+
+    `size` says to how many groups or rows a number of them is padded.
+    """
     alike = dict[int, list[_Group]]()
     for group in groups:
         alike.setdefault(row_bucket(group.rows), []).append(group)
-    for rows, candidates in alike.items():
+    for candidates in alike.values():
         candidates.sort(key=lambda g: -g.union)  # stable: equal sizes stay in order
         while candidates:
             first = candidates[0]
             columns = column_bucket(first.union + 4 * first.rows)  # room for a few steps more
             n = sum(2 * (g.union + g.rows) >= columns or columns <= _SMALL for g in candidates)
             n = max(n, 1)
-            yield candidates[:n], row_bucket(n), rows, columns
+            rows = max(group.rows for group in candidates[:n])
+            yield candidates[:n], size(n), size(rows), columns
             del candidates[:n]
 
 

@@ -128,21 +128,22 @@ def test_looking_ahead_changes_nothing(policy, most):
             plain.advance(token)
         at = 0
         while at < len(path):
-            right = rng.randint(0, min(6, len(path) - at))
-            looked = [token for _, token in path[at : at + right]]
-            for i in range(right + rng.randint(0, 4)):  # the right ones, and some wrong ones
-                choice = list(guessed.allowed())
-                if i >= right:
-                    looked.append(rng.choice(choice))
-                if looked[i] in ends:
-                    break
-                guessed.advance(looked[i])
-            else:
-                i = len(looked)
-            guessed.allowed()
-            guessed.rollback(i)
-            for allowed, token in path[at : at + right + 1]:  # and one that is drawn on top
+            right = rng.randint(0, min(6, len(path) - 1 - at))
+            taken = 0
+            for allowed, token in path[at : at + right]:
                 assert list(guessed.allowed()) == allowed
+                guessed.advance(token)
+                taken += 1
+            assert list(guessed.allowed()) == path[at + right][0]
+            for _ in range(rng.randint(0, 4)):  # wrong ones
+                token = rng.choice(list(guessed.allowed()))
+                if token in ends:
+                    break
+                guessed.advance(token)
+                taken += 1
+            guessed.allowed()
+            guessed.rollback(taken)
+            for _, token in path[at : at + right + 1]:  # what is drawn is taken without a look
                 guessed.advance(token)
             at += right + 1
 

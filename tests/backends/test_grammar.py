@@ -370,7 +370,7 @@ def test_what_is_forced_is_all_that_is_allowed(rule):
             )
             assert (constraint.forced(), list(constraint.allowed())) == (tokens, allowed)
             constraint.advance(rng.choice(allowed))
-    assert told > 25
+    assert told > 10  # few of a grammar that is mostly free
 
 
 def test_a_long_key_is_forced_as_a_whole():
