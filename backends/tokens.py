@@ -14,9 +14,9 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_pareto.backends.templates import NO_KWARGS, render_template
 from langchain_pareto.errors import SettingError
@@ -133,6 +133,9 @@ class HFTokenizer:
         flagged = {token for token, added in _added(tokenizer).items() if added.special}
         self.special_tokens = frozenset(flagged | set(tokenizer.all_special_ids))
         self.end_tokens = self._find_ends(eos)
+        self.response_template: object = getattr(tokenizer, "response_template", None)
+        # what stands around a call is text to whoever reads calls by the response template
+        self.special_tokens -= self._find_marks() - self.end_tokens
         self.has_template = bool(tokenizer.chat_template)
 
         self._alphabet = _byte_alphabet(tokenizer)
@@ -217,6 +220,10 @@ class HFTokenizer:
             add_generation_prompt=add_generation_prompt,
         )
 
+    def response_parser(self) -> Any:
+        """What reads an answer by the response template, which there is; raises whatever a broken one raises."""
+        return self._hf.get_response_parser(prefix="")  # the prompt's part of it is told apart before
+
     def _find_ends(self, eos: int | Collection[int] | None) -> frozenset[int]:
         ends = {eos} if isinstance(eos, int) else set(eos or ())
         if self._hf.eos_token_id is not None:
@@ -228,6 +235,16 @@ class HFTokenizer:
             turns.add("<|end|>")
         ends |= {token for token, content in self._added.items() if content in turns}
         return frozenset(ends)
+
+    def _find_marks(self) -> frozenset[int]:
+        """Added tokens that the fields of the response template name, as they are or in a pattern."""
+        spec = self.response_template
+        texts = [*_texts(spec.get("fields"))] if isinstance(spec, Mapping) else []
+        return frozenset(
+            token
+            for token, content in self._added.items()
+            if any(content in text or re.escape(content) in text for text in texts)
+        )
 
     def _read_piece(self, token: int) -> bytes:
         name = self._names[token]
@@ -351,6 +368,18 @@ class Detokenizer:
     def _untold(self) -> str:
         told = self._tokenizer.decode(self._window[: self._read])
         return self._tokenizer.decode(self._window)[len(told) :]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
 
 
 def _added(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, AddedToken]:

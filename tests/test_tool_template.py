@@ -115,6 +115,22 @@ def tokenizer(template: object, ends: str = "<|im_end|>") -> HFTokenizer:
     return HFTokenizer(made)
 
 
+def test_marks_that_are_special_tokens_are_text_to_whoever_reads_by_them():
+    """A call between special tokens is found; those that the template does not name, and the ends, stay out of the text."""
+    marks = ["<|tool_call>", "<tool_call|>", '<|"|>']
+    theirs = tokenizer(GEMMA_4, ends="<eos>")._hf
+    theirs.add_special_tokens({"additional_special_tokens": [*marks, "<|image>", "<eos>"]})
+    ours = HFTokenizer(theirs)
+    tokens = ours.encode(f"<|image>{CURLY}<eos>")
+    assert len(tokens) < len(CURLY), "the marks are tokens"
+    assert ours.decode(tokens) == CURLY
+    [call] = format_of(None, ours).parse(ours.decode(tokens), TOOLS).calls
+    assert (call["name"], call["args"]) == ROME
+    plain = tokenizer(None, ends="<eos>")._hf
+    plain.add_special_tokens({"additional_special_tokens": marks})
+    assert HFTokenizer(plain).decode(HFTokenizer(plain).encode(CURLY)).startswith("call:weather")
+
+
 def written_as(template: object) -> object:
     """The format of a model with that response template, and no chat template."""
     return format_of(None, tokenizer(template))

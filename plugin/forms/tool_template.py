@@ -11,11 +11,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from typing_extensions import override
 
-from langchain_pareto.backends.tokens import Tokenizer
+from langchain_pareto.backends.tokens import HFTokenizer, Tokenizer
 from langchain_pareto.forms.response_template import ResponseTemplate, flat
 from langchain_pareto.forms.template_reader import TemplateReader
 from langchain_pareto.forms.tool_calls import as_written
@@ -29,15 +28,12 @@ _logger = logging.getLogger(__name__)
 
 def response_template(tokenizer: Tokenizer) -> ResponseTemplate | None:
     """The template that a tokenizer of transformers has, None where there is none, or none that can be used."""
-    theirs: Any = getattr(tokenizer, "_hf", None)
-    spec = getattr(theirs, "response_template", None)
-    if spec is None:
+    if not isinstance(tokenizer, HFTokenizer) or tokenizer.response_template is None:
         return None
     ends = tuple(filter(None, map(tokenizer.name, sorted(tokenizer.end_tokens))))
     try:
-        text = json.dumps(spec, sort_keys=True)
-        # the prompt's part of an answer is told apart before
-        found = ResponseTemplate(text, lambda: theirs.get_response_parser(prefix=""), ends)
+        text = json.dumps(tokenizer.response_template, sort_keys=True)
+        found = ResponseTemplate(text, tokenizer.response_parser, ends)
         found.parser()
     except Exception as error:  # noqa: BLE001 - it is the model's own, and other formats are left
         _warn(str(error))
