@@ -1,14 +1,17 @@
 """
-A grammar kept to the end: near its last token, a text takes the shortest way out that is found.
+A grammar kept to the end: near its last token, or its deadline, a text takes the shortest way out that is found.
 
-Knows a constraint, the tokenizer's bytes and how many tokens are left; knows no grammar in particular. A text that is cut off in the
-middle of a JSON value is worth nothing, and a small model, or a small budget, would often end so.
+Knows a constraint, the tokenizer's bytes, how many tokens are left and how fast they come; knows no grammar in particular. A text that
+is cut off in the middle of a JSON value is worth nothing, and a small model, or a small budget, would often end so.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import fmean
 
 from langchain_pareto.backends.base import Constraint, TokenMask
 from langchain_pareto.backends.forced import forced
@@ -25,6 +28,9 @@ _LONGEST = 512  # tokens of a way that is looked for
 _FEW = 64  # tokens to choose the longest of
 _BLIND = 32  # tokens until it is looked for again at most, where none was found
 _SLACK = 12  # tokens that one step may lengthen the way by
+_RECENT = 32  # tokens whose times tell the pace
+_FEWEST = 4  # of them
+_HASTE = 0.8  # of the time that is left is counted on: the pace drifts
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +68,23 @@ class _Place:
 
 
 class Closing:
-    """A constraint that lets a text end within `tokens` tokens, the one that ends it among them.
+    """A constraint that lets a text end within `tokens` tokens, the one that ends it among them, and before `deadline`.
 
-    As long as there is room for more it allows what the constraint within it does. Where no way out is found, or one token opens up
-    more than there is room for, the text is cut off as any other.
+    As long as there is room for more it allows what the constraint within it does. How many tokens there is time for is told by the
+    pace of the last ones, so a text under a deadline may differ from run to run, as one that the deadline cuts does. Where no way out
+    is found, or one token opens up more than there is room for, the text is cut off as any other.
     """
 
     def __init__(
-        self, within: Constraint, tokenizer: Tokenizer, tokens: int, *, words: _Words | None = None
+        self,
+        within: Constraint,
+        tokenizer: Tokenizer,
+        tokens: int,
+        *,
+        deadline: float | None = None,
+        words: _Words | None = None,
     ) -> None:
-        """`words` are those of another one with this tokenizer."""
+        """`deadline` is a time of `time.monotonic`; `words` are those of another one with this tokenizer."""
         self._within, self._tokenizer = within, tokenizer
         self._words = _Words.of(tokenizer) if words is None else words
         self._place = _Place(tokens, 0, tokens)
@@ -80,6 +93,8 @@ class Closing:
         # same text comes whether or not its tokens were guessed before.
         self._ahead = list[tuple[int, _Place]]()
         self._tokens = list[int]()
+        self._deadline = deadline
+        self._times = list[float]()  # of each token, seconds
 
     def allowed(self) -> Sequence[int] | None:
         """The tokens that may come next."""
@@ -87,14 +102,15 @@ class Closing:
         if mask is None:
             return None
         place = self._place
+        left = min(place.left, self._in_time) if place.taken is None else place.left
         if place.taken is None and (ends := self._ends(mask)):
             # Words may end anywhere, and may be cut off; after a whole value another begins only if there is room for it.
-            free = self._words.letter in mask or place.left > place.whole + 1 + _SLACK
+            free = self._words.letter in mask or left > place.whole + 1 + _SLACK
             return mask if free else ends
-        if place.taken is None and place.left > place.look_at:
+        if place.taken is None and left > place.look_at:
             return mask
         if place.taken is None:
-            place = self._place = self._looked(place)
+            place = self._place = self._looked(place, left)
         return mask if place.taken is None else place.taken[:1] or self._ends(mask)
 
     def forced(self) -> Sequence[int]:
@@ -105,6 +121,7 @@ class Closing:
         """Consumes one token."""
         self._within.advance(token)
         self._tokens.append(token)
+        self._times.append(time.monotonic())
         self._before.append(self._place)
         known = self._ahead.pop() if self._ahead else None
         if known is not None and known[0] == token:
@@ -117,25 +134,45 @@ class Closing:
         """Takes the last `n` tokens back."""
         self._within.rollback(n)
         for _ in range(n):
+            self._times.pop()
             self._ahead.append((self._tokens.pop(), self._place))
             self._place = self._before.pop()
 
     def fork(self) -> Closing:
         """An independent copy."""
-        copy = Closing(self._within.fork(), self._tokenizer, self._place.left, words=self._words)
+        copy = Closing(
+            self._within.fork(),
+            self._tokenizer,
+            self._place.left,
+            deadline=self._deadline,
+            words=self._words,
+        )
         copy._place, copy._before = self._place, self._before[:]
         copy._tokens, copy._ahead = self._tokens[:], self._ahead[:]
+        copy._times = self._times[:]
         return copy
 
-    def _looked(self, place: _Place) -> _Place:
-        """The place, once the way out is looked for."""
+    @property
+    def _in_time(self) -> int:
+        """Tokens that there is time for."""
+        recent = self._times[-_RECENT:]
+        if self._deadline is None or len(recent) < _FEWEST:
+            return self._place.left
+        gaps = [after - before for before, after in pairwise(recent)]
+        # what was guessed or forced comes at once, and the way out may not: the pace is that of steps
+        pace = fmean(gap for gap in gaps if gap >= sum(gaps) / len(gaps) / 8)
+        left = _HASTE * (self._deadline - time.monotonic()) / max(pace, 1e-6)
+        return max(0, int(left))
+
+    def _looked(self, place: _Place, left: int) -> _Place:
+        """The place, once the way out is looked for, with room for `left` tokens."""
         way = self._way()
         whole = place.whole or len(way or ())
-        spare = place.left - 1 - _SLACK - (0 if way is None else len(way))
+        spare = left - 1 - _SLACK - (0 if way is None else len(way))
         if way is not None and spare <= 0:
             return replace(place, whole=whole, taken=tuple(way))
-        blind = min(_BLIND, 1 + place.left // 4)
-        look_at = place.left - (blind if way is None else max(1, spare // 2))
+        blind = min(_BLIND, 1 + left // 4)
+        look_at = left - (blind if way is None else max(1, spare // 2))
         return replace(place, whole=whole, look_at=look_at)
 
     def _way(self) -> list[int] | None:

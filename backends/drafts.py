@@ -29,6 +29,15 @@ class Guesser(Protocol):
         ...
 
 
+class Silent:
+    """Guesses nothing."""
+
+    def guess(self, tokens: Sequence[int], most: int, ends: Collection[int]) -> Guessing:  # noqa: ARG002 - the protocol's names
+        """As the protocol says; runs no model."""
+        return []
+        yield  # a generator like the others
+
+
 def rewrite(runner: Runner, sequence: TokenSequence, length: int, tokens: Sequence[int]) -> None:
     """Makes the sequence its first `length` tokens and then `tokens`, and keeps what is computed as far as that agrees."""
     old, at = sequence.tokens, 0

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol, Self, TypeAlias
 
-from langchain_pareto.backends import cost, programs
+from langchain_pareto.backends import cost, programs, speculation
 from langchain_pareto.backends.base import (
     Branch,
     Capabilities,
@@ -26,6 +26,7 @@ from langchain_pareto.backends.base import (
     Stop,
 )
 from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.forced import Forces
 from langchain_pareto.backends.keys import child_key, root_key
 from langchain_pareto.backends.running import Running
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
@@ -308,6 +309,14 @@ class LocalBackend:
             out = programs.Continuation(branch.sequence, draw, stop, self.tokenizer, on_text)
             if decoding is not None:
                 return decoding.program(running, branch, draw, out)
+            if isinstance(constraint, Forces):
+                target = speculation.Target(
+                    self.runner,
+                    branch.sequence,
+                    running.count,
+                    lambda: self.engine.sharing(self.runner),
+                )
+                return speculation.extend(target, draw, out)
             return programs.extend(self.runner, branch.sequence, draw, out)
 
         drafter = None if decoding is None else decoding.drafter

@@ -10,13 +10,16 @@ here too, which keeps what the target finds likely enough, and so does change th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from langchain_pareto.backends.base import Extension, Runner
-from langchain_pareto.backends.drafts import Guesser, ModelGuesser, rewrite
+from langchain_pareto.backends.draft_length import FixedLength
+from langchain_pareto.backends.drafts import Guesser, ModelGuesser, Silent, rewrite
+from langchain_pareto.backends.forced import forced
 from langchain_pareto.backends.programs import (
     Continuation,
     Draw,
@@ -28,6 +31,7 @@ from langchain_pareto.backends.programs import (
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 
 Drawing = Generator[list[Work], list[list[Drawn]], Extension]
+_MOST_FORCED = 64  # tokens of one guess
 
 
 class Length(Protocol):
@@ -87,12 +91,19 @@ def speculate(
 ) -> Drawing:
     """Draws into the sequence until `out` says stop, up to all guesses and one more token a round.
 
+    What a constraint forces is asked of no guesser, and takes one step however long it is.
     `most_wrong` is how many wrong guesses so many tokens may have cost. Interrupted, it gives what is verified.
     """
     sequence, drawn, wrong = target.sequence, 0, 0
     verify = replace(draw, counted=False)
     try:
         while out.left:
+            if sure := _forced(draw, out):
+                rows = yield from _verified(target, verify, sure, "now")
+                right = _agreeing(sure, rows)
+                target.take(out, rows[: right + 1], len(sure), right)
+                drawn += right + 1
+                continue
             # the target's own token comes on top of the guesses
             room = most_wrong(drawn + 1) - wrong
             wanted = min(length.next(target.branches()), out.left - 1, room)
@@ -110,6 +121,11 @@ def speculate(
     except Interrupted as interrupted:
         out.finish = interrupted.finish
     return out.extension()
+
+
+def extend(target: Target, draw: Draw, out: Continuation) -> Drawing:
+    """Draws token after token as plain decoding does, but for what a constraint forces: one step for all of it."""
+    return speculate(target, draw, out, Silent(), FixedLength(0), "now", lambda _: 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +186,12 @@ def _verified(
             target.runner.truncate(sequence, base)
         raise
     return rows
+
+
+def _forced(draw: Draw, out: Continuation) -> list[int]:
+    """What a constraint forces, but for a token that ends the text and the last one, which are drawn on top of guesses."""
+    sure = forced(draw.constraint)[: min(_MOST_FORCED, out.left - 1)]
+    return list(itertools.takewhile(lambda token: token not in out.ends, sure))
 
 
 def _agreeing(guess: Sequence[int], rows: Sequence[Drawn]) -> int:

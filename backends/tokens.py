@@ -222,7 +222,9 @@ class HFTokenizer:
 
     def response_parser(self) -> Any:
         """What reads an answer by the response template, which there is; raises whatever a broken one raises."""
-        return self._hf.get_response_parser(prefix="")  # the prompt's part of it is told apart before
+        return self._hf.get_response_parser(
+            prefix=""
+        )  # the prompt's part of it is told apart before
 
     def _find_ends(self, eos: int | Collection[int] | None) -> frozenset[int]:
         ends = {eos} if isinstance(eos, int) else set(eos or ())

@@ -157,7 +157,8 @@ async def respond(
     settings = Settings(
         sampling=_sampling(call, strategy, backend),
         max_tokens=call.draws.max_tokens,
-        stop=call.stop,
+        # what must have a form ends where that ends: a stop string within it would cut it off
+        stop=() if call.form is not None and call.form.forced else call.stop,
         answers=_AfterThinking(reads) if thinking else reads,
         grammar=policy.grammar,
         scorer=call.scorer,

@@ -157,7 +157,8 @@ class Drawing:
                 break
             if constraint is not None and not parts:
                 room = lease.amount if end.text else rest
-                constraint = Closing(constraint, self.desk.backend.tokenizer, room)
+                tokenizer, deadline = self.desk.backend.tokenizer, self.desk.account.deadline
+                constraint = Closing(constraint, tokenizer, room, deadline=deadline)
             start = partial(
                 self.desk.backend.extend,
                 branch,

@@ -9,7 +9,13 @@ from jsonschema import Draft202012Validator
 
 from langchain_pareto.forms import validity
 from langchain_pareto.forms.fitting import coerced
+from langchain_pareto.forms.form import Form, Reader
 from langchain_pareto.forms.schemas import check_schema, violation
+from langchain_pareto.forms.tool_formats import format_of
+from langchain_pareto.forms.tools import read_tools
+from langchain_pareto.strategies.answers import AnswerFormat
+
+HERMES = format_of(None)
 
 
 def either(*options):
@@ -197,6 +203,20 @@ def test_a_pattern_is_searched_for(pattern, fits, breaks):
     assert violation(fits, {"pattern": pattern}) is None
     assert "does not match" in violation(breaks, {"pattern": pattern})
     assert violation(7, {"pattern": pattern}) is None
+
+
+def test_calls_and_votes_read_such_types_as_well(followed):
+    """The arguments of a call, and the objects that samples say."""
+    tools = read_tools([{"name": "f", "description": "", "parameters": MUTUAL}], "any")
+    value = json.dumps(nested("null"))
+    [call] = HERMES.parse(
+        f'<tool_call>\n{{"name": "f", "arguments": {value}}}\n</tool_call>', tools
+    ).calls
+    assert call["args"] == nested(None)
+    for text, counts in ((value, True), (json.dumps(nested(5)), False), ("[" * 100_000, False)):
+        found = Reader(Form(schema=MUTUAL), (HERMES,), AnswerFormat()).extract(text)
+        assert (found is not None) == counts
+    assert len(followed) < 100 * DEEP
 
 
 # --- made to fit

@@ -112,6 +112,7 @@ Numbers = RootModel[list[bool]]
 FORMS = {
     "recursive": Tree,
     "mutual": Left,
+    "reference": {**Left.model_json_schema(), "title": "t"},
     "union": Pet,
     "optional key": Told,
     "nested optional key": Facts,
@@ -303,6 +304,15 @@ def test_a_tool_needs_a_name(schema):
         ChatPareto().with_structured_output(schema, method="function_calling")
 
 
+def test_a_tool_keeps_what_its_schema_refers_to():
+    """Also where the schema is nothing but a reference."""
+    llm = says("?").with_structured_output(FORMS["reference"], method="function_calling")
+    [tool] = llm.first.kwargs["tools"]
+    assert tool["function"]["name"] == "t"
+    assert tool["function"]["parameters"]["$ref"] == "#/$defs/Left"
+    assert tool["function"]["parameters"]["$defs"].keys() == {"Left", "Right"}
+
+
 def test_a_key_that_may_be_left_out_is_not_required():
     """Nor one within; what describes a key is kept, and a class without such keys is read as LangChain reads it."""
     schema = given_schema(Told)
@@ -432,6 +442,25 @@ def test_a_stop_string_does_not_cut_an_object(nano, method, where):
         Pet if method != "json_mode" else None, method=method, **given
     ).invoke("?")
     assert isinstance(found, Pet if method != "json_mode" else dict)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_stop_string_of_a_single_call_does_not_cut_what_has_a_form(nano, streams):
+    """An object that the call asks for itself, and a call that must be made; words are cut as ever."""
+    llm = ChatPareto(backend=nano, strategy="single", seed=1, max_tokens=100)
+
+    def said(model):
+        if not streams:
+            return model.invoke("?", stop=['"', "{", "a"])
+        first, *more = model.stream("?", stop=['"', "{", "a"])
+        return sum(more, first)
+
+    asked = {"type": "json_schema", "json_schema": {"name": "t", "schema": FORMS["mixed enum"]}}
+    assert json.loads(said(llm.bind(response_format=asked)).content).keys() == {"a"}
+    [call] = said(llm.bind_tools([Pet], tool_choice="Pet", parallel_tool_calls=False)).tool_calls
+    assert Pet.model_validate(call["args"])
+    assert "a" not in said(llm).content
+    assert llm.with_structured_output(Pet).invoke("?", stop=['"']).pet.kind in ("cat", "dog")
 
 
 def test_a_budget_without_a_token_is_a_budget_error(nano):

@@ -21,7 +21,7 @@ SHOWN = {  # fixed strategies with a colour, by what the catalogue calls them
     "rebase() by M": "tab:orange",
 }
 NAMES = {"rebase(n=4) by M": "REBASE of 4 by M", "rebase() by M": "REBASE of 16 by M"}
-LABELS = {"tokens": "tokens a puzzle, at most", "seconds": "seconds a puzzle, at most"}
+LABELS = {"tokens": "tokens a puzzle, at most", "seconds": "seconds a puzzle, at most (of one core)"}
 
 
 def draw(tables: Sequence["Table"], judged: Mapping[str, "Judged"], path: Path) -> None:
@@ -53,7 +53,7 @@ def draw(tables: Sequence["Table"], judged: Mapping[str, "Judged"], path: Path) 
         axes.set_xlabel(LABELS[table.resource])
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("right, per cent")
-    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylim(30, 100)
     handles, labels = panels[0].get_legend_handles_labels()
     handles.append(plt.Line2D([], [], color="0.8", lw=0.9))
     labels.append("other fixed strategies")

@@ -215,7 +215,11 @@ def main() -> None:
         before[sys.argv[1]]()
         return
     lives = _trees.lives()
-    count = min(_trees.complete(lives), _answers.sampled())
+    count = min(_trees.complete(lives), _answers.sampled()) // 4 * 4
+    if not count:
+        told = "nothing has run yet that could be judged: run this script with `device`, `sample` and `live` first"
+        print(told, file=sys.stderr)
+        return
     lives = [one for one in lives if one.puzzle < count]
     of = _answers.pools(count)
     found = tables(of, lives)

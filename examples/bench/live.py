@@ -3,8 +3,8 @@ Hard budgets on live calls of the nano family: `python examples/bench/live.py [-
 
 Every call draws its own question, strategy, decoder, model, and limits in up to three resources of tokens, flops, usd, memory, calls, joules and
 seconds, from hopeless to ample. `ours` is how many calls overran, `theirs` how many had such a limit. Tokens and flops are held against what
-the engine counted, and not only against the report. Of seconds, and of joules and hourly usd, which are seconds, a step that has begun may end:
-an overrun is a call in which another step began after its time was up, or that ended later than its step by more than HOST seconds.
+the engine counted, memory against the caches' slots in use after each step. Of seconds, and of joules and hourly usd, which are seconds, one step
+may run on (with a draft, one round of guesses and its check): an overrun is a call in which more than one step ended after its time was up, or that took HOST seconds more after the last.
 Calls run one after another.
 """
 
@@ -17,7 +17,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,21 +46,29 @@ from langchain_pareto.strategies import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from nano.paths import TOKENIZER, shipped
 from nano.tasks import TASKS, draw
-from nano.tokenizer import prompt_of
 
 EXACT = ("tokens", "flops", "memory", "calls", "usd")
 TIMED = ("seconds", "joules", "usd of time")
 WATTS, PER_HOUR, PER_MILLION = 45.0, 1.8, 60.0  # joules a second, usd
-HOST = 0.1  # seconds that ending a call may take beside its last step
+HOST = 0.25  # seconds that the host may take to end a call, on a machine that others use
 STEP = 0.005  # seconds of a step, for drawing limits
 Limits = dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a model, in seconds of the monotonic clock."""
+
+    of: LocalBackend
+    began: float
+    ended: float
+
+
 @dataclass(slots=True)
 class Steps:
-    """When each step of any model began and ended, in seconds of the monotonic clock, and the most bytes of cache in use after one."""
+    """All steps of all models, and the most bytes of cache in use after one."""
 
-    times: list[tuple[float, float]] = field(default_factory=list)
+    times: list[Step] = field(default_factory=list)
     memory: int = 0
     backends: list[LocalBackend] = field(default_factory=list)
 
@@ -79,7 +87,7 @@ class Steps:
             try:
                 return step(chunks)
             finally:
-                self.times.append((began, time.monotonic()))
+                self.times.append(Step(backend, began, time.monotonic()))
                 held = (b.runner.pool.live * b.spec.kv_bytes_per_token for b in self.backends)
                 self.memory = max(self.memory, sum(held))
 
@@ -88,11 +96,11 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """How a call with a limit in time ended: seconds after it, how many steps began after it, and what its last step took beyond it."""
+    """How a call with a limit in time ended: seconds after it, how many steps ended after it, and seconds from the last of them to the end."""
 
     over: float
     steps: int
-    running: float
+    host: float
 
 
 @contextmanager
@@ -151,7 +159,7 @@ def limits(rng: random.Random, llm: ChatPareto) -> Limits:
     """Limits in up to three resources, each in proportion to a sample of its own luck."""
 
     def tokens() -> float:
-        return 50 * 10 ** rng.uniform(-1.5, 1.5)
+        return 50 * 10 ** rng.uniform(-1, 1.8)
 
     amounts = {
         "tokens": max(1, int(tokens())),
@@ -183,9 +191,8 @@ def call(
     """One call, and whether it stayed within its limits."""
     wanted = limits(rng, llm)
     task = rng.choice(TASKS)
-    question = prompt_of(
-        draw(task, rng.randrange(10**6), split="validation", difficulty=rng.choice((3, 4))).question
-    )
+    problem = draw(task, rng.randrange(10**6), split="validation", difficulty=rng.choice((3, 4)))
+    question = problem.question
     chosen = strategy(rng)
     decoder = rng.choice(["plain", "lookup", "speculative"] if llm.draft else ["plain", "lookup"])
     asked: dict[str, object] = {
@@ -194,6 +201,9 @@ def call(
         "decoder": decoder,
         "question": question,
     }
+    if "memory" in wanted:  # what is cached is no memory that a call adds
+        for backend in models.values():
+            backend.engine.call(backend.runner.forget).result()
     before = _meters(models)
     steps.begin()
     began = time.monotonic()
@@ -208,7 +218,8 @@ def call(
             )
         except BudgetExceeded:
             message = None
-    ended, times = time.monotonic(), list(steps.times)
+    ended, drafting = time.monotonic(), decoder == "speculative"
+    times = [step for step in steps.times if not (drafting and step.of is llm.draft)]
     spent = account.spent
     metered = {name: after - before[name] for name, after in _meters(models).items()}
     told = {} if message is None else message.response_metadata["pareto"]["spent"]
@@ -236,12 +247,10 @@ def call(
                 count.overran[kind].append(asked | {"used": used[name]})
             continue
         seconds = {"seconds": limit, "joules": limit / WATTS, "usd": limit / PER_HOUR * 3600}[name]
-        late = _late(times or [(began, began)], ended, told, seconds)
+        late = _late(times, began, ended, told, seconds)
         count.late[kind].append(late)
-        if late.steps > 1 or late.over > late.running + HOST:
-            count.overran[kind].append(
-                asked | {"answered": bool(told), "late": [late.over, late.steps, late.running]}
-            )
+        if late.steps > 1 or late.host > HOST:
+            count.overran[kind].append(asked | {"answered": bool(told)} | asdict(late))
 
 
 def _run(llm: ChatPareto, calls: int) -> int:
@@ -258,13 +267,15 @@ def _run(llm: ChatPareto, calls: int) -> int:
 
 
 def _late(
-    times: Sequence[tuple[float, float]], ended: float, told: dict[str, float], seconds: float
+    steps: Sequence[Step], began: float, ended: float, told: dict[str, float], seconds: float
 ) -> Late:
     """Against the latest time at which the limit can have ended: a call is admitted before its first step, and its seconds are from then on."""
-    deadline = min(times[0][0], ended - told.get("seconds", 0.0)) + seconds
-    after = sum(start > deadline for start, _ in times)
-    running = max((end - deadline for start, end in times if start <= deadline), default=0.0)
-    return Late(max(0.0, ended - deadline), after, max(0.0, running))
+    first = steps[0].began if steps else began
+    deadline = min(first, ended - told.get("seconds", 0.0)) + seconds
+    if ended <= deadline:
+        return Late(0.0, 0, 0.0)
+    late = [step.ended for step in steps if step.ended > deadline]
+    return Late(ended - deadline, len(late), ended - max(late, default=deadline))
 
 
 def _meters(models: dict[str, LocalBackend]) -> dict[str, int]:
@@ -291,8 +302,9 @@ def rows(count: Count, calls: int) -> None:
         over = sorted(one.over for one in late if one.over) or [0.0]
         report(
             "live", f"{name}: calls that overran by more than a step", overran, of, overran / max(1, of), "calls",
-            bar="0", late=len([one for one in late if one.over]), steps_begun_late=max((one.steps for one in late), default=0),
+            bar="0", late=len([one for one in late if one.over]), most_steps_late=max((one.steps for one in late), default=0),
             median_seconds_late=round(statistics.median(over), 4), most_seconds_late=round(over[-1], 4),
+            most_host_seconds=round(max((one.host for one in late), default=0.0), 4),
         )  # fmt: skip
 
 
@@ -309,7 +321,7 @@ def main() -> None:
             steps.watch(backend)
         llms = faces(models)
         for llm in llms:
-            llm.invoke(prompt_of("Using 3, 7, 8 make 29."), budget=20)  # what comes first allocates
+            llm.invoke("Use 3 7 8 to make 29.", budget=20)  # what comes first allocates
         for _ in range(options.calls):
             call(rng.choice(llms), models, steps, rng, count)
     rows(count, options.calls)

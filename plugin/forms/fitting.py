@@ -16,7 +16,7 @@ from referencing.jsonschema import DRAFT202012
 
 from langchain_pareto.forms.references import NOWHERE, listed
 from langchain_pareto.forms.tool_arguments import read_json
-from langchain_pareto.forms.validity import Validity, too_deep
+from langchain_pareto.forms.validity import TOO_DEEP, Validity, too_deep
 
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -42,7 +42,7 @@ def coerced(value: object, schema: Mapping[str, object]) -> tuple[object, str | 
     try:
         made = fitting.of(value, schema)
     except RecursionError:  # the schema's, or of whoever asks
-        return value, "it is nested too deeply"
+        return value, TOO_DEEP
     return made, fitting.validity.violation(made, schema)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from langchain_core.messages import AIMessage
 
 from langchain_pareto.errors import SettingError
+from langchain_pareto.forms.fitting import coerced
 from langchain_pareto.forms.schema_grammar import json_rule
 from langchain_pareto.forms.schemas import (
     canonical,
@@ -22,7 +23,7 @@ from langchain_pareto.forms.schemas import (
     closed,
     violation,
 )
-from langchain_pareto.forms.tool_arguments import coerced
+from langchain_pareto.forms.tool_arguments import read_json
 from langchain_pareto.forms.tool_formats import Parsed, ToolFormat, format_of, shows_tools
 from langchain_pareto.forms.tools import Tools
 from langchain_pareto.strategies.answers import Exact, Reads, split_thinking
@@ -171,7 +172,7 @@ def read_response_format(value: object) -> Mapping[str, object] | None:
 
 def _object(text: str, schema: Mapping[str, object]) -> Exact | None:
     try:
-        value = json.loads(text)
+        value = read_json(text)
     except ValueError:
         return None
     value, wrong = coerced(value, schema)

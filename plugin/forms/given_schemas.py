@@ -41,6 +41,12 @@ def given_tool(given: Any) -> Any:
     if isinstance(given, Mapping) and not given.keys() & {*_OF_TOOLS, "name", "title"}:
         msg = "this schema has no title: a tool needs a name"
         raise SettingError(msg, hint='Give it a "title", or take method="json_schema".')
+    if isinstance(given, Mapping) and "$ref" in given:  # which LangChain would leave out
+        words = {
+            "name": given.get("title", given.get("name")),
+            "description": given.get("description", ""),
+        }
+        return {**words, "parameters": found}
     return told_schema(given)
 
 

@@ -61,7 +61,6 @@ def structured(
     asked = dict(ANY_OBJECT) if schema is None else given_schema(schema)
     told = {"kwargs": {"method": method}, "schema": told_schema(schema)}
     made = given_class(schema)
-    settings["stop"] = []  # a value ends where it ends: a stop string within it would cut it off
     if method == "function_calling":
         tool = given_tool(schema)
         name = convert_to_openai_tool(tool)["function"]["name"]

@@ -13,9 +13,10 @@ from uuid import uuid4
 from langchain_core.messages import InvalidToolCall, ToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from langchain_pareto.forms.tool_arguments import TOO_DEEP, coerced
+from langchain_pareto.forms.fitting import coerced
 from langchain_pareto.forms.tool_shapes import ARGUMENT_KEYS
 from langchain_pareto.forms.tools import Tools
+from langchain_pareto.forms.validity import TOO_DEEP
 
 _TOLD = 300  # characters of an error
 

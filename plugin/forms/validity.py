@@ -21,7 +21,7 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError as Mismatch
 from langchain_pareto.forms.references import NOWHERE
 
 DEEPEST = 100  # levels of a value: less than what any reader of JSON takes
-_TOO_DEEP = "it is nested too deeply"
+TOO_DEEP = "it is nested too deeply"
 
 
 class Validity:
@@ -45,7 +45,7 @@ class Validity:
             validator = _Validator(self._root, registry=NOWHERE)
             wrong = next(validator.evolve(schema=schema).iter_errors(value), None)
         except RecursionError:
-            return _TOO_DEEP
+            return TOO_DEEP
         except Exception as error:  # noqa: BLE001 - a stranger's schema can fail in any way, and a text is only read
             return f"the schema cannot be applied: {error}"
         finally:
@@ -60,7 +60,7 @@ def too_deep(value: object) -> str | None:
         level = [inner for one in level for inner in _within(one)]
         if not level:
             return None
-    return _TOO_DEEP
+    return TOO_DEEP
 
 
 def _within(value: object) -> Sequence[object]:

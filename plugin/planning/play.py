@@ -36,7 +36,9 @@ class Play:
         self.lengths = Lengths()
         self.offer: Answer | None = None
         self.limited_by: str | None = None
-        self.bound = False  # whether a limit had a say, be it only in how many draws ran side by side
+        self.bound = (
+            False  # whether a limit had a say, be it only in how many draws ran side by side
+        )
         self.clock = 0.0  # seconds
         self.steps = 0
         self.spent = FREE

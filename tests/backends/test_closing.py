@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from langchain_pareto.backends import closing
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.closing import Closing
 from langchain_pareto.backends.loading import load
@@ -67,6 +68,70 @@ def test_a_text_ends_within_its_tokens(policy, most):
         assert json.loads(policy.tokenizer.decode(tokens)).keys() == PERSON["properties"].keys()
         cut += walk(policy, start(), seed, most) is None
     assert cut > 5
+
+
+class Clock:
+    """Time that passes as a test says."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(closing.time, "monotonic", lambda: self.now)
+
+
+def passing(pace, tokens, rng):
+    """Seconds until the next token."""
+    match pace:
+        case "uneven":
+            return rng.choice([0.005, 0.035])
+        case "slower and slower":
+            return 0.01 + tokens / 20_000
+        case "four at once":
+            return 0.02 * (tokens % 4 == 0)
+        case "a pause":
+            return 0.3 if tokens == 40 else 0.01
+        case _:
+            return pace
+
+
+@pytest.mark.parametrize(
+    "pace", [0.01, 0.05, "uneven", "slower and slower", "four at once", "a pause"]
+)
+def test_a_text_ends_before_its_deadline(policy, monkeypatch, pace):
+    """Whatever a token takes, there is time for the way out, and little of it is given away."""
+    clock, rng = Clock(monkeypatch), random.Random(5)
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    ended, early = 0, 0
+    for seed in range(12):
+        seconds = 6.0 if pace == 0.05 else 4.0
+        deadline = clock.now + seconds
+        constraint = Closing(start(), policy.tokenizer, 10_000, deadline=deadline)
+        tokens, draw = [], random.Random(seed)
+        while clock.now < deadline:
+            token = draw.choice(list(constraint.allowed()))
+            if token in policy.tokenizer.end_tokens:
+                json.loads(policy.tokenizer.decode(tokens))
+                ended += 1
+                early += deadline - clock.now > seconds / 2
+                break
+            constraint.advance(token)
+            tokens.append(token)
+            clock.now += passing(pace, len(tokens), rng)
+    assert ended == 12
+    assert early <= 6, "a random walk may end by itself"
+
+
+def test_without_haste_a_deadline_changes_nothing(policy, monkeypatch):
+    """With time for far more tokens, exactly what the grammar allows is allowed; and so where the pace is not known yet."""
+    clock = Clock(monkeypatch)
+    start = compile_grammar(policy.tokenizer, lark(PERSON))
+    for deadline, steps in ((clock.now + 1e6, 40), (clock.now + 1e-3, 3)):
+        plain, closing_ = start(), Closing(start(), policy.tokenizer, 10_000, deadline=deadline)
+        for _ in range(steps):
+            allowed = list(plain.allowed())
+            assert list(closing_.allowed()) == allowed
+            for one in (plain, closing_):
+                one.advance(allowed[0])
+            clock.now += 0.01
 
 
 def test_while_there_is_room_nothing_changes(policy):

@@ -546,7 +546,7 @@ async def test_strategies_may_have_tasks_of_their_own():
         (Beam(n=2), "step"),
         (Refine(), "prompt"),
         (Knockout(n=3), "prompt"),
-        (Vote(n=SAMPLES + 1, adaptive=False), "64 recorded samples"),
+        (Vote(n=SAMPLES + 1, adaptive=False), f"{SAMPLES} recorded samples"),
         (Vote(n=2, of=Beam(n=2)), "step"),
     ],
 )
