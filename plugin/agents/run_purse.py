@@ -253,20 +253,8 @@ def _left(room: Room) -> Budget:
 
 def _budget(limits: Limits, seconds: float | None) -> Budget:
     """Limits as a budget, which may be 0: nobody may ask for that, but it may be all that is left."""
-    flops, joules, usd = limits.flops, limits.nanojoules, limits.nanodollars
-    return Budget.model_construct(
-        tokens=_no_less(limits.tokens),
-        seconds=None if seconds is None else max(0.0, math.floor(seconds * 1e6) / 1e6),
-        flops=None if flops is None else float(max(0, flops)),
-        joules=None if joules is None else max(0, joules) / 10**9,
-        usd=None if usd is None else max(0, usd) / 10**9,
-        memory=_no_less(limits.memory),
-        calls=_no_less(limits.calls),
-    )
-
-
-def _no_less(limit: int | None) -> int | None:
-    return None if limit is None else max(0, limit)
+    known = None if seconds is None else math.floor(seconds * 1e6) / 1e6  # microseconds
+    return limits.budget(known, least=0)
 
 
 def _limits_around(
