@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from statistics import fmean
 
 from langchain_pareto.backends.base import Constraint, TokenMask
@@ -28,8 +27,9 @@ _LONGEST = 512  # tokens of a way that is looked for
 _FEW = 64  # tokens to choose the longest of
 _BLIND = 32  # tokens until it is looked for again at most, where none was found
 _SLACK = 12  # tokens that one step may lengthen the way by
-_RECENT = 32  # tokens whose times tell the pace
-_FEWEST = 4  # of them
+_RECENT = 32  # steps that tell the pace
+_FEWEST = 3  # of them
+_AT_ONCE = 1e-4  # seconds: tokens that come faster are of one step
 _HASTE = 0.8  # of the time that is left is counted on: the pace drifts
 
 
@@ -95,6 +95,7 @@ class Closing:
         self._tokens = list[int]()
         self._deadline = deadline
         self._times = list[float]()  # of each token, seconds
+        self._pauses = list[float]()  # before each step's first token but the first step's, seconds
 
     def allowed(self) -> Sequence[int] | None:
         """The tokens that may come next."""
@@ -121,7 +122,10 @@ class Closing:
         """Consumes one token."""
         self._within.advance(token)
         self._tokens.append(token)
-        self._times.append(time.monotonic())
+        now = time.monotonic()
+        if self._times and now - self._times[-1] >= _AT_ONCE:
+            self._pauses.append(now - self._times[-1])
+        self._times.append(now)
         self._before.append(self._place)
         known = self._ahead.pop() if self._ahead else None
         if known is not None and known[0] == token:
@@ -134,7 +138,9 @@ class Closing:
         """Takes the last `n` tokens back."""
         self._within.rollback(n)
         for _ in range(n):
-            self._times.pop()
+            last = self._times.pop()
+            if self._times and last - self._times[-1] >= _AT_ONCE:
+                self._pauses.pop()
             self._ahead.append((self._tokens.pop(), self._place))
             self._place = self._before.pop()
 
@@ -149,18 +155,17 @@ class Closing:
         )
         copy._place, copy._before = self._place, self._before[:]
         copy._tokens, copy._ahead = self._tokens[:], self._ahead[:]
-        copy._times = self._times[:]
+        copy._times, copy._pauses = self._times[:], self._pauses[:]
         return copy
 
     @property
     def _in_time(self) -> int:
         """Tokens that there is time for."""
-        recent = self._times[-_RECENT:]
+        recent = self._pauses[-_RECENT:]
         if self._deadline is None or len(recent) < _FEWEST:
             return self._place.left
-        gaps = [after - before for before, after in pairwise(recent)]
         # what was guessed or forced comes at once, and the way out may not: the pace is that of steps
-        pace = fmean(gap for gap in gaps if gap >= sum(gaps) / len(gaps) / 8)
+        pace = fmean(pause for pause in recent if pause >= sum(recent) / len(recent) / 8)
         left = _HASTE * (self._deadline - time.monotonic()) / max(pace, 1e-6)
         return max(0, int(left))
 

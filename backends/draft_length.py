@@ -18,10 +18,8 @@ _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
 _PROBE = 2  # guesses of a round that looks whether guessing pays by now
 _PAUSE, _LONGEST_PAUSE = 64, 1024  # rounds without a guess before the next such look
-_PRIOR_RATE, _PRIOR_WEIGHT = (
-    0.7,
-    4.0,
-)  # of a pair that has not guessed yet: its weight is in guesses
+_PRIOR_RATE = 0.7  # of a pair that has not guessed yet
+_PRIOR_WEIGHT = 4.0  # of that rate, in guesses
 _MEMORY = 200.0  # guesses that count
 _PLACE_MEMORY = 64.0  # rounds that count for a place in a guess
 _PLACE_WEIGHT = 8.0  # of the rate of all places, in that of one: in guesses
@@ -29,7 +27,7 @@ _PLACE_WEIGHT = 8.0  # of the rate of all places, in that of one: in guesses
 
 @dataclass(slots=True)
 class _Place:
-    """The same for the guesses of one place, where all before them were right."""
+    """How many guesses of one place were right, of those that were looked at: all before them were right."""
 
     right: float = 0.0
     looked_at: float = 0.0

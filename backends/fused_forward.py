@@ -9,7 +9,8 @@ Every other model, and one whose modules somebody has changed, keeps its own for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Sequence_
+from collections.abc import Iterator, Mapping, Sequence as Sequence_
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,27 +24,34 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
 )
+from transformers.activations import ACT2FN
 
 from langchain_pareto.backends.torch_attention import Form, Stage, attend
 
 _PLAIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+_BRICKS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, type(ACT2FN["silu"])}
+_JOINED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # those of `_together`
 _STEADY = {"default", "linear", "llama3", "yarn"}  # rotations that do not change with the length
 _FIRST_ROTATIONS = 1024  # positions of a new table
 
 
 def fits(model: torch.nn.Module) -> bool:
-    """Whether the model is one of those, with plain weights: not quantised, adapted, hooked or spread."""
+    """Whether the model is one of those, with plain weights and the modules of its class: not quantised, adapted, cut, hooked or spread."""
     if type(model) not in _PLAIN:
         return False
     assert isinstance(model, PreTrainedModel)
+    layers = model.model.layers
     return (
         getattr(model.config, "hidden_act", None) == "silu"
-        and not any(_changed(module) for module in model.modules())
+        and not any(_changed(module, type(model)) for module in model.modules())
+        and all(type(p) is nn.Parameter and p.is_contiguous() for p in model.parameters())
         and len({(p.device, p.dtype) for p in model.parameters()}) == 1
+        and [layer.self_attn.layer_idx for layer in layers]
+        == list(range(model.config.num_hidden_layers))
         and all(
-            type(module) is nn.Linear
-            for name, module in model.named_modules()
-            if name.endswith(("_proj", "lm_head"))
+            len({linear.bias is None for linear in group}) == 1
+            for layer in layers
+            for group in _together(layer)
         )
     )
 
@@ -52,8 +60,14 @@ def separate(model: torch.nn.Module) -> None:
     """Gives weights that a FusedForward joined memory of their own again."""
     if type(model) not in _PLAIN:
         return
-    for layer in model.model.layers:  # type: ignore[union-attr]
-        for p in (p for parts in _together(layer) for p in parts):
+    joined = (
+        p
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and name.endswith(_JOINED)
+        for p in module.parameters()
+    )
+    with _ordinary():
+        for p in joined:
             if p.untyped_storage().nbytes() > p.nbytes:
                 p.data = p.data.clone()
 
@@ -67,7 +81,7 @@ class FusedForward:
         self._embeddings, self._norm = body.embed_tokens, body.norm
         self._head: Any = model.lm_head
         self._rotations = _Rotations(body.rotary_emb, model.config)
-        with torch.no_grad():
+        with _ordinary():
             self._layers = [_Layer.of(layer, i, windows[i]) for i, layer in enumerate(body.layers)]
 
     def __call__(self, tokens: Tensor, positions: Tensor, keep: Tensor, stage: Stage) -> Tensor:
@@ -103,7 +117,7 @@ class _Layer:
     @classmethod
     def of(cls, layer: Any, number: int, window: int | None) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        (q, k, v), (gate, up) = _together(layer)
         width = int(attention.head_dim)
         heads, kv_heads = q.out_features // width, k.out_features // width
         head_norm = None
@@ -125,10 +139,8 @@ class _Layer:
             head_norm=head_norm,
             out=attention.o_proj,
             after=layer.post_attention_layernorm,
-            gate_up=_joined([mlp.gate_proj.weight, mlp.up_proj.weight]),
-            gate_up_bias=None
-            if mlp.gate_proj.bias is None
-            else _joined([mlp.gate_proj.bias, mlp.up_proj.bias]),
+            gate_up=_joined([gate.weight, up.weight]),
+            gate_up_bias=None if gate.bias is None else _joined([gate.bias, up.bias]),
             down=mlp.down_proj,
         )
 
@@ -187,7 +199,7 @@ def _onto(x: Tensor, y: Tensor, projection: Any) -> Tensor:
     return out if projection.bias is None else out.add_(projection.bias)
 
 
-def _joined(parts: Sequence_[nn.Parameter]) -> Tensor:
+def _joined(parts: Sequence_[Tensor]) -> Tensor:
     """The parameters in a row, in common memory, which they have from now on."""
     first = parts[0]
     ends = [p.data_ptr() + p.nbytes for p in parts[:-1]]
@@ -202,19 +214,25 @@ def _joined(parts: Sequence_[nn.Parameter]) -> Tensor:
     return joined
 
 
-def _together(layer: Any) -> list[list[nn.Parameter]]:
-    """The parameters of a layer that are multiplied at once: weights of queries, keys and values, and of gates, then the biases."""
+@contextmanager
+def _ordinary() -> Iterator[None]:
+    """Tensors made here can be trained on later, whatever mode the caller is in."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        yield
+
+
+def _together(layer: Any) -> tuple[list[nn.Linear], list[nn.Linear]]:
+    """The projections of a layer that are multiplied at once: of queries, keys and values, and of gates."""
     attention, mlp = layer.self_attn, layer.mlp
-    groups = [
-        [attention.q_proj, attention.k_proj, attention.v_proj],
-        [mlp.gate_proj, mlp.up_proj],
-    ]
-    weights = [[module.weight for module in group] for group in groups]
-    biases = [[module.bias for module in group] for group in groups]
-    return weights + [group for group in biases if group[0] is not None]
+    return [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
 
 
-def _changed(module: nn.Module) -> bool:
-    """Whether it has hooks, or a forward of its own instance: then it does more than its class says."""
-    own = vars(module)
-    return bool(own.get("_forward_hooks") or own.get("_forward_pre_hooks") or "forward" in own)
+def _changed(module: nn.Module, model: type[nn.Module]) -> bool:
+    """Whether it has hooks, a forward of its own instance, or a class that is not of the model: then it does something else."""
+    own, kind = vars(module), type(module)
+    return bool(
+        own.get("_forward_hooks")
+        or own.get("_forward_pre_hooks")
+        or "forward" in own
+        or (kind not in _BRICKS and kind.__module__ != model.__module__)
+    )

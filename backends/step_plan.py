@@ -85,9 +85,8 @@ class StepPlan:
     kept: int  # logit rows that are real
     in_order: InOrder | None
     calls: list[Call]
-    gather: (
-        torch.Tensor
-    )  # (rows,) into the rows of `in_order` and then of the calls, laid end to end
+    # (rows,) into the rows of `in_order` and then of the calls, laid end to end
+    gather: torch.Tensor
     union: int  # distinct slots read, for metering
     reach: int  # all positions are below it
 

@@ -161,9 +161,11 @@ def recordings(of: Mapping[str, Pool], lives: Sequence[Live]) -> dict[str, Recor
         if one.seconds is not None:
             by[one.plan].append(one)
     timings = {name: _timed(name, pool, by) for name, pool in of.items()}
-    scoring = _score_time(of, timings, by)
+    scoring = {name: _score_time(name, pool, timings[name], by) for name, pool in of.items()}
+    large = scoring["L"] or scoring["M"]  # of its own there are no scored runs
     return {
-        name: Recording(pool, timing=timings[name], scoring=scoring) for name, pool in of.items()
+        name: Recording(pool, timing=timings[name], scoring=scoring[name] or large)
+        for name, pool in of.items()
     }
 
 
@@ -177,23 +179,26 @@ def _timed(name: str, pool: Pool, by: Mapping[str, list[Live]]) -> Timed:
                 features.append((known, one.samples))
                 seconds.append(one.seconds or 0.0)
     steps, draw = fit(features, seconds)
-    return Timed(model, steps, draw)
+    told = sum(steps * known + draw * drawn for known, drawn in features)
+    right = sum(seconds) / told  # errors were relative to what was measured, which draws a fit down
+    return Timed(model, right * steps, right * draw)
 
 
 def _score_time(
-    of: Mapping[str, Pool], timings: Mapping[str, Timed], by: Mapping[str, list[Live]]
-) -> ScoreTime:
-    """By what weighted votes took beyond their draws, each plan once."""
+    name: str, pool: Pool, timing: Timed, by: Mapping[str, list[Live]]
+) -> ScoreTime | None:
+    """By what weighted votes took beyond their draws, each plan once; None where there were none."""
     features, seconds = list[tuple[float, float]](), list[float]()
     for option in CHECKS:
-        if isinstance(option.strategy, WeightedVote):
-            timing, pool = timings[option.model], of[option.model]
+        if option.model == name and isinstance(option.strategy, WeightedVote):
             beyond = [
                 (one.seconds or 0.0) - timing.batch_seconds(*_drawn(one, pool))
                 for one in by[str(option)]
             ]
             features.append((1.0, option.strategy.n))
             seconds.append(max(1e-4, float(np.mean(beyond))))
+    if len(features) < 2:  # too few to tell a call from its texts
+        return ScoreTime(0.0, seconds[0] / features[0][1]) if features else None
     return ScoreTime(*fit(features, seconds))
 
 

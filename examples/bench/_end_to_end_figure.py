@@ -21,7 +21,10 @@ SHOWN = {  # fixed strategies with a colour, by what the catalogue calls them
     "rebase() by M": "tab:orange",
 }
 NAMES = {"rebase(n=4) by M": "REBASE of 4 by M", "rebase() by M": "REBASE of 16 by M"}
-LABELS = {"tokens": "tokens a puzzle, at most", "seconds": "seconds a puzzle, at most (of one core)"}
+LABELS = {
+    "tokens": "tokens a puzzle, at most",
+    "seconds": "seconds a puzzle, at most (of one core)",
+}
 
 
 def draw(tables: Sequence["Table"], judged: Mapping[str, "Judged"], path: Path) -> None:

@@ -1,9 +1,10 @@
 """
 Live runs of searches on held-out Countdown puzzles, kept line by line, so that a run that was stopped goes on.
 
-Each search runs alone and without a limit, which gives its seconds; then under hard limits in tokens, wherever they might change what it
-does. A few plans that replays know too run alone beside them, to hold the replay's seconds against. Seconds are those of the processor in
-this process, as the machine may be shared. Knows models and puzzles; knows no planner.
+Each search runs alone and without a limit, which gives its seconds; then under hard limits in tokens, from LEAST on, wherever they might
+change what it does. A few plans that replays know too run alone beside them, to hold the replay's seconds against. Seconds are those of the
+processor in this process, as the machine may be shared; those of one file must be of one version of the engine. Knows models and puzzles;
+knows no planner.
 """
 
 import asyncio

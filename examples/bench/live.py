@@ -3,9 +3,9 @@ Hard budgets on live calls of the nano family: `python examples/bench/live.py [-
 
 Every call draws its own question, strategy, decoder, model, and limits in up to three resources of tokens, flops, usd, memory, calls, joules and
 seconds, from hopeless to ample. `ours` is how many calls overran, `theirs` how many had such a limit. Tokens and flops are held against what
-the engine counted, memory against the caches' slots in use after each step. Of seconds, and of joules and hourly usd, which are seconds, one step
-may run on (with a draft, one round of guesses and its check): an overrun is a call in which more than one step ended after its time was up, or that took HOST seconds more after the last.
-Calls run one after another.
+the engine counted, memory against the caches' slots in use after each step, calls in a run of so many. Of seconds, and of joules and hourly
+usd, which are seconds, one step may run on (with a draft, one round of guesses and its check): an overrun is a call in which more than one
+step ended after its time was up, or that took HOST seconds more after the last. Calls run one after another.
 """
 
 import argparse

@@ -120,6 +120,29 @@ def test_a_text_ends_before_its_deadline(policy, monkeypatch, pace):
     assert early <= 6, "a random walk may end by itself"
 
 
+def test_tokens_that_come_at_once_tell_nothing_of_the_pace(policy, monkeypatch):
+    """However many of them a step writes: the way out is counted in steps, and taken in time."""
+    clock, encode = Clock(monkeypatch), policy.tokenizer.encode
+    grammar = compile_grammar(policy.tokenizer, lark(PERSON))()
+    deadline = clock.now + 12.0
+    constraint = Closing(grammar, policy.tokenizer, 10_000, deadline=deadline)
+    tokens, ended, letter = encode('{"name": "'), False, encode("a")[-1]
+    for token in tokens:
+        constraint.advance(token)
+    while clock.now < deadline and not ended:
+        clock.now += 0.1
+        allowed = list(constraint.allowed())
+        written = [letter] * 40 if len(allowed) > 1 else allowed
+        for token in written:
+            ended = ended or token in policy.tokenizer.end_tokens
+            constraint.advance(token)
+            clock.now += 5e-6
+        tokens += written
+    assert ended
+    assert len(tokens) > 400, "there was time for some"
+    json.loads(policy.tokenizer.decode(tokens[:-1]))
+
+
 def test_without_haste_a_deadline_changes_nothing(policy, monkeypatch):
     """With time for far more tokens, exactly what the grammar allows is allowed; and so where the pace is not known yet."""
     clock = Clock(monkeypatch)

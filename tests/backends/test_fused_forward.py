@@ -138,11 +138,31 @@ def test_a_model_object_gets_its_weights_back_as_they_were(
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
 
 
+def test_a_model_that_was_loaded_in_inference_mode_can_be_trained_afterwards(
+    model: PreTrainedModel, tokenizer: HFTokenizer
+) -> None:
+    """Neither joining nor separating makes its weights tensors of that mode."""
+    with torch.inference_mode():
+        load(model, tokenizer=tokenizer, memory="1MB").close()
+    batch = torch.tensor([ids(8)])
+    model(batch, labels=batch).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_separating_a_model_that_was_never_joined_moves_nothing(model: PreTrainedModel) -> None:
     """Nor one of another kind."""
     places = [p.data_ptr() for p in model.parameters()]
     separate(model)
     separate(torch.nn.Linear(2, 2))
+    assert [p.data_ptr() for p in model.parameters()] == places
+
+
+def test_a_model_with_projections_that_have_no_weight_is_given_back() -> None:
+    """Those of packed integers are of another kind, and were never joined."""
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]())
+    model.model.layers[0].self_attn.q_proj = torch.nn.Identity()
+    places = [p.data_ptr() for p in model.parameters()]
+    separate(model)
     assert [p.data_ptr() for p in model.parameters()] == places
 
 
@@ -176,7 +196,77 @@ def activate(model: PreTrainedModel) -> None:
     model.config.hidden_act = "gelu"
 
 
-@pytest.mark.parametrize("change", [hook, adapt, patch, cast, activate])
+def replace_activation(model: PreTrainedModel) -> None:
+    """The same, behind the back of the settings."""
+    model.model.layers[0].mlp.act_fn = torch.nn.GELU()
+
+
+def override(model: PreTrainedModel) -> None:
+    """A module is of a class that does more."""
+    mlp = model.model.layers[1].mlp
+
+    class Doubled(type(mlp)):  # type: ignore[misc]  # the class is known at run time only
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    mlp.__class__ = Doubled
+
+
+def renorm(model: PreTrainedModel) -> None:
+    """A norm is of another kind."""
+    model.model.norm = torch.nn.LayerNorm(32)
+
+
+def drop(model: PreTrainedModel) -> None:
+    """The first layer is taken out, and the second keeps its number."""
+    model.model.layers = model.model.layers[1:]
+
+
+def stop_early(model: PreTrainedModel) -> None:
+    """The settings name fewer layers than there are."""
+    model.config.num_hidden_layers = 1
+
+
+def bias_one(model: PreTrainedModel) -> None:
+    """Of projections that are multiplied at once, one has a bias."""
+    model.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.ones(32))
+
+
+def wrap(model: PreTrainedModel) -> None:
+    """Weights are of a class of tensors, as quantised and spread ones are."""
+
+    class Packed(torch.Tensor):
+        pass
+
+    q = model.model.layers[0].self_attn.q_proj
+    q.weight = torch.nn.Parameter(q.weight.data.as_subclass(Packed))
+
+
+def turn(model: PreTrainedModel) -> None:
+    """Weights that lie side by side, each of them transposed."""
+    mlp = model.model.layers[0].mlp
+    both = torch.stack([mlp.gate_proj.weight.data.t(), mlp.up_proj.weight.data.t()])
+    mlp.gate_proj.weight.data, mlp.up_proj.weight.data = both[0].t(), both[1].t()
+
+
+CHANGES = [
+    hook,
+    adapt,
+    patch,
+    cast,
+    activate,
+    replace_activation,
+    override,
+    renorm,
+    drop,
+    stop_early,
+    bias_one,
+    wrap,
+    turn,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_model_keeps_its_own_forward(change: Callable[[PreTrainedModel], None]) -> None:
     """What its class says is then not all that it does."""
     model = AutoModelForCausalLM.from_config(CONFIGS["llama"]()).eval()
