@@ -143,7 +143,8 @@ class DecodingBackend(BackendWrapper):
                 decoder.longest,
                 decoder.verify_tail or decoder.rollback == 0,
             )
-            little = self._model(branch, draw, decoder.fallback)
+            # what it writes at the end of a text may stay unseen by the target
+            little = self._model(branch, draw, decoder.fallback, stats=draw.stats)
             return speculation.big_little(target, draw, out, little, policy, "together")
         turn: Turn = "together"
         if isinstance(decoder, Rounds) and decoder.schedule == "first_come":
@@ -167,7 +168,13 @@ class DecodingBackend(BackendWrapper):
         return decoder.accept if isinstance(decoder, Speculative | Rounds) else "draw"
 
     def _model(
-        self, branch: LocalBranch, draw: Draw, confidence: float, *, keep: bool = False
+        self,
+        branch: LocalBranch,
+        draw: Draw,
+        confidence: float,
+        *,
+        keep: bool = False,
+        stats: bool = False,
     ) -> ModelGuesser:
         assert self.draft is not None
         sequence = branch.follow(self.draft)
@@ -180,6 +187,7 @@ class DecodingBackend(BackendWrapper):
             known=self.draft.spec.vocabulary,
             confidence=confidence,
             keep=keep,
+            stats=stats,
         )
 
     def _length(self, branch: LocalBranch) -> speculation.Length:

@@ -67,17 +67,20 @@ class ModelGuesser:
         context: int,
         known: int,
         keep: bool = False,
+        stats: bool = False,
     ) -> None:
         """`draw` is that of the branch: with the same keys the small model mostly draws the same.
 
         It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`, and guesses
         nothing beyond its own `context`, nor after a token of which it has no embedding: `known` are those that it has. With `keep` it draws with keys of its own, and each guess comes with the distribution that it
-        was drawn from, which stays on the device until it is verified: `vocabulary` float32 a guess.
+        was drawn from, which stays on the device until it is verified: `vocabulary` float32 a guess. `stats`: each guess has figures.
         """
         self._runner, self._sequence = runner, sequence
         self._shared, self._context = min(vocabulary, known), context
         kept = vocabulary if keep else 0
-        self._draw = replace(draw, counted=False, judged=False, stats=confidence > 0, keep=kept)
+        self._draw = replace(
+            draw, counted=False, judged=False, stats=stats or confidence > 0, keep=kept
+        )
         self._least = math.log(confidence) if confidence > 0 else -math.inf
         self._agreed = 0  # tokens at the start that are known to be the branch's
 

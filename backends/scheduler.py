@@ -26,6 +26,7 @@ PREFILL_CHUNK = 512  # tokens a step while somebody else decodes or has a deadli
 PREFILL_ALONE = 2048  # tokens a step otherwise
 _HEADROOM = 32  # slots for each decoding sequence that stay free when a prefill is let in
 _SHARED_START = 16  # tokens: a prefill that starts like another one's waits for it
+_MOST_ROWS = 512  # of logits, as far as works that want several rows have a say: each is as long as the vocabulary
 _PATIENCE = 16  # steps that go without a work which waits for others to guess
 
 
@@ -37,6 +38,7 @@ class Step:
         self.items = list[tuple[Running, int]]()
         self.chunks = list[Chunk]()
         self.tokens = 0
+        self.rows_wanted = 0  # of logits
         self.unplaced = 0  # sequences that have no place on the device yet
         self.goes_on = True  # whether it reads no prompt
         self.started = time.perf_counter()
@@ -51,9 +53,14 @@ class Step:
         self.goes_on = self.goes_on and goes_on(work.sequence.cached, n, work.rows)
         self.chunks.append(Chunk(work.sequence, n, work.rows if whole else 0))
         self.tokens += n
+        self.rows_wanted += self.chunks[-1].rows
         self.unplaced += not self.runner.placed(work.sequence)
         if n > work.rows or not whole:
             self._leaders.append(work.sequence)
+
+    def widens(self, work: Work) -> bool:
+        """Whether the work's rows of logits had better wait for another step."""
+        return work.rows > 1 and bool(self.chunks) and self.rows_wanted + work.rows > _MOST_ROWS
 
     def holds(self, running: Running) -> bool:
         """Whether the program has work in this step."""
@@ -139,6 +146,8 @@ class Scheduler:
         step = Step(runner)
         for running, i in decode:
             work = running.works[i]
+            if step.widens(work):
+                continue
             if not self._make_room(step, running, i, work.sequence.pending):
                 break
             step.add(running, i, work.sequence.pending)
@@ -147,6 +156,8 @@ class Scheduler:
         for running, i in prefill:
             if room <= 0:
                 break
+            if step.widens(running.works[i]):
+                continue
             room -= self._add_prefill(step, running, i, room)
         if not step.chunks and (decode or prefill):
             return self._force(step, *(decode + prefill)[0])

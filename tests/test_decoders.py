@@ -308,3 +308,13 @@ def test_the_command_line_takes_a_decoder():
     told = CliRunner().invoke(app, [*ask, "--decoder", "fast"])
     assert told.exit_code == 2
     assert "known decoders" in told.stderr
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_draft_ends_unseen_can_be_chosen_by_its_likelihood(llm, seed):
+    """The figures of the tokens that no target looks at are the draft's."""
+    decoder = BigLittle(rollback=0.1, fallback=0, longest=30)
+    told = llm.invoke(
+        QUESTION, decoder=decoder, strategy="best_of_n", seed=seed, temperature=1, max_tokens=60
+    )
+    assert all(node["score"] < 0 for node in report(told)["tree"] if node["score"] is not None)

@@ -55,3 +55,21 @@ def test_what_is_found_takes_no_place_from_who_takes_part():
     assert [running for running, _ in step.items] == [new]
     assert runner.can_step(step.tokens, step.unplaced)
     assert found.usage.cached_tokens == 0
+
+
+def test_wide_works_share_a_step_as_far_as_their_rows_of_logits_go():
+    """Guesses of many branches are verified in several steps; who wants one row is never made to wait for them."""
+    runner = Places(100)
+    live = [program(runner, [*range(100)]) for _ in range(8)]
+    for running in live[:-1]:
+        work = running.works[0]
+        running.want([Work(work.sequence, work.want, rows=100)])
+    for running in live:
+        runner.taken.append(running.works[0].sequence)
+        running.works[0].sequence.put(np.zeros(0 if running.works[0].rows > 1 else 99, np.int32))
+    step = Scheduler(live).schedule(runner, PREFILL_ALONE)  # type: ignore[arg-type]
+    assert sum(chunk.rows for chunk in step.chunks) <= 512
+    taking_part = [running for running, _ in step.items]
+    assert live[0] in taking_part, "the oldest first"
+    assert live[-1] in taking_part
+    assert len(taking_part) == 6
