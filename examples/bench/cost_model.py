@@ -216,13 +216,13 @@ def main() -> None:
     known = [f"{kind} on {engine}" for engine in engines for kind in ("nano M", "nano S", "100M")]
     parser = argparse.ArgumentParser()
     parser.add_argument("calls", nargs="?", type=int, default=100)
-    parser.add_argument("models", nargs="*", choices=[*known, []], default=known)
+    parser.add_argument("models", nargs="*", choices=[*known, []], default=[])
     parser.add_argument("--seconds", type=float, default=60.0, help="of a calibration")
     parser.add_argument("--cpu", action="store_true", help="seconds of the processor")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for name in asked.models:
+        for name in asked.models or known:
             bench(name, Path(folder), asked.calls, asked.seconds, "cpu" if asked.cpu else "wall")
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.planning.cost_model import Z95
-from langchain_pareto.planning.step_cost import PrefillCost, Sharing, StepCost
+from langchain_pareto.planning.step_cost import FEWEST_COLUMNS, PrefillCost, Sharing, StepCost
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,19 +72,28 @@ def fit_decode(runs: Sequence[Run], held_out: Sequence[Run], sharing: Sharing) -
     return next(step for step, off in zip(steps, worst, strict=True) if off <= enough)
 
 
-def _fit_bent(runs: Sequence[Run], bends: tuple[int, ...], sharing: Sharing) -> StepCost:
-    """The curve through one row that bends at these widths."""
+def _fit_bent(
+    runs: Sequence[Run], bends: tuple[int, ...], sharing: Sharing, *, anew: bool = True
+) -> StepCost:
+    """The curve through one row that bends at these widths; without `anew`, columns that are fetched anew take no time."""
     zero = StepCost(0.0, 0.0, 0.0, sharing=sharing)
     edges = (1, *bends)
     units = [replace(zero, a=1.0)]
     for i, edge in enumerate(edges):  # a slope of 1 between two edges, from which on it is counted
         rise = ((edges[i + 1], 0.0),) if i + 1 < len(edges) else ()
         units.append(replace(zero, bends=((edge, 1.0), *rise)))
-    units += [replace(zero, c=1.0), replace(zero, d=1.0), replace(zero, e=1.0)]
+    units += [replace(zero, c=1.0), replace(zero, d=1.0)]
+    if anew:
+        units.append(replace(zero, e=1.0))
     features = [[unit.drawing(r.lengths, r.prompt) for unit in units] for r in runs]
-    one, *slopes, c, d, e = fit(features, [run.seconds for run in runs])
+    found = fit(features, [run.seconds for run in runs])
+    one, *slopes, c, d, e = found if anew else [*found, 0.0]
     after = tuple(zip(bends, slopes[1:], strict=True))
-    return StepCost(one - slopes[0], slopes[0], c, d, e, after, sharing)
+    step = StepCost(one - slopes[0], slopes[0], c, d, e, after, sharing)
+    # Runs are made to take about the same time, so what is paid once a run could explain them all: but it is part of one step.
+    if anew and sharing == "union" and e * FEWEST_COLUMNS > step.width(1):
+        return _fit_bent(runs, bends, sharing, anew=False)
+    return step
 
 
 def fit_prefill(points: Sequence[tuple[int, int, float]]) -> PrefillCost:

@@ -68,8 +68,7 @@ class StepCost:
             return total + steps * read
         if self.sharing == "none":
             return total + self.c * steps * rows * (prompt + half)
-        # the union pays while (8 + B) (P + B x) <= 9 B (P + x), that is while B x <= 8 P
-        parting = stop if rows == 1 else min(max(start, COLUMN_ROWS * prompt // rows + 1), stop)
+        parting = stop if rows == 1 else min(max(start, _parting(rows, prompt)), stop)
         together = _columns(prompt, rows, start, parting) * (COLUMN_ROWS + rows)
         reads = together / (COLUMN_ROWS + 1) + rows * _columns(prompt, 1, parting, stop)
         fetched = (1, rows) if parting > start else (rows, 1)
@@ -151,6 +150,18 @@ class StepCost:
             total += slope * (width - last)
             last, slope = width, beyond
         return total + slope * (rows - last)
+
+
+def _parting(rows: int, prompt: int) -> int:
+    """The first token at which forks attend apart.
+
+    The union pays while (8 + B) [P + B x] <= 9 B [P + x], where the runner makes at least 128 columns of those in brackets: while
+    B x <= 8 P, or longer for short prompts, whose forks would be padded.
+    """
+    short = ((COLUMN_ROWS + 1) * FEWEST_COLUMNS * rows // (COLUMN_ROWS + rows) - prompt) // rows
+    if prompt + short <= FEWEST_COLUMNS:
+        return max(0, short) + 1
+    return COLUMN_ROWS * prompt // rows + 1
 
 
 def _columns(prompt: int, rows: int, start: int, stop: int) -> float:

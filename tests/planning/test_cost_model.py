@@ -54,10 +54,10 @@ def step_by_step(step: StepCost, lengths, prompt) -> float:
         total += step.width(live)
         if step.sharing == "union":
             rows = step_plan._COLUMN_ROWS
-            union, apart = prompt + live * x, live * (prompt + x)
-            together = live == 1 or (rows + live) * union <= (rows + 1) * apart
             least = step_plan.column_bucket(1)
-            columns = max(least, union) if together else live * max(least, prompt + x)
+            union, apart = max(least, prompt + live * x), live * max(least, prompt + x)
+            together = live == 1 or (rows + live) * union <= (rows + 1) * apart
+            columns = union if together else apart
             total += step.c * columns * ((rows + live) / (rows + 1) if together else 1)
             total += 0 if together else step.d * live
             total += step.e * columns if live != before else 0
@@ -374,3 +374,16 @@ def test_what_nothing_was_measured_of_is_reckoned():
     assert costs.sigma == 0.35
     assert costs.error is None
     assert costs.margin == pytest.approx(math.exp(1.64 * 0.35))
+
+
+@pytest.mark.parametrize("rows", [2, 4, 16, 64])
+@pytest.mark.parametrize("prompt", [1, 20, 60, 127, 128, 140, 900])
+def test_forks_part_where_the_engine_parts_them(rows, prompt):
+    """The rule of `step_plan`, step by step, with all that is narrower than 128 columns padded to these."""
+    steps = 0
+    a_row, fewest = step_cost.COLUMN_ROWS, step_cost.FEWEST_COLUMNS
+    while (a_row + rows) * max(fewest, prompt + rows * steps) <= rows * (a_row + 1) * max(
+        fewest, prompt + steps
+    ):
+        steps += 1
+    assert step_cost._parting(rows, prompt) == steps
