@@ -99,10 +99,7 @@ def speculate(
     try:
         while out.left:
             if sure := _forced(draw, out):
-                rows = yield from _verified(target, verify, sure, "now")
-                right = _agreeing(sure, rows)
-                target.take(out, rows[: right + 1], len(sure), right)
-                drawn += right + 1
+                drawn += 1 + (yield from _round(target, verify, out, sure, "now"))
                 continue
             # the target's own token comes on top of the guesses
             room = most_wrong(drawn + 1) - wrong
@@ -113,9 +110,7 @@ def speculate(
             guess = [one.token for one in drafted]
             kept = tuple(one.distribution for one in drafted if one.distribution is not None)
             wants = replace(verify, guessed=kept) if kept else verify
-            rows = yield from _verified(target, wants, guess, turn)
-            right = _agreeing(guess, rows)
-            target.take(out, rows[: right + 1], len(guess), right)
+            right = yield from _round(target, wants, out, guess, turn)
             drawn, wrong = drawn + right + 1, wrong + len(guess) - right
             length.note(len(guess), right)
     except Interrupted as interrupted:
@@ -168,6 +163,16 @@ def big_little(
     except Interrupted as interrupted:
         out.finish = interrupted.finish
     return out.extension()
+
+
+def _round(
+    target: Target, draw: Draw, out: Continuation, guess: Sequence[int], turn: Turn
+) -> Generator[list[Work], list[list[Drawn]], int]:
+    """Draws what of a guess is right, and one token more; gives how many were right."""
+    rows = yield from _verified(target, draw, guess, turn)
+    right = _agreeing(guess, rows)
+    target.take(out, rows[: right + 1], len(guess), right)
+    return right
 
 
 def _verified(

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 from _measure import Shape
 from langchain.agents import create_agent
@@ -30,6 +30,7 @@ from langchain.agents.middleware import (
     ModelRetryMiddleware,
 )
 from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.graph.state import CompiledStateGraph
 from transformers import AutoTokenizer
 
 from langchain_pareto import BudgetMiddleware, ChatPareto
@@ -123,10 +124,14 @@ class Found:
         self.sums["answered"] += answered
         return answered
 
-    def failed(self, error: Exception) -> None:
-        """What must not happen is counted."""
-        print(repr(error), file=sys.stderr)
-        self.sums["raised"] += 1
+    async def asked(self, agent: CompiledStateGraph, number: int) -> dict[str, Any] | None:
+        """What an agent ends with; None where it raises, which must not happen and is counted."""
+        try:
+            return await agent.ainvoke({"messages": [("human", f"Question {number}")]})
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            print(repr(error), file=sys.stderr)
+            self.sums["raised"] += 1
+            return None
 
 
 async def forced(backend: LocalBackend, count: int) -> dict[str, object]:
@@ -140,11 +145,9 @@ async def forced(backend: LocalBackend, count: int) -> dict[str, object]:
         budget = BudgetMiddleware(BUDGET, reserve="60 tokens, 1 call")
         agent = create_agent(llm, TOOLS, middleware=[Forced(), budget])
         async with free:
-            try:
-                out = await agent.ainvoke({"messages": [("human", f"Question {number}")]})
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                found.failed(error)
-                return
+            out = await found.asked(agent, number)
+        if out is None:
+            return
         spent = out["budget_spent"]["spent"]
         found.sums["tokens"] += spent["tokens"]
         found.sums["overrun"] += spent["tokens"] > TOKENS or spent["calls"] > CALLS
@@ -205,11 +208,9 @@ async def in_time(backend: LocalBackend, other: LocalBackend, count: int) -> dic
         ]
         agent = create_agent(llm, TOOLS, middleware=around)
         async with free:
-            try:
-                out = await agent.ainvoke({"messages": [("human", f"Question {number}")]})
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                found.failed(error)
-                return
+            out = await found.asked(agent, number)
+        if out is None:
+            return
         spent = out["budget_spent"]["spent"]
         over.append(spent["microseconds"] / 1e6 - seconds)
         found.sums["tokens"] += spent["tokens"]
