@@ -28,7 +28,9 @@ from langchain_pareto.planning.identity import key_of
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import Profile
 from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.scorer_cost import ScorerCost
 from langchain_pareto.planning.store import device_path, profile_path, samples_path
+from langchain_pareto.scorer_timing import scorer_cost, takes_time
 from langchain_pareto.strategies import Vote, WeightedVote
 from langchain_pareto.strategies.scorers import MeanLogprob
 
@@ -62,18 +64,24 @@ async def calibrate_quality(
     for model in plans.models.values():
         known_cost(await backend_of(llm, model))  # and a damaged file before anything is drawn
     with run_budget(budget) if budget is not None else contextlib.nullcontext():
+        scoring = await _scoring(llm, [question.text for question in questions])
         await kept.draw(questions, _drawing(llm, plans.models), on_row)
     lines = calibrate.labelled_as(kept.lines(), questions)
     pools = calibrate.pools_of(lines, list(plans.models), is_right)
-    profile = await measured(llm, str(task), pools, on_option=on_option)
+    profile = await measured(llm, str(task), pools, scoring, on_option=on_option)
     profile.save(profile_path(task))
     return profile
 
 
 async def measured(
-    llm: ChatPareto, name: str, pools: Mapping[str, Pool], *, on_option: Callable[[], None]
+    llm: ChatPareto,
+    name: str,
+    pools: Mapping[str, Pool],
+    scoring: Mapping[str, ScorerCost],
+    *,
+    on_option: Callable[[], None],
 ) -> Profile:
-    """Every plan for the models of `llm`, measured over what they drew."""
+    """Every plan for the models of `llm`, measured over what they drew; `scoring` is what their answers' scores take, by model."""
     plans = llm.plans()
     labelled = all(pool.right is not None for pool in pools.values())
     judged = dict(pools) if labelled else calibrate.pseudo_labelled(pools)
@@ -81,7 +89,8 @@ async def measured(
     backends = {model: await backend_of(llm, plans.models[model]) for model in judged}
     costs = {model: known_cost(backend) for model, backend in backends.items()}
     recordings = {
-        model: Recording(pool, backends[model].spec, costs[model]) for model, pool in judged.items()
+        model: Recording(pool, backends[model].spec, costs[model], scoring=scoring.get(model))
+        for model, pool in judged.items()
     }
     runs = measure.measure(options, recordings, measure.budgets(judged), on_option=on_option)
     cells = {"tokens": runs.cells()}
@@ -122,6 +131,36 @@ async def calibrate_device(
         write(device_path(key_of(cost.key)), cost.to_json())
         found[name] = cost
     return found
+
+
+async def _scoring(llm: ChatPareto, questions: Sequence[str]) -> dict[str, ScorerCost]:
+    """What the scorer takes for the answers of each model on this device: as it was measured, or it is measured now, and kept."""
+    found = dict[str, ScorerCost]()
+    if not takes_time(llm.scorer):
+        return found
+    plans = llm.plans()
+    for name, model in plans.models.items():
+        backend = await backend_of(llm, model)
+        path = device_path(key_of(device.key_of(backend), plans.keys[name], "scorer"))
+        cost = _known_scorer(path)
+        if cost is None and (cost := await scorer_cost(llm, _other(llm, model), questions)):
+            write(path, cost.to_json())
+        if cost is not None:
+            found[name] = cost
+    return found
+
+
+def _known_scorer(path: Path) -> ScorerCost | None:
+    """What was kept there, None where nothing was; SettingError for anything else."""
+    try:
+        return ScorerCost.from_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        msg = f"cannot read the cost of a scorer in {path}: {error.strerror or error}"
+        raise SettingError(msg, hint="Delete the file: it is measured again.") from None
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}", hint=error.hint) from None
 
 
 def known_cost(backend: Backend) -> CostModel | None:

@@ -26,7 +26,7 @@ from langchain_pareto.ledger import current_account
 from langchain_pareto.models import model_name, one_of
 from langchain_pareto.plan_settings import checked_task, named
 from langchain_pareto.planning.certificates import Guarantee
-from langchain_pareto.planning.identity import use_of
+from langchain_pareto.planning.identity import fingerprint, use_of
 from langchain_pareto.plans import Plans
 from langchain_pareto.rates import Rates
 from langchain_pareto.shares import in_turns, left
@@ -134,6 +134,10 @@ class ChatPlanning(ChatPlayers):
             "steps": call.steps,
             "stop": call.stop,
             "scorer": repr(call.scorer),
+            "roles": {
+                name: fingerprint(model)
+                for name, model in self._players.in_roles(call.scorer).items()
+            },
         }
         return Plans(
             models=models,

@@ -85,12 +85,16 @@ class Players:
         settings = draft_settings(model, backend=own, device=device, dtype=dtype)
         return self.beside.get(model, settings, role=role)
 
+    def in_roles(self, scorer: object) -> dict[str, object]:
+        """Who plays other roles, the bundled reward model where this scorer takes it among them; loads nothing."""
+        bundled = reward_role(scorer, self.model) if isinstance(self.backend, str) else {}
+        return {**bundled, **self.roles}
+
     async def load_roles(
         self, scorer: object, more: Mapping[str, object] | None = None
     ) -> dict[str, Backend]:
-        """The models of other roles, those of a plan (`more`) and the bundled reward model's where this scorer takes it among them."""
-        bundled = reward_role(scorer, self.model) if isinstance(self.backend, str) else {}
-        wanted = {**bundled, **self.roles, **(more or {})}
+        """The models of other roles, those of a plan (`more`) among them."""
+        wanted = {**self.in_roles(scorer), **(more or {})}
         return {
             name: await asyncio.to_thread(self.load_beside, model, role=True)
             for name, model in wanted.items()

@@ -23,6 +23,7 @@ from langchain_pareto.planning.device import calibrate
 from langchain_pareto.planning.fitting import fit
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.scorer_cost import ScorerCost, Work
 from langchain_pareto.strategies import Single, Vote, WeightedVote
 from nano import growing
 from nano.bands import all_problems
@@ -142,18 +143,6 @@ class Timed:
         return self.model.drawn_by(lengths, prompt, left / self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreTime:
-    """What scoring took: so much, and so much a text."""
-
-    call: float
-    text: float
-
-    def score_seconds(self, lengths: Sequence[int], prompt: int) -> float:  # noqa: ARG002 - of texts of these puzzles alone
-        """Seconds of scoring so many texts."""
-        return self.call + self.text * len(lengths)
-
-
 def recordings(of: Mapping[str, Pool], lives: Sequence[Live]) -> dict[str, Recording]:
     """The pools with the seconds of this session."""
     by: dict[str, list[Live]] = defaultdict(list)
@@ -162,7 +151,7 @@ def recordings(of: Mapping[str, Pool], lives: Sequence[Live]) -> dict[str, Recor
             by[one.plan].append(one)
     timings = {name: _timed(name, pool, by) for name, pool in of.items()}
     scoring = {name: _score_time(name, pool, timings[name], by) for name, pool in of.items()}
-    large = scoring["L"] or scoring["M"]  # of its own there are no scored runs
+    large = scoring["L"] or scoring["M"] or ScorerCost()  # of its own there are no scored runs
     return {
         name: Recording(pool, timing=timings[name], scoring=scoring[name] or large)
         for name, pool in of.items()
@@ -186,7 +175,7 @@ def _timed(name: str, pool: Pool, by: Mapping[str, list[Live]]) -> Timed:
 
 def _score_time(
     name: str, pool: Pool, timing: Timed, by: Mapping[str, list[Live]]
-) -> ScoreTime | None:
+) -> ScorerCost | None:
     """By what weighted votes took beyond their draws, each plan once; None where there were none."""
     features, seconds = list[tuple[float, float]](), list[float]()
     for option in CHECKS:
@@ -198,8 +187,9 @@ def _score_time(
             features.append((1.0, option.strategy.n))
             seconds.append(max(1e-4, float(np.mean(beyond))))
     if len(features) < 2:  # too few to tell a call from its texts
-        return ScoreTime(0.0, seconds[0] / features[0][1]) if features else None
-    return ScoreTime(*fit(features, seconds))
+        alone = Work(text=seconds[0] / features[0][1]) if features else None
+        return alone and ScorerCost(alone)
+    return ScorerCost(Work(*fit(features, seconds)))
 
 
 def _drawn(one: Live, pool: Pool) -> tuple[list[int], int]:
@@ -222,7 +212,7 @@ def off(of: Mapping[str, Recording], lives: Sequence[Live]) -> dict[str, list[fl
         told = []
         for one in runs:
             lengths, prompt = _drawn(one, recording.pool)
-            scored = recording.scoring.score_seconds(lengths, prompt)
+            scored = recording.scoring.seconds.of(len(lengths), sum(lengths))
             extra = scored if isinstance(option.strategy, WeightedVote) else 0.0
             told.append(recording.timing.batch_seconds(lengths, prompt) + extra)
         measured = float(np.mean([one.seconds or 0.0 for one in runs]))

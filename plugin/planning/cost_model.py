@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.budget import Cost
 from langchain_pareto.errors import SettingError
-from langchain_pareto.planning.step_cost import PREFILL_CHUNK, PrefillCost, Sharing, StepCost
+from langchain_pareto.planning.step_cost import PrefillCost, Sharing, StepCost
 from langchain_pareto.rates import Rates
 
 UNCALIBRATED = 0.35  # sigma of what was only reckoned
@@ -84,13 +84,6 @@ class CostModel:
         left = seconds - self._opening(lengths, prompt, cached)
         reached = self.decode.drawn(lengths, prompt, left)
         return [min(length, reached) for length in lengths]
-
-    def score_seconds(self, lengths: Sequence[int], prompt: int = 0) -> float:
-        """Seconds in which this model reads texts of so many tokens after one prompt that it has read already."""
-        tokens = sum(lengths)
-        attended = sum(n * (prompt + n / 2) for n in lengths)
-        chunks = -(-tokens // PREFILL_CHUNK)
-        return self.prefill.a * chunks + self.prefill.b * tokens + self.prefill.c * attended
 
     def guessing(self, draft: CostModel | None, *, guesses: int, acceptance: float) -> CostModel:
         """The cost of the same draws with a draft's guesses; as in `StepCost.guessing`."""

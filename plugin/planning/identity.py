@@ -20,6 +20,7 @@ _PIECE = 1 << 16  # bytes, at the beginning, in the middle and at the end of eac
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "*.jinja")  # with the chat template
 _SHOWN = 60  # characters of a setting
+_ROLE = "roles."
 _WORDS = {"weights": "other weights", "tokenizer": "another tokenizer or chat template"}
 
 
@@ -149,6 +150,8 @@ def _settings(use: str) -> dict[str, object] | None:
 def _told(name: str, was: object, now: object) -> str:
     if name in _WORDS:
         return _WORDS[name]
+    if name.startswith(_ROLE):
+        return f"another model in the role {name.removeprefix(_ROLE)!r}"
     old, new = (_short_text(value) for value in (was, now))
     if old == new:
         return f"another {name}"

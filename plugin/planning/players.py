@@ -6,6 +6,7 @@ Knows questions, samples and prices; knows no draw, no strategy and no clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 
@@ -14,8 +15,10 @@ from langchain_pareto.backends.cost import forward_flops
 from langchain_pareto.backends.recorded_samples import length_of, likelihood, order, prompt_of
 from langchain_pareto.budget import Budget, Cost
 from langchain_pareto.errors import BudgetError, ContextLengthError, SettingError
+from langchain_pareto.planning.allowance import Charge
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.recording import Recording, Timing, listed
+from langchain_pareto.planning.scorer_cost import ScorerCost
 from langchain_pareto.strategies.thoughts import POLICY
 
 
@@ -43,6 +46,16 @@ class Player:
         )
         self.prompt_seconds = lru_cache(maxsize=1 << 12)(partial(_prompt_seconds, recording.timing))
         self.said = lru_cache(maxsize=1 << 12)(_said)
+
+    def score_charge(self, length: int, *, first: bool) -> Charge:
+        """What scoring a text of so many tokens is charged; the first of an asking bears what that itself takes."""
+        scoring = self.recording.scoring or ScorerCost()
+        calls = 1 if first else 0
+        drawn, flops = (
+            math.ceil(calls * work.call + work.text + work.token * length)
+            for work in (scoring.drawn, scoring.flops)
+        )
+        return drawn, flops, self.nanodollars(drawn), 0
 
     def room(self, row: int) -> int:
         """Tokens of the context that a question leaves; raises ContextLengthError where it leaves none."""

@@ -16,6 +16,7 @@ import numpy as np
 from langchain_pareto.backends.base import ModelSpec
 from langchain_pareto.errors import NotRecorded, SettingError
 from langchain_pareto.planning.pool import Floats, Pool
+from langchain_pareto.planning.scorer_cost import ScorerCost
 from langchain_pareto.strategies.scorers import Scorable
 from langchain_pareto.strategies.thoughts import Thought
 
@@ -53,27 +54,19 @@ class LinearTiming:
         return [min(length, steps) for length in lengths]
 
 
-class Scoring(Protocol):
-    """What a scorer's own work takes."""
-
-    def score_seconds(self, lengths: Sequence[int], prompt: int) -> float:
-        """Seconds of scoring texts of so many tokens after one prompt."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Recording:
     """The recorded answers of a role's model, and what it costs; None is unknown, and then a limit on that is refused.
 
     `spec` gives FLOPs, memory and the context; without it the context holds just the longest sample. `scoring` is of what is drawn here;
-    None is a scorer that takes no time.
+    None is a scorer that takes nothing.
     """
 
     pool: Pool
     spec: ModelSpec | None = None
     timing: Timing | None = None
     usd_per_token: float | None = None
-    scoring: Scoring | None = None
+    scoring: ScorerCost | None = None
 
 
 class RecordedScores:

@@ -1,8 +1,8 @@
 """
 What a strategy that draws whole answers does with a search, done over a pool.
 
-Knows what `Search` gives and takes; whatever was not recorded raises NotRecorded. A score costs nothing here but the seconds that the
-recording tells, and temperatures are the pool's.
+Knows what `Search` gives and takes; whatever was not recorded raises NotRecorded. A score costs what the recording tells, and
+temperatures are the pool's.
 """
 
 from __future__ import annotations
@@ -99,27 +99,38 @@ class ReplaySearch(Search):
 
     async def score(self, thoughts: Sequence[Thought]) -> None:
         new = [t for t in dict.fromkeys(thoughts) if t.score is None and t.whole]
-        if not new:
+        paid = self._pay_for_scores(new)
+        if not paid:
             return
-        self._wait_for_scores(new)
-        found = await ask_scorer(self.settings.scorer, self, new)
-        for thought, value in zip(new, found, strict=True):
+        found = await ask_scorer(self.settings.scorer, self, paid)
+        for thought, value in zip(paid, found, strict=True):
             if not isinstance(value, float):
                 raise not_recorded("a score of steps")
             thought.score = value
 
-    def _wait_for_scores(self, thoughts: Sequence[Thought]) -> None:
-        """Lets the time of scoring pass; where a deadline comes before its end, what was drawn is all there is."""
-        play, scoring = self._play, self._tree.player.recording.scoring
-        if scoring is None:
-            return
-        lengths = [thought.length for thought in thoughts]
-        ends = play.clock + scoring.score_seconds(lengths, self._tree.prompt)
-        deadline = self._allowance.deadline
+    def _pay_for_scores(self, thoughts: Sequence[Thought]) -> Sequence[Thought]:
+        """Those that there is room for, once the time of scoring them has passed; where a deadline comes first, what was drawn is all there is."""
+        play, player = self._play, self._tree.player
+        scoring = player.recording.scoring
+        if scoring is None or not thoughts:
+            return thoughts
+        paid = list[Thought]()
+        for thought in thoughts:
+            charge = player.score_charge(thought.length, first=not paid)
+            if (reason := play.lack(self._allowance, charge)) is not None:
+                play.limited_by = reason
+                break
+            play.pay(self._allowance, charge)
+            paid.append(thought)
+        if not paid:
+            return paid
+        seconds = scoring.seconds.of(len(paid), sum(thought.length for thought in paid))
+        ends, deadline = play.clock + seconds, self._allowance.deadline
         play.clock = max(play.clock, min(ends, deadline))
         if ends > deadline:
             play.limited_by = "seconds"
             raise NothingDrawn
+        return paid
 
     def offer(self, answer: Answer | Thought) -> None:
         if not self._nested:

@@ -141,14 +141,6 @@ def test_reading_in_chunks():
     assert READ.seconds(0) == 0
 
 
-def test_scoring_reads_after_one_prompt():
-    """Texts are read in one step as far as they fit, each after the prompt."""
-    costs = model()
-    assert costs.score_seconds([30], 100) == pytest.approx(READ.seconds(30, 100))
-    two = READ.seconds(30, 100) + READ.seconds(50, 100) - READ.a
-    assert costs.score_seconds([30, 50], 100) == pytest.approx(two)
-
-
 def test_unrelated_sequences_share_nothing():
     """A step of one sequence is the same either way; of several it is no cheaper than that of forks."""
     for step in STEPS.values():

@@ -16,6 +16,7 @@ from langchain_pareto.planning.pool import NO_ANSWER, Pool
 from langchain_pareto.planning.recording import LinearTiming, RecordedScores, Recording
 from langchain_pareto.planning.replay import Played, Replayer
 from langchain_pareto.planning.replay_search import ReplaySearch
+from langchain_pareto.planning.scorer_cost import ScorerCost, Work
 from langchain_pareto.strategies import (
     Auto,
     Beam,
@@ -423,18 +424,13 @@ def test_a_deadline_cuts_all_draws_at_one_step():
     assert (in_time.stopped_by, in_time.answer, in_time.share) == ("done", 1, 0.75)
 
 
-class EachText:
-    """A scorer that takes two seconds, and one more for each text."""
-
-    def score_seconds(self, lengths, prompt) -> float:
-        assert prompt == 4
-        return 2.0 + len(lengths)
+EACH_TEXT = ScorerCost(seconds=Work(call=2.0, text=1.0), flops=Work(call=5, text=10, token=3))
 
 
 def test_scores_take_their_time():
     """They come after the last draw; where the deadline is before that, the answer is that of a vote without them."""
     pool = known([7] * 4, [1, 1, 1, 0], scores=np.array([[0.1, 0.2, 0.3, 0.9]]))
-    recording = Recording(pool, timing=LinearTiming(0.5), scoring=EachText())
+    recording = Recording(pool, timing=LinearTiming(0.5), scoring=EACH_TEXT)
     replayer = Replayer({"policy": recording})
     best = BestOfN(n=4)
     scored = replayer.play(best, 0)
@@ -444,6 +440,26 @@ def test_scores_take_their_time():
     late = replayer.play(best, 0, Budget(seconds=9.9))
     assert (late.answer, late.share, late.seconds) == (1, 0.75, 9.9)
     assert (late.stopped_by, late.free) == ("seconds", False)
+
+
+def test_scores_are_charged():
+    """FLOPs of scoring are the call's; a text that the budget has no room for stays without a score, and nothing is overdrawn."""
+    pool = known([7] * 4, [1, 1, 1, 0], scores=np.array([[0.1, 0.2, 0.3, 0.9]]))
+    free = Replayer({"policy": Recording(pool, spec())})
+    replayer = Replayer({"policy": Recording(pool, spec(), scoring=EACH_TEXT)})
+    best = BestOfN(n=4)
+    drawn, scored = free.play(best, 0), replayer.play(best, 0)
+    assert scored.flops == drawn.flops + 5 + 4 * (10 + 3 * 7)
+    assert replayer.play(best, 0, Budget(flops=scored.flops)).flops == scored.flops
+    for flops in range(drawn.flops, scored.flops, 7):
+        short = replayer.play(best, 0, Budget(flops=flops))
+        assert short.flops <= flops
+        assert short.stopped_by == "flops"
+    judged = ScorerCost(drawn=Work(text=4.0))
+    judge = Replayer({"policy": Recording(pool, spec(), usd_per_token=USD, scoring=judged)})
+    assert judge.play(best, 0).tokens == 4 * (7 + 4)
+    cut = judge.play(best, 0, Budget(tokens=4 * 7 + 9))
+    assert (cut.tokens, cut.stopped_by) == (4 * 7 + 8, "tokens")
 
 
 def test_time_is_of_the_model_that_draws():
