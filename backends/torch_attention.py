@@ -20,7 +20,9 @@ from langchain_pareto.backends.step_plan import Call, InOrder, StepPlan
 from langchain_pareto.errors import CapabilityError
 
 IMPLEMENTATION = "pareto"
-_KEPT = 256 << 20  # bytes of gathered keys, and as many of values, kept between decode steps
+_KEPT = (
+    256 << 20
+)  # bytes of gathered keys of all layers, and as many of values, kept between decode steps
 
 # what models hand to their attention function, and is either honoured below or has no effect on a packed, causal forward
 _HONOURED = {"sliding_window", "softcap", "s_aux", "pareto"}
@@ -134,10 +136,10 @@ def attend(
     outs = list[torch.Tensor]()
     if plan.in_order is not None:
         outs.append(_in_order(plan.in_order, pool, query, (key, value), form))
-    for i, call in enumerate(plan.calls):
-        k = _gather(pool.keys, call, key, stage, f"keys {i}", layer)
-        v = _gather(pool.values, call, value, stage, f"values {i}", layer)
-        outs.append(_call(call, query, k, v, form))
+    keys = _Gathering(stage, layer, "keys", pool.keys)
+    values = _Gathering(stage, layer, "values", pool.values)
+    for call in plan.calls:
+        outs.append(_call(call, query, keys.of_call(call, key), values.of_call(call, value), form))
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
     return out.index_select(0, plan.gather)
 
@@ -187,26 +189,39 @@ def _call(
     return out.reshape(groups * r, kv_heads * per_kv, -1)
 
 
-def _gather(
-    data: torch.Tensor, call: Call, new: torch.Tensor, stage: Stage, name: str, layer: int
-) -> torch.Tensor:
-    """The slots of a call in scratch memory: (groups, kv heads, columns, width).
+class _Gathering:
+    """Where the slots of a plan's calls are gathered, one call after the other.
 
-    On the CPU each layer keeps its own while the same sequences decode, unless that is too much: then only the new columns are
-    written. On a GPU the gather is cheap beside the launch, and memory is not.
+    On the CPU each layer keeps its own for all calls while the same sequences decode, unless that is too much: then only the new columns
+    are written. On a GPU the gather is cheap beside the launch, and memory is not.
     """
-    kv_heads, _, width = data.shape
-    columns = call.columns
-    size = len(stage.pools) * kv_heads * columns.numel() * width * data.element_size()
-    kept = data.device.type == "cpu" and size <= _KEPT
-    name = f"{name} of layer {layer}" if kept else name
-    buffer = stage.buffer(name, (kv_heads, columns.numel(), width), data)
-    if kept and call.fresh is not None:
-        at, rows = call.fresh
-        buffer.index_copy_(1, at, new.index_select(1, rows))
-    else:
-        torch.index_select(data, 1, columns.view(-1), out=buffer)
-    return buffer.view(kv_heads, *columns.shape, width).transpose(0, 1)
+
+    def __init__(self, stage: Stage, layer: int, name: str, data: torch.Tensor) -> None:
+        assert stage.plan is not None
+        self._stage, self._name, self._data = stage, name, data
+        self._at = 0  # elements of the calls before
+        heads, _, width = data.shape
+        every = heads * width * sum(call.columns.numel() for call in stage.plan.calls)
+        size = len(stage.pools) * every * data.element_size()
+        self._arena: torch.Tensor | None = None
+        if data.device.type == "cpu" and size <= _KEPT:
+            self._arena = stage.buffer(f"{name} of layer {layer}", (every,), data)
+
+    def of_call(self, call: Call, new: torch.Tensor) -> torch.Tensor:
+        """The next call's, (groups, kv heads, columns, width)."""
+        heads, _, width = self._data.shape
+        shape = (heads, call.columns.numel(), width)
+        if self._arena is None:
+            buffer = self._stage.buffer(self._name, shape, self._data)
+        else:
+            start, self._at = self._at, self._at + math.prod(shape)
+            buffer = self._arena[start : self._at].view(shape)
+        if self._arena is not None and call.fresh is not None:
+            at, rows = call.fresh
+            buffer.index_copy_(1, at, new.index_select(1, rows))
+        else:
+            torch.index_select(self._data, 1, call.columns.view(-1), out=buffer)
+        return buffer.view(heads, *call.columns.shape, width).transpose(0, 1)
 
 
 def _in_order(
