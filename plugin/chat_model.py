@@ -29,8 +29,10 @@ from langchain_pareto.forms.structured import Method, structured
 from langchain_pareto.forms.tool_formats import format_of
 from langchain_pareto.forms.tool_stream import ToolSplitter
 from langchain_pareto.forms.tools import read_tools
+from langchain_pareto.ledger import current_account
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import prompt_text, prompt_tokens
+from langchain_pareto.planning.drift import learn
 from langchain_pareto.reply import Reply
 from langchain_pareto.shares import limited, seat
 from langchain_pareto.streaming import chunks
@@ -252,4 +254,6 @@ async def _respond(
         call, backend, messages, prompt=prompt, on_text=on_text, on_thought=events.thought
     )
     events.spend(reply)
+    if call.plan is not None and current_account() is None:  # no call waited for its turn
+        learn(call.plan, reply.outcome.spent.tokens, reply.outcome.seconds)
     return reply

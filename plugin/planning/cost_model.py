@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -22,8 +22,6 @@ UNCALIBRATED = 0.35  # sigma of what was only reckoned
 Z95 = 1.64  # sigmas that 95 of 100 stay below
 _LEAST_MARGIN = 1.10
 _ROUGH = 0.25  # of a held-out run: from here on margins double
-_HALF_LIFE = 20  # observations
-_DRIFT = (0.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -128,53 +126,6 @@ class CostModel:
 
 
 _ADAPTER = TypeAdapter(CostModel)
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Seconds of a call: on average, in nine of ten calls at most by their lengths, and at most by lengths and the model's error."""
-
-    mean: float
-    p90: float
-    worst: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float], *, margin: float, drift: float = 1.0) -> Prediction:
-        """From predictions for lengths as they may come out, the longest among them; raises SettingError when there is none."""
-        if not seconds:
-            raise SettingError("a prediction needs the seconds of at least one outcome")
-        ordered = sorted(seconds)
-        at = 0.9 * (len(ordered) - 1)
-        low = int(at)
-        high = min(low + 1, len(ordered) - 1)
-        p90 = ordered[low] + (at - low) * (ordered[high] - ordered[low])
-        mean = sum(ordered) / len(ordered)
-        return cls(drift * mean, drift * p90, drift * ordered[-1] * max(margin, _LEAST_MARGIN))
-
-
-@dataclass(slots=True)
-class Drift:
-    """How much longer calls take now than was predicted, by kind: what throttling and neighbours do.
-
-    An exponential average of log(actual / predicted), plain at first, with a half-life of 20 calls; at most a factor of 2 either way.
-    """
-
-    _logs: dict[str, tuple[float, int]] = field(default_factory=dict)
-
-    def observe(self, kind: str, predicted: float, actual: float) -> None:
-        """Adds one call; what took no time says nothing."""
-        if predicted <= 0 or actual <= 0:
-            return
-        known, count = self._logs.get(kind, (0.0, 1))  # one call as predicted goes before all
-        weight = max(1 - 0.5 ** (1 / _HALF_LIFE), 1 / (count + 1))
-        low, high = map(math.log, _DRIFT)
-        new = min(max(math.log(actual / predicted), 2 * low), 2 * high)  # an interruption is none
-        self._logs[kind] = (known + weight * (new - known), count + 1)
-
-    def factor(self, kind: str) -> float:
-        """What a prediction is to be multiplied by."""
-        low, high = _DRIFT
-        return min(max(math.exp(self._logs.get(kind, (0.0, 1))[0]), low), high)
 
 
 # --- before anything is measured

@@ -61,6 +61,8 @@ class Plan:
     expected: Mapping[str, Spend] = field(default_factory=dict)
     quality: Quality | None = None
     source: str = "prior"  # of all that is expected
+    device: str = ""  # that its model's seconds were measured on
+    pace: float = 1.0  # how many times the measured seconds a call takes now; `expected` counts it
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 

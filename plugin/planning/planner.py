@@ -319,7 +319,12 @@ class Planner:
             expected=expected,
             quality=self._quality(reading, i),
             source=self._source(),
+            device="" if self._elsewhere else self._device_of(i),
         )
+
+    def _device_of(self, i: int) -> str:
+        assert self.profile is not None
+        return self.profile.devices.get(self._options[i].model, "")
 
     def _expected(self, reading: Reading, i: int, limits: Mapping[str, float]) -> dict[str, Spend]:
         found = dict[str, Spend]()

@@ -12,7 +12,7 @@ from langchain_pareto.backends import scheduler, step_plan
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import SettingError
 from langchain_pareto.planning import step_cost
-from langchain_pareto.planning.cost_model import CostModel, Drift, Key, Prediction, Speed, prior
+from langchain_pareto.planning.cost_model import CostModel, Key, Speed, prior
 from langchain_pareto.planning.fitting import (
     LEAST_SIGMA,
     Run,
@@ -276,14 +276,7 @@ def test_the_spread_of_held_out_runs():
     assert spread([0.0, 0.0]) == (LEAST_SIGMA, 0.0)
 
 
-# --- predictions
-
-
-def test_a_prediction_of_lengths():
-    """The mean, what nine in ten stay below, and the longest with the margin of the model."""
-    seconds = [float(n) for n in range(1, 12)]
-    found = Prediction.of(seconds, margin=1.5, drift=2.0)
-    assert (found.mean, found.p90, found.worst) == pytest.approx((12, 20, 33))
+# --- margins
 
 
 def test_a_margin_is_a_tenth_at_least():
@@ -293,43 +286,6 @@ def test_a_margin_is_a_tenth_at_least():
     rough = model(sigma=0.2, error=0.3)
     assert rough.rough
     assert rough.margin - 1 == pytest.approx(2 * (math.exp(1.64 * 0.2) - 1))
-    assert Prediction.of([1.0], margin=1.0).worst == pytest.approx(1.1)
-
-
-def test_a_prediction_needs_an_outcome():
-    """Of nothing nothing is predicted."""
-    with pytest.raises(SettingError, match="at least one outcome"):
-        Prediction.of([], margin=1.1)
-
-
-def test_drift_follows_the_machine():
-    """Calls that take half as long again raise predictions by that much, kind by kind."""
-    drift = Drift()
-    for _ in range(60):
-        drift.observe("decode", 1.0, 1.5)
-    assert drift.factor("decode") == pytest.approx(1.5, rel=0.05)
-    assert drift.factor("prefill") == 1.0
-
-
-def test_drift_forgets_by_half_in_twenty_calls():
-    """Once there is a history, twenty calls as predicted halve it."""
-    drift = Drift()
-    for _ in range(400):
-        drift.observe("x", 1.0, 1.8)
-    before = math.log(drift.factor("x"))
-    for _ in range(20):
-        drift.observe("x", 1.0, 1.0)
-    assert math.log(drift.factor("x")) == pytest.approx(before / 2, rel=0.01)
-
-
-def test_drift_has_bounds():
-    """An interruption is no drift beyond a factor of two, and what took no time says nothing."""
-    drift = Drift()
-    for _ in range(50):
-        drift.observe("slow", 1.0, 1000.0)
-        drift.observe("fast", 1000.0, 1.0)
-        drift.observe("none", 0.0, 1.0)
-    assert [drift.factor(kind) for kind in ("slow", "fast", "none")] == [2.0, 0.5, 1.0]
 
 
 # --- prices, files, priors
