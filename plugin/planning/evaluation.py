@@ -207,9 +207,15 @@ def spending(pool: Pool, *, orders: int = 4) -> list[dict[str, object]]:
                 "spent, %": _rounded(100 * np.mean([ours.tokens / budget for ours, _ in played])),
                 # a vote that had all its samples wanted no more
                 "spent where the budget ended it, %": _rounded(
-                    100 * np.mean([p.tokens / budget for p, _ in played if not p.free] or [np.nan])
+                    100
+                    * np.mean(
+                        [p.tokens / budget for p, _ in played if p.stopped_by == "tokens"]
+                        or [np.nan]
+                    )
                 ),
-                "ended by the budget, %": _rounded(100 * np.mean([not p.free for p, _ in played])),
+                "ended by the budget, %": _rounded(
+                    100 * np.mean([p.stopped_by == "tokens" for p, _ in played])
+                ),
                 "right, %": _rounded(100 * np.mean([bool(ours.right) for ours, _ in played])),
                 "split, right, %": _rounded(
                     100 * np.mean([bool(theirs.right) for _, theirs in played])
