@@ -19,7 +19,7 @@ from langchain_pareto.errors import CertificateRefused, SettingError
 from langchain_pareto.planning.catalogue import VOTES, Option
 from langchain_pareto.planning.certificates import Guarantee, certify
 from langchain_pareto.planning.estimates import Estimates, Reading
-from langchain_pareto.planning.plan import Plan, Quality, Rejected, Spend, figure
+from langchain_pareto.planning.plan import UNITS, Plan, Quality, Rejected, Spend, figure
 from langchain_pareto.planning.profile import Cells, Profile
 from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.rates import Rates
@@ -274,6 +274,7 @@ class Planner:
                     "no plan of the profile fits: one sample, then a vote while the budget lasts",
                 ),
             )
+        notes += self._below(limits)
         if choice.unmet:
             notes.append(
                 f"no plan reaches {need:.0%} for sure within this budget: the best that fits is taken"
@@ -283,6 +284,16 @@ class Planner:
         plan = self._told(budget, limits, reading, choice.index)
         others = self._rejected(reading, possible, fractions, choice, plan.binding, need)
         return replace(plan, rejected=tuple(others), notes=tuple(notes))
+
+    def _below(self, limits: Mapping[str, float]) -> Iterator[str]:
+        """Which limits are smaller than any budget that was measured."""
+        for name, limit in limits.items():
+            least = float(self._tables[name].cells.budgets[0])
+            if limit < least:
+                yield (
+                    f"no budget as small as {figure(limit)} {UNITS[name]} was measured: "
+                    f"the quality is that of {figure(least)} {UNITS[name]}, and less may come"
+                )
 
     def _unplanned(self, budget: Budget, missing: Sequence[str]) -> Plan:
         """The plan of level 0, where nothing is known of any limit."""
@@ -335,7 +346,10 @@ class Planner:
                 float(table[i, TERMS.index(name)]) for table in (reading.mean, reading.p90)
             )
             if mean > 0 or (name in limits and not np.isnan(mean)):
-                found[name] = Spend(mean, p90, limits.get(name))
+                limit = limits.get(name)
+                if limit is not None and name != "seconds":  # a step that has begun is ended
+                    mean, p90 = min(mean, limit), min(p90, limit)
+                found[name] = Spend(mean, p90, limit)
         return found
 
     def _quality(self, reading: Reading, i: int) -> Quality | None:

@@ -255,3 +255,14 @@ def test_a_plan_takes_little_time(record_property: pytest.FixtureRequest) -> Non
         planner.plan(Budget(tokens=tokens))
         took.append(time.perf_counter() - began)
     record_property("median_seconds", statistics.median(took))
+
+
+@pytest.mark.parametrize("tokens", [1, 14, 99])
+def test_a_budget_below_all_that_was_measured(tokens):
+    """Nothing is expected beyond the limit, and a note says that the quality is that of a larger budget."""
+    plan = Planner(profile()).plan(Budget(tokens=tokens))
+    spend = plan.expected["tokens"]
+    assert max(spend.mean, spend.p90) <= tokens
+    assert any("no budget as small as" in note for note in plan.notes)
+    enough = Planner(profile()).plan(Budget(tokens=BUDGETS[0]))
+    assert not any("no budget as small as" in note for note in enough.notes)
