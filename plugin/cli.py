@@ -10,16 +10,26 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from langchain_pareto import console
-from langchain_pareto.cli_planning import add_planning
+from langchain_pareto.cli_models import (
+    GUARANTEE,
+    MODELS,
+    NEED,
+    ROLES,
+    USD_PER_HOUR,
+    USD_PER_TOKENS,
+    WATTS,
+    Named,
+    close,
+)
+from langchain_pareto.cli_planning import add_planning, check_task
 from langchain_pareto.cli_report import add_report
 from langchain_pareto.errors import SettingError
 from langchain_pareto.exits import told
@@ -28,8 +38,6 @@ from langchain_pareto.questions import Question, read_questions
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
-    from langchain_pareto.backends.base import Backend
-    from langchain_pareto.backends.decoders import Decoder
     from langchain_pareto.chat_model import ChatPareto
 
 _AT_ONCE = 64  # questions in the engine; more would wait there, with their clocks running
@@ -94,18 +102,8 @@ def ask(
             help="What searches go by: mean_logprob, process_reward, judge_score and others, or a scorer's JSON."
         ),
     ] = None,
-    role: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Another model by its role, e.g. judge=./my-judge, scorer=..., large=...; may be repeated."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A folder, a GGUF file or a Hugging Face id; without it, the bundled nano model."
-        ),
-    ] = None,
+    role: Annotated[list[str] | None, ROLES] = None,
+    model: Annotated[list[str] | None, MODELS] = None,
     backend: Annotated[
         str, typer.Option(help="What runs the model: torch, llama-cpp, or auto, by its files.")
     ] = "auto",
@@ -131,6 +129,17 @@ def ask(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="The most tokens of each sample.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What was measured of such questions, by `pareto calibrate quality`: the strategy and the model are chosen by it."
+        ),
+    ] = None,
+    need: Annotated[float | None, NEED] = None,
+    guarantee: Annotated[str | None, GUARANTEE] = None,
+    watts: Annotated[float | None, WATTS] = None,
+    usd_per_hour: Annotated[float | None, USD_PER_HOUR] = None,
+    usd_per_million_tokens: Annotated[float | None, USD_PER_TOKENS] = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -146,30 +155,47 @@ def ask(
     Exit codes: 0 all answered, 1 a question failed, 2 a setting is wrong.
     """
     with told():
+        from langchain_pareto.budget import Budget
+
         if sys.stdout is None:
             msg = "there is nowhere to write the answer: stdout is closed"
             raise SettingError(msg)
         questions = read_questions(question, file)
-        llm = _model(
-            budget=budget,
-            strategy=strategy,
-            scorer=scorer,
-            roles=role or [],
-            model=model,
+        check_task(task)
+        limits = None if budget is None else Budget.parse(budget)
+        prices = {
+            "watts": watts,
+            "usd_per_hour": usd_per_hour,
+            "usd_per_million_tokens": usd_per_million_tokens,
+        }
+        draws = {"temperature": temperature, "seed": seed, "max_tokens": max_tokens}
+        named = Named(
+            models=model or (),
+            roles=role or (),
+            draft=draft,
+            decoder=decoder,
             backend=backend,
             device=device,
             dtype=dtype,
-            draft=draft,
-            decoder=decoder,
-            draws={"temperature": temperature, "seed": seed, "max_tokens": max_tokens},
         )
+        if task is None and len(named.models) < 2:
+            if need is not None or guarantee is not None:
+                msg = "a wanted accuracy is planned for by what was measured"
+                raise SettingError(msg, hint="Name a profile with --task.")
+            llm = named.loaded(
+                strategy=strategy, scorer=scorer, draws=draws, budget=limits, **prices
+            )
+        else:
+            if strategy != "auto":
+                msg = f"a plan chooses the strategy, and --strategy names {strategy}"
+                raise SettingError(msg, hint="Leave it out; or name one --model, and no --task.")
+            planned = {"task": task, "need": need, "guarantee": guarantee}
+            llm = named.chat(scorer=scorer, budget=limits, **prices, **planned, **draws)
         show = _show_json if as_json else _show if file is None else _show_each
         try:
             failed = asyncio.run(_answer_all(llm, questions, show))
         finally:
-            for one in (llm.backend, llm.draft, *llm.roles.values()):
-                if one is not None:
-                    one.close()
+            close(llm)
         if failed and not as_json and file is None:
             raise failed[0]
     if failed:
@@ -177,120 +203,6 @@ def ask(
 
 
 # --- answers
-
-
-def _model(
-    *,
-    budget: str | None,
-    strategy: str,
-    scorer: str | None,
-    roles: Sequence[str],
-    model: str | None,
-    backend: str,
-    device: str | None,
-    dtype: str | None,
-    draft: str | None,
-    decoder: str | None,
-    draws: Mapping[str, object],
-) -> ChatPareto:
-    """The model, read once; whatever can be refused without its weights is refused first."""
-    from langchain_pareto.backends.base import BACKENDS
-    from langchain_pareto.budget import Budget
-
-    limits = None if budget is None else Budget.parse(budget)
-    if backend not in BACKENDS:
-        msg = f"there is no backend {backend!r}; known backends: {', '.join(BACKENDS)}"
-        raise SettingError(msg)
-    err = console.stderr()
-    with err.status(f"Loading {model or 'nano'}"):
-        from langchain_pareto.strategies import parse_strategy
-        from langchain_pareto.strategies.scoring import parse_scorer
-
-        chosen, judge = parse_strategy(strategy), parse_scorer(scorer or "mean_logprob")
-        from langchain_pareto.call import Draws
-        from langchain_pareto.chat_model import ChatPareto
-        from langchain_pareto.models import reward_role
-
-        players = reward_role(judge, model) | _roles(roles)
-        asked = Draws.read(draws).model_dump(exclude_none=True)
-        decoding, guesses = _decoder(decoder, draft, model)
-        small = players if guesses is None else {**players, "draft": guesses}
-        loaded, beside = _load(model, small, backend=backend, device=device, dtype=dtype)
-    name = model or "nano (bundled: word problems and Countdown puzzles only; yours: --model)"
-    err.print(
-        Text(f"{name} on {loaded.spec.device}, {loaded.spec.dtype}", style="dim"), soft_wrap=True
-    )
-    return ChatPareto(
-        backend=loaded,
-        draft=beside.pop("draft", None),
-        decoder=decoding,
-        strategy=chosen,
-        scorer=judge,
-        roles=beside,
-        budget=limits,
-        **asked,
-    )
-
-
-def _load(
-    model: str | None,
-    small: Mapping[str, str],
-    *,
-    backend: str,
-    device: str | None,
-    dtype: str | None,
-) -> tuple[Backend, dict[str, Backend]]:
-    """The model, and the small ones beside it: these come first, before its pool takes what memory is left."""
-    from langchain_pareto.backends.loading import load, load_role
-    from langchain_pareto.models import draft_settings
-
-    beside: dict[str, Backend] = {}
-    for name, one in small.items():
-        how = load if name == "draft" else load_role
-        settings = draft_settings(one, backend=backend, device=device, dtype=dtype)
-        beside[name] = how(one, **settings)
-    return load(model, backend=backend, device=device, dtype=dtype), beside
-
-
-def _roles(options: Sequence[str]) -> dict[str, str]:
-    """The models of each --role."""
-    from langchain_pareto.models import check_roles
-
-    roles = dict[str, str]()
-    for option in options:
-        name, _, model = (part.strip() for part in option.partition("="))
-        if not name or not model or name == "draft":
-            msg = f"--role {option!r} names no role and its model"
-            raise SettingError(msg, hint="Write NAME=MODEL, for example --role judge=./my-judge.")
-        if name in roles:
-            msg = f"two models are named for the role {name!r}: {roles[name]} and {model}"
-            raise SettingError(msg, hint="Leave one of them out.")
-        roles[name] = model
-    check_roles(roles)
-    return roles
-
-
-def _decoder(
-    decoder: str | None, draft: str | None, model: str | None
-) -> tuple[Decoder | str, str | None]:
-    """How tokens are drawn, and the model that guesses ahead, if it takes one."""
-    from langchain_pareto.backends.decoders import parse_decoder
-    from langchain_pareto.models import check_draft, draft_for
-
-    if decoder is None:
-        decoder = "plain" if draft is None else "auto"
-    parsed = parse_decoder(decoder)
-    if draft is None:
-        guesses = draft_for(model)
-    else:
-        check_draft(draft, model)
-        guesses = draft
-    if parsed is None:
-        return ("plain", None) if guesses is None else ("speculative", guesses)
-    if draft is not None and not parsed.drafts:
-        msg = f'the decoder "{parsed.kind}" takes no draft model, and --draft names {draft}'
-        raise SettingError(msg, hint="Leave --draft out, or take --decoder speculative.")
-    return parsed, guesses if parsed.drafts else None
 
 
 async def _answer_all(
@@ -338,6 +250,7 @@ def _row(question: Question, message: AIMessage) -> dict[str, object]:
         "answer": report["answer"],
         "text": str(message.text),
         "strategy": report["strategy"],
+        **({"plan": report["plan"]} if "plan" in report else {}),
         "stopped_by": report["stopped_by"],
         "budget": report["budget"],
         "spent": report["spent"],

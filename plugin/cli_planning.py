@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,16 @@ import typer
 from rich.text import Text
 
 from langchain_pareto import console
+from langchain_pareto.cli_models import (
+    GUARANTEE,
+    MODELS,
+    NEED,
+    ROLES,
+    USD_PER_HOUR,
+    USD_PER_TOKENS,
+    WATTS,
+    Named,
+)
 from langchain_pareto.errors import SettingError
 from langchain_pareto.exits import told
 from langchain_pareto.questions import Question, read_questions
@@ -26,10 +35,6 @@ if TYPE_CHECKING:
     from langchain_pareto.planning.calibrate import Asked
     from langchain_pareto.planning.profile import Profile
 
-_MODELS = typer.Option(
-    "--model",
-    help="A folder, a GGUF file or a Hugging Face id, or NAME=MODEL; may be repeated, the cheapest first. Without it, the bundled nano model.",
-)
 _TASK = typer.Option(help="The name that the profile has, or its file.")
 
 _bench = typer.Typer(no_args_is_help=True, help="Measures the planner itself.")
@@ -55,16 +60,16 @@ def plan(
         str | None, typer.Option(help='Hard limits of the call, e.g. "200 tokens, 2s".')
     ] = None,
     task: Annotated[str | None, _TASK] = None,
-    model: Annotated[list[str] | None, _MODELS] = None,
+    model: Annotated[list[str] | None, MODELS] = None,
     scorer: Annotated[str | None, typer.Option(help="As of `pareto ask`.")] = None,
+    role: Annotated[list[str] | None, ROLES] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="As it was calibrated.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="As it was calibrated.")] = None,
-    need: Annotated[
-        float | None, typer.Option(help="The share of right answers that is enough, e.g. 0.8.")
-    ] = None,
-    guarantee: Annotated[
-        str | None, typer.Option(help='"agree" or "error", with a risk if need be: "error 0.02".')
-    ] = None,
+    need: Annotated[float | None, NEED] = None,
+    guarantee: Annotated[str | None, GUARANTEE] = None,
+    watts: Annotated[float | None, WATTS] = None,
+    usd_per_hour: Annotated[float | None, USD_PER_HOUR] = None,
+    usd_per_million_tokens: Annotated[float | None, USD_PER_TOKENS] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, nothing else.")] = False,
     plot: Annotated[
         Path | None,
@@ -81,10 +86,18 @@ def plan(
         read_questions(question, None)  # a call needs one; which one it is makes no difference yet
         limits = None if budget is None else Budget.parse(budget)
         wanted = None if guarantee is None else Guarantee.parse(guarantee)
-        _check_task(task)
+        check_task(task)
         if plot is not None:
             _check_plot(plot, task)
-        llm = _chat(model, scorer=scorer, task=task, temperature=temperature, max_tokens=max_tokens)
+        llm = Named(models=model or (), roles=role or ()).chat(
+            scorer=scorer,
+            task=task,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            watts=watts,
+            usd_per_hour=usd_per_hour,
+            usd_per_million_tokens=usd_per_million_tokens,
+        )
         chosen = llm.plans().plan(limits, need=need, guarantee=wanted)
         if plot is not None:
             _draw(llm, plot)
@@ -102,8 +115,9 @@ def quality(
     ],
     *,
     task: Annotated[str, _TASK],
-    model: Annotated[list[str] | None, _MODELS] = None,
+    model: Annotated[list[str] | None, MODELS] = None,
     scorer: Annotated[str | None, typer.Option(help="As of `pareto ask`.")] = None,
+    role: Annotated[list[str] | None, ROLES] = None,
     limit: Annotated[
         int, typer.Option("--questions", min=1, help="How many of the questions.")
     ] = 100,
@@ -124,10 +138,12 @@ def quality(
         from langchain_pareto.calibration import calibrate_quality
         from langchain_pareto.planning.store import profile_path, samples_path
 
-        _check_task(task, writing=True)  # before anything is drawn
+        check_task(task, writing=True)  # before anything is drawn
         path = profile_path(task)
         asked = [_asked(one) for one in read_questions(None, questions)][:limit]
-        llm = _chat(model, scorer=scorer, temperature=temperature, max_tokens=max_tokens)
+        llm = Named(models=model or (), roles=role or ()).chat(
+            scorer=scorer, temperature=temperature, max_tokens=max_tokens
+        )
         rows = len(asked) * len(llm.plans().models)
         err = console.stderr()
 
@@ -168,14 +184,14 @@ def quality(
 @_calibrate.command("device")
 def device(
     *,
-    model: Annotated[list[str] | None, _MODELS] = None,
+    model: Annotated[list[str] | None, MODELS] = None,
     seconds: Annotated[float, typer.Option(min=1, help="For each model.")] = 60.0,
 ) -> None:
     """Measures what each model takes on this device, so that budgets in seconds, joules and money are planned for; stop other work first."""
     with told():
         from langchain_pareto.calibration import calibrate_device
 
-        llm = _chat(model)
+        llm = Named(models=model or ()).chat()
         try:
             with console.stderr().status("Measuring") as status:
                 found = asyncio.run(
@@ -217,7 +233,7 @@ def planner(
                 print(json.dumps(row), flush=True)
 
 
-def _check_task(task: str | None, *, writing: bool = False) -> None:
+def check_task(task: str | None, *, writing: bool = False) -> None:
     """Raises SettingError where no profile can be read from, or written to, what --task names."""
     if task is None:
         return
@@ -272,33 +288,3 @@ def _asked(question: Question) -> Asked:
     from langchain_pareto.planning.identity import key_of
 
     return Asked(key_of(question.text), question.text, question.answer, question.place)
-
-
-def _chat(models: list[str] | None, **settings: object) -> ChatPareto:
-    """A chat model of what the options name."""
-    from langchain_pareto.chat_model import ChatPareto
-
-    given = {name: value for name, value in settings.items() if value is not None}
-    named = _named(models or [])
-    if len(named) == 1:
-        [model] = named.values()
-        return ChatPareto(model=model, **given)
-    return ChatPareto(models=named or None, **given)
-
-
-def _named(models: list[str]) -> Mapping[str, str]:
-    """Models by name: NAME=MODEL, or what the model is called."""
-    from langchain_pareto.models import model_name
-
-    found = dict[str, str]()
-    for option in models:
-        name, equals, model = (part.strip() for part in option.partition("="))
-        name, model = (name, model) if equals else (model_name(option), option)
-        if not name or not model:
-            msg = f"--model {option!r} names no model"
-            raise SettingError(msg, hint="Write a model, or NAME=MODEL.")
-        if name in found:
-            msg = f"two models are called {name!r}: {found[name]} and {model}"
-            raise SettingError(msg, hint="Write NAME=MODEL for one of them.")
-        found[name] = model
-    return found

@@ -178,6 +178,14 @@ def test_an_error_at_a_limit_is_exit_code_1() -> None:
         (["hi", "--role", "judge"], "names no role and its model"),
         (["hi", "--role", "judge=/no/such/model"], "/no/such/model"),
         (["hi", "--backend", "abacus"], "known backends: auto, torch"),
+        (["hi", "--task", "never-measured"], "there is no profile 'never-measured'"),
+        (["hi", "--need", "0.8"], "Name a profile with --task"),
+        (["hi", "--guarantee", "agree"], "Name a profile with --task"),
+        (["hi", "--model", "a", "--model", "b", "--strategy", "vote"], "a plan chooses"),
+        (["hi", "--model", "a=x", "--model", "a=y"], "two models are called 'a'"),
+        (["hi", "--budget", "5 J"], "Give watts="),
+        (["hi", "--budget", "$1", "--watts", "9"], "usd_per_hour="),
+        (["hi", "--watts", "-1"], "--watts"),
         (["hi", "--model", "/no/such/model"], "/no/such/model"),
         (["hi", "--device", "abacus"], "cpu"),
         (["hi", "--dtype", "int3"], "float32"),
@@ -233,6 +241,34 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     table = {"tokens": cells(RIGHT[:2], TOKENS[:2], questions=20)}
     Profile("mine", options, table, keys=keys).save(profile_path("mine"))
     return "mine"
+
+
+def test_a_profile_answers_too(profile: str) -> None:
+    """What `pareto plan` would take is what `pareto ask --task` runs, and the JSON says so."""
+    told = json.loads(here("plan", CUPS, "--task", profile, "--budget", "200", "--json").stdout)
+    done = here("ask", CUPS, "--task", profile, "--budget", "200", "--seed", "1", "--json")
+    assert done.exit_code == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["plan"]["strategy"] == told["strategy"]
+    assert row["plan"]["source"] == told["source"]
+    assert row["spent"]["tokens"] <= 200
+    assert row["answer"] == "8"
+
+
+def test_budgets_in_joules_and_money_have_rates() -> None:
+    """A device's watts, or what an hour or a million tokens cost."""
+    for budget, rate in (
+        ("500 J", ["--watts", "100"]),
+        ("$1", ["--usd-per-hour", "2"]),
+        ("$1", ["--usd-per-million-tokens", "1"]),
+    ):
+        done = here("ask", CUPS, "--budget", budget, *rate, "--json")
+        assert done.exit_code == 0, done.stderr
+        spent = json.loads(done.stdout)["spent"]
+        assert spent["joules" if budget.endswith("J") else "usd"] > 0
+        plan = here("plan", CUPS, "--budget", budget, *rate)
+        assert plan.exit_code == 0, plan.stderr
+        assert "refused" not in plan.stdout
 
 
 @pytest.mark.parametrize(
