@@ -210,6 +210,8 @@ def device(
                 if cost.error is None
                 else f"{cost.error:.0%} off where it was checked"
             )
+            if cost.rough:
+                off += ": rough; stop other work and measure again"
             line = f"{name} on {cost.key.device}, {cost.key.dtype}: {step:.3g} ms a token at 256 of context, {off}"
             console.stdout().print(Text(line), soft_wrap=True)
 
