@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from langchain_pareto.backends.base import Constraint, TokenMask
+from langchain_pareto.backends.constraint import Constraint, TokenMask
 from langchain_pareto.backends.forced import forced
 from langchain_pareto.backends.thinking import THINK_END
 from langchain_pareto.backends.tokens import Tokenizer

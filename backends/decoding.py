@@ -14,13 +14,13 @@ from functools import cached_property
 from langchain_pareto.backends import cost, speculation
 from langchain_pareto.backends.base import (
     Branch,
-    Constraint,
     ModelSpec,
     Request,
     Runner,
     Sampling,
     Stop,
 )
+from langchain_pareto.backends.constraint import Constraint
 from langchain_pareto.backends.decoders import (
     Accept,
     BigLittle,
@@ -33,7 +33,8 @@ from langchain_pareto.backends.decoders import (
 )
 from langchain_pareto.backends.draft_length import DraftLength, FixedLength
 from langchain_pareto.backends.drafts import Guesser, LookupGuesser, ModelGuesser, WrittenBefore
-from langchain_pareto.backends.local import LocalBackend, LocalBranch
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.local_branch import LocalBranch
 from langchain_pareto.backends.programs import Continuation, Draw, Program, Turn
 from langchain_pareto.backends.running import Running
 from langchain_pareto.backends.wrapper import BackendWrapper

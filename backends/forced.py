@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from langchain_pareto.backends.base import Constraint
+from langchain_pareto.backends.constraint import Constraint
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from langchain_pareto.backends.base import Constraint, TokenMask
+from langchain_pareto.backends.constraint import Constraint, TokenMask
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.errors import CapabilityError, SettingError
 

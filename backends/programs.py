@@ -13,10 +13,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_pareto.backends.base import Constraint, Extension, Finish, Sampling, Stop
+from langchain_pareto.backends.base import Extension, Finish, Sampling, Stop
+from langchain_pareto.backends.constraint import Constraint
+from langchain_pareto.backends.detokenizer import Detokenizer
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.backends.stops import StopStrings, step_ends
-from langchain_pareto.backends.tokens import Detokenizer, Tokenizer
+from langchain_pareto.backends.tokens import Tokenizer
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from langchain_pareto.backends.base import Branch, Constraint, ModelSpec, Sampling, Stop
+from langchain_pareto.backends.base import Branch, ModelSpec, Sampling, Stop
+from langchain_pareto.backends.constraint import Constraint
 from langchain_pareto.backends.deviceless import Deviceless
 from langchain_pareto.backends.keys import root_key
 from langchain_pareto.backends.recorded_branch import RecordedBranch, Root

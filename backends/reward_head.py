@@ -17,7 +17,7 @@ from langchain_pareto.backends.checkpoints import find_folder
 from langchain_pareto.backends.devices import find_device, find_dtype
 from langchain_pareto.backends.head_loading import HeadSource
 from langchain_pareto.backends.heads import PUBLISHED, Judges, find_head, writes_nothing
-from langchain_pareto.backends.local import LocalBranch
+from langchain_pareto.backends.local_branch import LocalBranch
 from langchain_pareto.backends.pretrained import read_config, read_tokenizer, wrap_tokenizer
 from langchain_pareto.backends.sharing import SharedBackend, share
 from langchain_pareto.backends.whole_runner import WholeRunner

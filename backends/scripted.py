@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from langchain_pareto.backends import programs
-from langchain_pareto.backends.base import Branch, Constraint, ModelSpec, Sampling, Stop
+from langchain_pareto.backends.base import Branch, ModelSpec, Sampling, Stop
 from langchain_pareto.backends.characters import END, CharacterTokenizer
+from langchain_pareto.backends.constraint import Constraint
 from langchain_pareto.backends.deviceless import Deviceless
 from langchain_pareto.backends.handle import Handle
 from langchain_pareto.backends.keys import root_key

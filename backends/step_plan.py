@@ -1,27 +1,23 @@
 """
 What one step of the torch runner attends to: a few padded tensors in bucketed shapes, the same for every layer.
 
-Knows sequences and shapes, no model. Branches of one tree attend over the *union* of their slots while that is cheaper, so a shared
-prefix is read once; groups are split along the tree, down to single sequences, when attending apart costs less. Groups of like shape
-are padded into one call. While the same sequences decode step after step, the tensors stay on the device and only the new columns
-are written: O(branches) a step.
+Knows sequences, groups of them (`attention_groups.py`) and shapes, no model. While the same sequences decode step after step, the
+tensors stay on the device and only the new columns are written: O(branches) a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence as Sequence_
+from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from langchain_pareto.backends.attention_groups import Group, Member, classes, row_bucket, split
 from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
 
 _IN_ORDER_ROWS = 128  # from here on one sequence's chunk attends causally, without a mask tensor
-_SMALL = 256  # columns: below, one more call costs more than padding
-# gathering and streaming a column costs about as much as attending to it with so many rows (measured, CPU: 5 to 15)
-_COLUMN_ROWS = 8
 _HIDDEN = float("-inf")
 
 
@@ -98,34 +94,6 @@ class StepPlan:
         return (self.tokens.shape[1], len(self.keep), *past, *calls)
 
 
-def bucket(n: int, least: int, parts: int) -> int:
-    """The next size at or above `n` in steps of at most 1/`parts` of its power of two."""
-    if n <= least:
-        return least
-    step = max(least // parts, 1 << max(0, n.bit_length() - 1 - (parts.bit_length() - 1)))
-    return -(-n // step) * step
-
-
-def row_bucket(n: int) -> int:
-    """Packed rows: 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, then in eighths."""
-    if n <= 4:
-        return 1 << (n - 1).bit_length()
-    return bucket(n, 4, 2) if n <= 64 else bucket(n, 64, 8)
-
-
-def column_bucket(n: int) -> int:
-    """Columns of a union: at least 128, then in quarters."""
-    return bucket(n, 128, 4)
-
-
-@dataclass(slots=True)
-class _Member:
-    sequence: Sequence
-    first: int  # its first packed row
-    n: int
-    context: int  # tokens it sees with its last row
-
-
 class Planner:
     """Makes the StepPlan of each step, and keeps the last one to extend it."""
 
@@ -166,9 +134,9 @@ class Planner:
         self._key, self._decode = (), None
 
     def _build(self, chunks: Sequence_[Chunk]) -> _Decode:
-        members, row = list[_Member](), 0
+        members, row = list[Member](), 0
         for chunk in chunks:
-            members.append(_Member(chunk.sequence, row, chunk.n, chunk.sequence.cached))
+            members.append(Member(chunk.sequence, row, chunk.n, chunk.sequence.cached))
             row += chunk.n
         total = self._size(row)
         ids, positions, write, gather = (np.zeros(total, np.int64) for _ in range(4))
@@ -189,8 +157,8 @@ class Planner:
         if in_order is not None:
             gather[in_order.first : in_order.first + in_order.n] = np.arange(in_order.n)
             ahead = in_order.n
-        groups = list(_split([m for m in attending if m is not in_order]))
-        layouts = [_Layout(*shape, self._heads) for shape in _classes(groups, self._size)]
+        groups = list(split([m for m in attending if m is not in_order]))
+        layouts = [_Layout(*shape, self._heads) for shape in classes(groups, self._size)]
         for layout in layouts:
             layout.place(gather, ahead)
             ahead += layout.groups * layout.rows
@@ -212,92 +180,21 @@ class Planner:
         )
         return _Decode(plan, layouts, self._device)
 
-    def _in_order(self, m: _Member) -> InOrder:
+    def _in_order(self, m: Member) -> InOrder:
         past = m.sequence.slots[: m.context - m.n].astype(np.int64)
         return InOrder(m.first, m.first + m.n, torch.from_numpy(past).to(self._device))
-
-
-class _Group:
-    """Sequences of one tree that attend over the union of their slots."""
-
-    __slots__ = ("members", "rows", "stretches", "union")
-
-    def __init__(self, members: list[_Member]) -> None:
-        self.members = members
-        self.rows = sum(m.n for m in members)
-        # each segment as far as any member sees it, and the member that does
-        self.stretches = dict[Segment, tuple[int, int, _Member]]()
-        for m in members:
-            for segment, start, stop in m.sequence.segments(m.context):
-                known = self.stretches.get(segment)
-                if known is None or known[1] < stop:
-                    self.stretches[segment] = (start, stop, m)
-        self.union = sum(stop - start for start, stop, _ in self.stretches.values())
-
-    @property
-    def pays(self) -> bool:
-        """Whether attending over the union costs at most what each member's own context would, padding counted."""
-        apart = sum((_COLUMN_ROWS + m.n) * column_bucket(m.context) for m in self.members)
-        return (_COLUMN_ROWS + self.rows) * column_bucket(self.union) <= apart
-
-
-def _split(members: list[_Member]) -> Iterator[_Group]:
-    """Groups by tree, each split along the tree while its union does not pay."""
-    trees = dict[Segment, list[_Member]]()
-    for m in members:
-        trees.setdefault(m.sequence.path[0], []).append(m)
-    for tree in trees.values():
-        yield from _split_tree(tree, 1)
-
-
-def _split_tree(members: list[_Member], depth: int) -> Iterator[_Group]:
-    group = _Group(members)
-    if len(members) == 1 or group.pays:
-        yield group
-        return
-    parts = dict[Segment | None, list[_Member]]()
-    while len(parts) < 2:  # down to where the paths part
-        parts.clear()
-        for m in members:
-            path = m.sequence.path
-            parts.setdefault(path[depth] if depth < len(path) else None, []).append(m)
-        depth += 1
-    for part in parts.values():
-        yield from _split_tree(part, depth)
-
-
-def _classes(
-    groups: list[_Group], size: Callable[[int], int]
-) -> Iterator[tuple[list[_Group], int, int, int]]:
-    """Groups that are padded into one call: (groups, padded groups, rows, columns), few shapes and less than half of it padding.
-
-    `size` says to how many groups or rows a number of them is padded.
-    """
-    alike = dict[int, list[_Group]]()
-    for group in groups:
-        alike.setdefault(row_bucket(group.rows), []).append(group)
-    for candidates in alike.values():
-        candidates.sort(key=lambda g: -g.union)  # stable: equal sizes stay in order
-        while candidates:
-            first = candidates[0]
-            columns = column_bucket(first.union + 4 * first.rows)  # room for a few steps more
-            n = sum(2 * (g.union + g.rows) >= columns or columns <= _SMALL for g in candidates)
-            n = max(n, 1)
-            rows = max(group.rows for group in candidates[:n])
-            yield candidates[:n], size(n), size(rows), columns
-            del candidates[:n]
 
 
 class _Layout:
     """The host side of one Call: where each member's rows and columns are."""
 
     def __init__(
-        self, groups: list[_Group], padded: int, rows: int, columns: int, heads: int
+        self, groups: list[Group], padded: int, rows: int, columns: int, heads: int
     ) -> None:
         self.groups, self.rows, self.columns, self.heads = padded, rows, columns, heads
         self.used = np.array([group.union for group in groups])  # columns in use
         self.counts = np.array([len(group.members) for group in groups])
-        self.members = list[_Member]()
+        self.members = list[Member]()
         self.places = list[tuple[int, int]]()  # (group, row) of each member's first row
         self._row_index, self._row_positions = (
             np.zeros((padded, rows), np.int64) for _ in range(2)
@@ -310,7 +207,7 @@ class _Layout:
         for g, group in enumerate(groups):
             self._fill(g, group)
 
-    def _fill(self, g: int, group: _Group) -> None:
+    def _fill(self, g: int, group: Group) -> None:
         column, at = dict[Segment, int](), 0
         for segment, (start, stop, m) in group.stretches.items():
             span = slice(at, at + stop - start)

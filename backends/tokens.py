@@ -1,8 +1,8 @@
 """
-Text to tokens and back, one token at a time where it matters.
+Text to tokens and back.
 
-Knows vocabularies, bytes and UTF-8; `templates.py` renders chats. Knows no model and no device, and loads no transformers: a
-`HFTokenizer` is given one of its tokenizers.
+Knows vocabularies, bytes and UTF-8; `templates.py` renders chats, and `detokenizer.py` reads a stream of tokens. Knows no model and no
+device, and loads no transformers: a `HFTokenizer` is given one of its tokenizers.
 
 A text is the first visible token as `decode` shows it alone, followed by the raw bytes of the others. Both `decode` and
 `Detokenizer` follow this rule, so streamed text equals decoded text also where a tokenizer drops the first token's space, and
@@ -11,7 +11,6 @@ where random bytes are no UTF-8.
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _ANCHOR = "a"  # a token text whose neighbours are looked at
-_CONTEXT = 4  # tokens of at least one byte each: more than a character can still need
 _SAMPLE = 64  # tokens on which a decoder is tried
 
 _END_OF_TURN = (
@@ -271,7 +269,7 @@ class HFTokenizer:
     def _first(self, token: int) -> bytes:
         piece = self.piece(token)
         name = self._names[token]
-        if self._alphabet is not None or name is None or not _is_text(piece):
+        if self._alphabet is not None or name is None or not is_text(piece):
             return piece
         text = self._hf.convert_tokens_to_string([name, _ANCHOR])
         return text.removesuffix(self._after).encode()
@@ -283,7 +281,7 @@ class HFTokenizer:
             if name and token not in self._added and not _BYTE_TOKEN.fullmatch(name)
         ]
         stride = 1 + len(ordinary) // _SAMPLE
-        sample = [t for t in ordinary[::stride] if self.piece(t) and _is_text(self.piece(t))]
+        sample = [t for t in ordinary[::stride] if self.piece(t) and is_text(self.piece(t))]
         sequences = [sample, sample[::-1], *([token] for token in sample)]
         return all(self._join(tokens) == self._hf_decode(tokens) for tokens in sequences)
 
@@ -291,85 +289,6 @@ class HFTokenizer:
         visible = [token for token in tokens if token not in self.special_tokens]
         known = [token for token in visible if token < self.vocabulary]
         return str(self._hf.decode(known, clean_up_tokenization_spaces=False)) if known else ""
-
-
-class Detokenizer:
-    """Text of a token stream, as it becomes certain.
-
-    `prefix` is what stands before the stream: all of it, or its last tokens, at least one of them visible. Only whole
-    characters come out: bytes that may still be completed wait, also those that `prefix` ends with, and U+FFFD stands for
-    bytes that no token can complete any more. A stream that another one continues is not flushed: the bytes that wait are
-    then the first of the other's.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, prefix: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
-        self._piece = tokenizer.piece
-        context: list[int] = []
-        for token in reversed(prefix):
-            if len(context) == _CONTEXT:
-                break
-            if self._piece(token):
-                context.insert(0, token)
-        self._begun = bool(context)
-        self._held = b""
-        self._parts: list[str] = []
-        self._window = context  # of a tokenizer that does not join: tokens decoded together
-        self._read = len(context)  # how many of them are already told
-        self._joins: bool = getattr(tokenizer, "joins", True)
-        if self._joins:
-            self._characters(b"".join(map(self._piece, context)))
-
-    @property
-    def text(self) -> str:
-        """Everything that came out so far."""
-        self._parts = ["".join(self._parts)]
-        return self._parts[0]
-
-    def push(self, token: int) -> str:
-        """The text that is certain now that `token` came; "" for special tokens and parts of a character."""
-        text = self._by_bytes(token) if self._joins else self._by_difference(token)
-        if text:
-            self._parts.append(text)
-        return text
-
-    def flush(self) -> str:
-        """What still waits, with U+FFFD for what is no character."""
-        if self._joins:
-            text, self._held = self._held.decode("utf-8", "replace"), b""
-        else:
-            text, self._read = self._untold(), len(self._window)
-        self._parts.append(text)
-        return text
-
-    def _by_bytes(self, token: int) -> str:
-        piece = self._piece(token)
-        if not self._begun and piece:
-            self._begun = True
-            if _is_text(piece):
-                return self._tokenizer.decode([token])
-        return self._characters(piece)
-
-    def _characters(self, piece: bytes) -> str:
-        data = self._held + piece
-        text, used = codecs.utf_8_decode(data, "replace", False)
-        self._held = data[used:]
-        return text
-
-    def _by_difference(self, token: int) -> str:
-        if token in self._tokenizer.special_tokens:
-            return ""
-        self._window.append(token)
-        text = self._untold()
-        if not text or text.endswith("\ufffd"):
-            return ""
-        self._window = self._window[self._read :]
-        self._read = len(self._window)
-        return text
-
-    def _untold(self) -> str:
-        told = self._tokenizer.decode(self._window[: self._read])
-        return self._tokenizer.decode(self._window)[len(told) :]
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -402,7 +321,8 @@ def _byte_alphabet(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, int] | No
     }
 
 
-def _is_text(piece: bytes) -> bool:
+def is_text(piece: bytes) -> bool:
+    """Whether bytes are whole characters."""
     try:
         piece.decode()
     except UnicodeDecodeError:

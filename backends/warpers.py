@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from langchain_pareto.backends.base import Sampling, TokenMask
+from langchain_pareto.backends.base import Sampling
+from langchain_pareto.backends.constraint import TokenMask
 from langchain_pareto.backends.draws import Row
 from langchain_pareto.errors import SettingError
 

@@ -15,7 +15,8 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_pareto import messages as rendering
-from langchain_pareto.backends.base import Backend, Constraint, Sampling
+from langchain_pareto.backends.base import Backend, Sampling
+from langchain_pareto.backends.constraint import Constraint
 from langchain_pareto.backends.decoders import Decoder, Plain
 from langchain_pareto.backends.grammar import compile_grammar, has_grammars
 from langchain_pareto.backends.thinking import THINK, may_think, opens_thinking

@@ -12,8 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from langchain_pareto.backends.base import Branch, Constraint, Extension
+from langchain_pareto.backends.base import Branch, Extension
 from langchain_pareto.backends.closing import Closing
+from langchain_pareto.backends.constraint import Constraint
 from langchain_pareto.errors import CapabilityError, SettingError
 from langchain_pareto.strategies.desk import Desk
 from langchain_pareto.strategies.marks import decode_after, encode_after, split_at_end

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from langchain_pareto.backends.tokens import Detokenizer, Tokenizer
+from langchain_pareto.backends.detokenizer import Detokenizer
+from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.strategies.thoughts import Thought
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from langchain_pareto.backends.base import Backend, Constraint, Sampling
+from langchain_pareto.backends.base import Backend, Sampling
+from langchain_pareto.backends.constraint import Constraint
 from langchain_pareto.strategies.aggregation import Aggregation
 from langchain_pareto.strategies.answers import AnswerFormat, Reads
 from langchain_pareto.strategies.scorers import MeanLogprob, RunScorer, Scorer

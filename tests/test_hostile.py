@@ -12,7 +12,7 @@ from langchain_pareto import (
     Vote,
 )
 from langchain_pareto.backends.scripted import ScriptedBackend
-from langchain_pareto.cli import _roles
+from langchain_pareto.cli_models import models_of_roles
 from langchain_pareto.errors import SettingError
 from langchain_pareto.models import reward_role
 from langchain_pareto.strategies.steps import Steps
@@ -90,15 +90,15 @@ def test_nobody_else_plays_the_policy(backend):
     with pytest.raises(SettingError, match="policy"):
         StrategyRunnable("refine", backend, roles={"policy": backend})
     with pytest.raises(SettingError, match="policy"):
-        _roles(["policy=./other"])
+        models_of_roles(["policy=./other"])
     assert reward_role(ProcessReward(role="policy"), None) == {}
 
 
 def test_a_role_has_one_model():
     """The first of two on a command line is not forgotten."""
-    assert _roles(["judge=a=b", " large = c "]) == {"judge": "a=b", "large": "c"}
+    assert models_of_roles(["judge=a=b", " large = c "]) == {"judge": "a=b", "large": "c"}
     with pytest.raises(SettingError, match="two models"):
-        _roles(["judge=a", "judge=b"])
+        models_of_roles(["judge=a", "judge=b"])
 
 
 def test_a_field_that_is_set_is_read_as_one_that_is_given(backend):

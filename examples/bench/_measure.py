@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from langchain_pareto.backends.base import Branch, Extension, Logits, Sampling, Stop
 from langchain_pareto.backends.engine import Engine
-from langchain_pareto.backends.local import LocalBackend, LocalBranch
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.local_branch import LocalBranch
 from langchain_pareto.backends.nano import policy_path, tokenizer_path
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.tokens import HFTokenizer

@@ -31,8 +31,9 @@ from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano import tokenizer_path
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.planning.cost_model import CostModel
-from langchain_pareto.planning.device import Clock, calibrate
+from langchain_pareto.planning.device import calibrate
 from langchain_pareto.planning.drift import Drift
+from langchain_pareto.planning.timed_runs import Clock
 from langchain_pareto.strategies import BestOfN, Single
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.settings import Settings

@@ -18,7 +18,8 @@ from _measure import LLAMA_100M, alternate, backend_of, extend, pretend_cached, 
 from transformers import DynamicCache, LlamaForCausalLM
 
 from langchain_pareto.backends.base import Branch, Sampling
-from langchain_pareto.backends.local import LocalBackend, LocalBranch
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.local_branch import LocalBranch
 from langchain_pareto.backends.sequences import Chunk, Sequence
 from langchain_pareto.backends.torch_runner import TorchRunner
 

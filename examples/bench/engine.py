@@ -9,7 +9,8 @@ of one prompt of 64 tokens: the bundled policy, where the overhead is largest, a
 import torch
 from _measure import LLAMA_30M, alternate, backend_of, extend, nano_backend, report, settle
 
-from langchain_pareto.backends.local import LocalBackend, LocalBranch
+from langchain_pareto.backends.local import LocalBackend
+from langchain_pareto.backends.local_branch import LocalBranch
 from langchain_pareto.backends.sequences import Chunk
 
 TOKENS = 32  # a round

@@ -18,7 +18,8 @@ from _measure import ROUNDS, Shape, report
 from tokenizers import Tokenizer as RustTokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from langchain_pareto.backends.base import Constraint, Sampling, Stop, TokenMask
+from langchain_pareto.backends.base import Sampling, Stop
+from langchain_pareto.backends.constraint import Constraint, TokenMask
 from langchain_pareto.backends.draws import Row
 from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.grammar import compile_grammar

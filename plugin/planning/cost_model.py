@@ -140,7 +140,12 @@ class Speed:
 
 
 def prior(
-    spec: ModelSpec, speed: Speed, *, key: Key | None = None, sharing: Sharing = "none"
+    spec: ModelSpec,
+    speed: Speed,
+    *,
+    key: Key | None = None,
+    sharing: Sharing = "none",
+    padded: bool = False,
 ) -> CostModel:
     """What a model should take: weights at 0.7 of the device's bandwidth and 1 ms, contexts at 0.75 of it, rows at its peak.
 
@@ -151,4 +156,6 @@ def prior(
     row = 2 * (spec.matmul_parameters + spec.hidden * spec.vocabulary) / speed.flops
     attention = 4 * spec.layers * spec.heads * spec.head_dim / speed.flops
     read = PrefillCost(a, 2 * spec.matmul_parameters / speed.flops, attention)
-    return CostModel(key or Key(model=spec.name), StepCost(a, row, c, sharing=sharing), read)
+    return CostModel(
+        key or Key(model=spec.name), StepCost(a, row, c, sharing=sharing, padded=padded), read
+    )

@@ -1,20 +1,16 @@
 """
 Measures what one model takes on this device: a grid of runs through the backend, as calls would run, fitted to a cost model.
 
-Knows backends, clocks and what devices tell of themselves; the form of the costs is `step_cost.py`'s. Forks of one prompt are what
-strategies draw, so forks are what it measures: short prompts, after which they soon attend apart, and long ones, which they share.
+Knows backends and what devices tell of themselves; single runs are `timed_runs.py`'s, the form of the costs is `step_cost.py`'s. Forks
+of one prompt are what strategies draw, so forks are what it measures: short prompts, after which they soon attend apart, and long ones,
+which they share.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,20 +19,17 @@ from math import log
 from pathlib import Path
 
 from langchain_pareto.backends import hardware
-from langchain_pareto.backends.base import Backend, Branch, Extension, Stop
+from langchain_pareto.backends.base import Backend, Branch
 from langchain_pareto.backends.devices import find_device
 from langchain_pareto.backends.nano import bundled
-from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapacityError, SettingError
 from langchain_pareto.planning.cost_model import CostModel, Key, Speed, prior
 from langchain_pareto.planning.fitting import Run, fit_decode, fit_prefill, spread
 from langchain_pareto.planning.identity import fingerprint
 from langchain_pareto.planning.step_cost import Sharing
-from langchain_pareto.strategies import BestOfN, Single, Strategy
-from langchain_pareto.strategies.run import run
-from langchain_pareto.strategies.settings import Settings
+from langchain_pareto.planning.timed_runs import Clock, TimedRuns
+from langchain_pareto.strategies import BestOfN, Single
 
-Clock = Callable[[], float]
 Progress = Callable[[float, str], None]
 
 _WIDTHS: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -73,7 +66,7 @@ def calibrate(
         raise SettingError(f"a calibration takes some seconds, not {seconds}")
     began, meter = clock(), hardware.energy_meter(backend.spec.device)
     before = meter() if meter else 0.0
-    bench = _Bench(backend, clock)
+    bench = TimedRuns(backend, clock)
     grid = _Grid(bench, began, _GRID_SHARE * seconds, progress)
     grid.measure()
     took = clock() - began
@@ -88,82 +81,6 @@ def calibrate(
         watts=watts,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-class _Bench:
-    """Single runs, timed."""
-
-    def __init__(self, backend: Backend, clock: Clock) -> None:
-        self.backend = backend
-        self.clock = clock
-        self.busy = list[float]()  # device seconds of a second, of each run
-        self._random = random.Random(0)  # noqa: S311 - tokens, not keys
-
-    def tokens(self, n: int) -> list[int]:
-        """Tokens that nobody has read in this order."""
-        return [self._random.randrange(self.backend.spec.vocabulary) for _ in range(n)]
-
-    def read(self, branch: Branch) -> float:
-        """Seconds of reading what is not read yet."""
-        began = self.clock()
-        self.backend.prefill(branch).future.result()
-        return self.clock() - began
-
-    @contextmanager
-    def prompt(self, n: int) -> Iterator[tuple[Branch, float]]:
-        """A prompt, and the seconds of reading it."""
-        branch = self.backend.open(self.tokens(n))
-        try:
-            yield branch, self.read(branch)
-        finally:
-            branch.free()
-
-    def draw(self, root: Branch, lengths: Sequence[int]) -> float:
-        """Seconds of drawing so many tokens into each of as many forks, all begun at once."""
-        backend, branches = self.backend, root.fork(len(lengths))
-        try:
-            with _held(backend):
-                tasks = [
-                    backend.extend(branch, backend.sampling, Stop(n, eos=False), stats=True)
-                    for branch, n in zip(branches, lengths, strict=True)
-                ]
-                began = self.clock()
-            drawn = [task.future.result() for task in tasks]
-            took = self.clock() - began
-        finally:
-            for branch in branches:
-                branch.free()
-        device = sum(one.usage.device_seconds for one in drawn if isinstance(one, Extension))
-        if device > 0 and took > 0:
-            self.busy.append(device / took)
-        return took
-
-    def overhead(self, strategy: Strategy) -> float:
-        """Seconds of a call to a model that takes none."""
-        took = list[float]()
-
-        async def call() -> None:
-            with ScriptedBackend(["1"]) as scripted:
-                began = self.clock()
-                await run(strategy, scripted, "?", settings=Settings(scripted.sampling))
-                took.append(self.clock() - began)
-
-        with ThreadPoolExecutor(1) as pool:  # the caller may be in an event loop
-            for _ in range(_ROUNDS):
-                pool.submit(asyncio.run, call()).result()
-        return statistics.median(took)
-
-
-@contextmanager
-def _held(backend: Backend) -> Iterator[None]:
-    """Inside, nothing starts: what is asked for starts together at the end."""
-    engine, gate = getattr(backend, "engine", None), threading.Event()
-    if engine is not None:
-        engine.post(gate.wait)
-    try:
-        yield
-    finally:
-        gate.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +106,7 @@ class _Point:
 class _Grid:
     """All points, as far as there is time for them."""
 
-    def __init__(self, bench: _Bench, began: float, seconds: float, progress: Progress) -> None:
+    def __init__(self, bench: TimedRuns, began: float, seconds: float, progress: Progress) -> None:
         self._bench = bench
         self._began, self._seconds, self._progress = began, seconds, progress
         self._times = dict[_Point, list[float]]()
@@ -233,6 +150,7 @@ class _Grid:
 
     def fitted(self) -> CostModel:
         """The coefficients, and by what is held out how far they are off."""
+        backend = self._bench.backend
         medians = {point: statistics.median(times) for point, times in self._times.items()}
         for point, seconds in self._first.items():  # there may have been time for no other
             if not any(bool(p.lengths) == bool(point.lengths) for p in medians):
@@ -245,8 +163,8 @@ class _Grid:
             for p, t in draws.items()
             if p.held_out
         }
-        decode = fit_decode(runs, list(held.values()), self._sharing)
-        model = CostModel(key_of(self._bench.backend), decode, prefill)
+        decode = fit_decode(runs, list(held.values()), self._sharing, padded=pads(backend))
+        model = CostModel(key_of(backend), decode, prefill)
         if not held:
             return model
         sigma, error = spread(
@@ -361,6 +279,11 @@ def _ragged(longest: int, n: int) -> tuple[int, ...]:
 # --- what a device and a model are called
 
 
+def pads(backend: Backend) -> bool:
+    """Whether an engine computes rows in few numbers only: the torch runner off the CPU."""
+    return sharing_of(backend) == "union" and backend.spec.device != "cpu"
+
+
 def sharing_of(backend: Backend) -> Sharing:
     """How a backend's engine lets forks attend."""
     runner = getattr(backend, "runner", None)
@@ -426,4 +349,6 @@ def _version(package: str) -> str:
 def reckoned(backend: Backend) -> CostModel:
     """What a backend's model should take on its device, by that device's speed alone."""
     speed = Speed(*hardware.probe(backend.spec.device))
-    return prior(backend.spec, speed, key=key_of(backend), sharing=sharing_of(backend))
+    return prior(
+        backend.spec, speed, key=key_of(backend), sharing=sharing_of(backend), padded=pads(backend)
+    )

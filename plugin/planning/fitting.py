@@ -63,36 +63,38 @@ def _subsets(n: int) -> Iterator[list[int]]:
         yield from map(list, combinations(range(n), size))
 
 
-def fit_decode(runs: Sequence[Run], held_out: Sequence[Run], sharing: Sharing) -> StepCost:
+def fit_decode(
+    runs: Sequence[Run], held_out: Sequence[Run], sharing: Sharing, *, padded: bool = False
+) -> StepCost:
     """The simplest curve of widths by which every run, those that are not fitted too, is within a tenth, or nearly as near as by any."""
     widest = max(len(run.lengths) for run in runs)
-    steps = [_fit_bent(runs, bends, sharing) for bends in _BENDS if widest > max(bends, default=0)]
+    form = StepCost(0.0, 0.0, 0.0, sharing=sharing, padded=padded)
+    steps = [_fit_bent(runs, bends, form) for bends in _BENDS if widest > max(bends, default=0)]
     worst = [max(abs(run.off(step)) for run in (*runs, *held_out)) for step in steps]
     enough = max(_STRAIGHT, 1.25 * min(worst))
     return next(step for step, off in zip(steps, worst, strict=True) if off <= enough)
 
 
 def _fit_bent(
-    runs: Sequence[Run], bends: tuple[int, ...], sharing: Sharing, *, anew: bool = True
+    runs: Sequence[Run], bends: tuple[int, ...], form: StepCost, *, anew: bool = True
 ) -> StepCost:
-    """The curve through one row that bends at these widths; without `anew`, columns that are fetched anew take no time."""
-    zero = StepCost(0.0, 0.0, 0.0, sharing=sharing)
+    """The curve of this form that bends at these widths; without `anew`, columns that are fetched anew take no time."""
     edges = (1, *bends)
-    units = [replace(zero, a=1.0)]
+    units = [replace(form, a=1.0)]
     for i, edge in enumerate(edges):  # a slope of 1 between two edges, from which on it is counted
         rise = ((edges[i + 1], 0.0),) if i + 1 < len(edges) else ()
-        units.append(replace(zero, bends=((edge, 1.0), *rise)))
-    units += [replace(zero, c=1.0), replace(zero, d=1.0)]
+        units.append(replace(form, bends=((edge, 1.0), *rise)))
+    units += [replace(form, c=1.0), replace(form, d=1.0)]
     if anew:
-        units.append(replace(zero, e=1.0))
+        units.append(replace(form, e=1.0))
     features = [[unit.drawing(r.lengths, r.prompt) for unit in units] for r in runs]
     found = fit(features, [run.seconds for run in runs])
     one, *slopes, c, d, e = found if anew else [*found, 0.0]
     after = tuple(zip(bends, slopes[1:], strict=True))
-    step = StepCost(one - slopes[0], slopes[0], c, d, e, after, sharing)
+    step = replace(form, a=one - slopes[0], b=slopes[0], c=c, d=d, e=e, bends=after)
     # Runs are made to take about the same time, so what is paid once a run could explain them all: but it is part of one step.
-    if anew and sharing == "union" and e * FEWEST_COLUMNS > step.width(1):
-        return _fit_bent(runs, bends, sharing, anew=False)
+    if anew and form.sharing == "union" and e * FEWEST_COLUMNS > step.width(1):
+        return _fit_bent(runs, bends, form, anew=False)
     return step
 
 

@@ -23,7 +23,7 @@ from langchain_pareto.errors import SettingError
 Sharing = Literal["none", "union", "scan"]
 
 PREFILL_CHUNK = 2048  # tokens of a prompt in one step
-COLUMN_ROWS = 8  # rows that attending to a column costs as much as fetching it: backends/step_plan.py goes by that
+COLUMN_ROWS = 8  # rows that attending to a column costs as much as fetching it: backends/attention_groups.py goes by that
 FEWEST_COLUMNS = 128  # of the torch runner's attention, as there
 _WIDEST = 256  # sequences that strategies draw side by side
 
@@ -43,6 +43,7 @@ class StepCost:
     e: float = 0.0
     bends: tuple[tuple[int, float], ...] = ()  # (width, what a sequence takes beyond it)
     sharing: Sharing = "none"
+    padded: bool = False  # whether rows are computed in few numbers, as captured graphs need them
 
     def seconds(self, rows: int, context: int) -> float:
         """One step of `rows` sequences that share nothing, whose contexts are `context` tokens together."""
@@ -139,8 +140,8 @@ class StepCost:
 
     @cached_property
     def _widths(self) -> tuple[float, ...]:
-        pads = self.sharing == "union"
-        return tuple(self._at(padded(n) if pads else n) for n in range(_WIDEST + 1))
+        rows = map(padded_rows, range(_WIDEST + 1)) if self.padded else range(_WIDEST + 1)
+        return tuple(map(self._at, rows))
 
     def _at(self, rows: int) -> float:
         total, last, slope = self.a, 0, self.b
@@ -170,8 +171,8 @@ def _columns(prompt: int, rows: int, start: int, stop: int) -> float:
     return FEWEST_COLUMNS * (wide - start) + (stop - wide) * (prompt + rows * (wide + stop - 1) / 2)
 
 
-def padded(rows: int) -> int:
-    """The rows that the torch runner computes: the next of 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, then in eighths."""
+def padded_rows(rows: int) -> int:
+    """The rows that the torch runner computes on a GPU: the next of 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, then in eighths."""
     least, parts = (4, 1) if rows <= 64 else (64, 3)
     if rows <= least:
         return 1 << max(0, rows - 1).bit_length()

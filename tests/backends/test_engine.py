@@ -14,7 +14,7 @@ import torch
 
 from langchain_pareto.backends.base import Sampling, Stop, Usage
 from langchain_pareto.backends.engine import Engine, engine_for
-from langchain_pareto.backends.local import LocalBranch
+from langchain_pareto.backends.local_branch import LocalBranch
 from langchain_pareto.backends.programs import Draw, Named, Work
 from langchain_pareto.backends.running import Running
 from langchain_pareto.errors import (

@@ -21,8 +21,9 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from langchain_pareto.backends import grammar as module
-from langchain_pareto.backends.base import Logits, Sampling, Stop, TokenMask
+from langchain_pareto.backends.base import Logits, Sampling, Stop
 from langchain_pareto.backends.characters import END, CharacterTokenizer
+from langchain_pareto.backends.constraint import TokenMask
 from langchain_pareto.backends.decoders import BigLittle, Lookup, Rounds, Speculative
 from langchain_pareto.backends.decoding import DecodingBackend
 from langchain_pareto.backends.draws import Row

@@ -6,16 +6,15 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from langchain_pareto.backends.kv_pool import SlotPool
-from langchain_pareto.backends.sequences import Chunk, Sequence
-from langchain_pareto.backends.step_plan import (
+from langchain_pareto.backends.attention_groups import (
     _COLUMN_ROWS,
-    Planner,
-    StepPlan,
     bucket,
     column_bucket,
     row_bucket,
 )
+from langchain_pareto.backends.kv_pool import SlotPool
+from langchain_pareto.backends.sequences import Chunk, Sequence
+from langchain_pareto.backends.step_plan import Planner, StepPlan
 
 CPU = torch.device("cpu")
 HEADS = 2  # query heads a key head

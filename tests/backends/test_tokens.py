@@ -21,9 +21,10 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from langchain_pareto.backends.detokenizer import Detokenizer
 from langchain_pareto.backends.nano import tokenizer_path
 from langchain_pareto.backends.templates import render_template
-from langchain_pareto.backends.tokens import Detokenizer, HFTokenizer, Tokenizer
+from langchain_pareto.backends.tokens import HFTokenizer, Tokenizer
 from langchain_pareto.errors import SettingError
 
 NANO = tokenizer_path()

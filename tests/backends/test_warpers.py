@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from langchain_pareto.backends.base import Sampling, TokenMask
+from langchain_pareto.backends.base import Sampling
+from langchain_pareto.backends.constraint import TokenMask
 from langchain_pareto.backends.draws import HostDraws, Row
 from langchain_pareto.backends.sampling import Sampler
 from langchain_pareto.backends.warpers import edit

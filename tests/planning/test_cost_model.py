@@ -3,12 +3,13 @@
 import json
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from langchain_pareto.backends import scheduler, step_plan
+from langchain_pareto.backends import attention_groups, scheduler
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import SettingError
 from langchain_pareto.planning import step_cost
@@ -22,7 +23,7 @@ from langchain_pareto.planning.fitting import (
     spread,
 )
 from langchain_pareto.planning.recording import Timing
-from langchain_pareto.planning.step_cost import PrefillCost, StepCost, padded
+from langchain_pareto.planning.step_cost import PrefillCost, StepCost, padded_rows
 from langchain_pareto.rates import Rates
 
 READ = PrefillCost(2e-3, 1e-4, 1e-8)
@@ -53,8 +54,8 @@ def step_by_step(step: StepCost, lengths, prompt) -> float:
         live = sum(length > x for length in lengths)
         total += step.width(live)
         if step.sharing == "union":
-            rows = step_plan._COLUMN_ROWS
-            least = step_plan.column_bucket(1)
+            rows = attention_groups._COLUMN_ROWS
+            least = attention_groups.column_bucket(1)
             union, apart = max(least, prompt + live * x), live * max(least, prompt + x)
             together = live == 1 or (rows + live) * union <= (rows + 1) * apart
             columns = union if together else apart
@@ -80,10 +81,20 @@ def test_the_closed_form_is_the_sum_of_the_steps(sharing):
 
 def test_the_engines_constants_are_known():
     """What the torch runner pads, splits and reads in one step is what the model reckons with."""
-    assert [padded(n) for n in range(1, 600)] == [step_plan.row_bucket(n) for n in range(1, 600)]
-    assert step_plan._COLUMN_ROWS == step_cost.COLUMN_ROWS
-    assert step_plan.column_bucket(1) == step_cost.FEWEST_COLUMNS
+    assert [padded_rows(n) for n in range(1, 600)] == [
+        attention_groups.row_bucket(n) for n in range(1, 600)
+    ]
+    assert attention_groups._COLUMN_ROWS == step_cost.COLUMN_ROWS
+    assert attention_groups.column_bucket(1) == step_cost.FEWEST_COLUMNS
     assert scheduler.PREFILL_ALONE == step_cost.PREFILL_CHUNK
+
+
+def test_rows_are_padded_where_the_engine_pads_them():
+    """On a GPU 9 rows take as long as 12; on a CPU each row takes its own time."""
+    step = STEPS["none"]
+    assert step.width(9) == pytest.approx(step.a + 9 * step.b)
+    on_gpu = replace(step, padded=True)
+    assert on_gpu.width(9) == on_gpu.width(12) == pytest.approx(step.width(12))
 
 
 @pytest.mark.parametrize("sharing", STEPS)
@@ -327,7 +338,7 @@ def test_what_nothing_was_measured_of_is_reckoned():
 @pytest.mark.parametrize("rows", [2, 4, 16, 64])
 @pytest.mark.parametrize("prompt", [1, 20, 60, 127, 128, 140, 900])
 def test_forks_part_where_the_engine_parts_them(rows, prompt):
-    """The rule of `step_plan`, step by step, with all that is narrower than 128 columns padded to these."""
+    """The rule of `attention_groups`, step by step, with all that is narrower than 128 columns padded to these."""
     steps = 0
     a_row, fewest = step_cost.COLUMN_ROWS, step_cost.FEWEST_COLUMNS
     while (a_row + rows) * max(fewest, prompt + rows * steps) <= rows * (a_row + 1) * max(
