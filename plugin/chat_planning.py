@@ -134,11 +134,9 @@ class ChatPlanning(ChatPlayers):
             "steps": call.steps,
             "stop": call.stop,
             "scorer": repr(call.scorer),
-            "roles": {
-                name: fingerprint(model)
-                for name, model in self._players.in_roles(call.scorer).items()
-            },
         }
+        if others := self._players.in_roles(call.scorer):
+            settings["roles"] = {name: fingerprint(model) for name, model in others.items()}
         return Plans(
             models=models,
             keys={name: use_of(model, **settings) for name, model in models.items()},

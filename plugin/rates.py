@@ -53,7 +53,7 @@ class Rates:
     def check(self, account: Account) -> None:
         """Raises BudgetError when a limit around the call could not be kept."""
         unspent = account.room().unspent
-        if unspent.nanojoules is not None and self.watts is None:
+        if unspent.nanojoules is not None and not self.watts:
             msg = "a budget in joules needs to know what the device draws"
             raise BudgetError(msg, hint="Give watts=, the device's power limit.")
         prices = (self.usd_per_million_tokens, self.usd_per_hour)

@@ -18,12 +18,13 @@ def chat(**fields):
     ("fields", "budget"),
     [
         ({}, "5 J"),
+        ({"watts": 0.0}, "5 J"),
         ({}, "$1"),
         ({"usd_per_hour": 1.0, "usd_per_million_tokens": 1.0}, "$1"),
     ],
 )
 def test_a_limit_that_cannot_be_priced_is_refused(fields, budget):
-    """Joules without watts, usd without a price, and usd with two."""
+    """Joules without watts, or with none, usd without a price, and usd with two."""
     with pytest.raises(BudgetError, match="needs"):
         chat(**fields).invoke("?", budget=budget)
 
