@@ -33,7 +33,7 @@ from nano.tokenizer import prompt_of
 
 LLAMA_6M = Shape(96, 4, 4, 4, 256, 32000, 4096)
 GREEDY, HOT = Sampling(temperature=0.0), Sampling(temperature=0.8)
-TOKENS = 64  # of each branch, where nothing else ends it
+TOKENS = 256  # of each branch with supplied guesses: of short texts, much of the time is that of the branch that ends last
 LENGTHS = (1, 2, 4, 8)
 
 
