@@ -18,6 +18,7 @@ _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
 _PROBE = 2  # guesses of a round that looks whether guessing pays by now
 _PAUSE, _LONGEST_PAUSE = 64, 1024  # rounds without a guess before the next such look
+_PATIENCE = 4  # lengths: speeds rise and then fall, but for steps in the curve of times
 _PRIOR_RATE = 0.7  # of a pair that has not guessed yet
 _PRIOR_WEIGHT = 4.0  # of that rate, in guesses
 _MEMORY = 200.0  # guesses that count
@@ -94,6 +95,7 @@ class DraftLength:
         self._most, self._target, self._draft, self._pair = most, target, draft, pair
         self._own = pair.copy()
         self._quiet, self._pause = 0, _PAUSE
+        self._known, self._length = (0, 0), 0  # what the last length was chosen by
 
     def next(self, branches: int) -> int:
         """How many tokens to guess for one branch where so many share the steps; 0 where it does not pay."""
@@ -101,10 +103,10 @@ class DraftLength:
             return 0
         if self._pair.rounds < _FIRST_ROUNDS:
             return min(_FIRST, self._most)
-        tokens = zip(range(self._most + 1), self._own.tokens(), strict=False)
-        _, shortest = max((self._speed(k, n, branches), -k) for k, n in tokens)
-        length = -shortest
-        if length:
+        known = branches, self._own.rounds
+        if known != self._known:  # while nothing is guessed, nothing new is known
+            self._known, self._length = known, self._fastest(branches)
+        if length := self._length:
             self._quiet, self._pause = 0, _PAUSE
             return length
         self._quiet += 1
@@ -118,6 +120,17 @@ class DraftLength:
         if drafted:
             self._own.note(drafted, accepted)
             self._pair.note(drafted, accepted)
+
+    def _fastest(self, branches: int) -> int:
+        """The shortest of the fastest lengths, up to where a few in a row have been no faster."""
+        best, fastest = 0, 0.0
+        for k, tokens in zip(range(self._most + 1), self._own.tokens(), strict=False):
+            speed = self._speed(k, tokens, branches)
+            if speed > fastest:
+                best, fastest = k, speed
+            elif k >= best + _PATIENCE:
+                break
+        return best
 
     def _speed(self, k: int, tokens: float, branches: int) -> float:
         """Tokens a second and branch with k guesses, of which a round gives so many."""
