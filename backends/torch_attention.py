@@ -20,9 +20,8 @@ from langchain_pareto.backends.step_plan import Call, InOrder, StepPlan
 from langchain_pareto.errors import CapabilityError
 
 IMPLEMENTATION = "pareto"
-_KEPT = (
-    256 << 20
-)  # bytes of gathered keys of all layers, and as many of values, kept between decode steps
+# bytes of gathered keys of all layers, and as many of values, kept between decode steps
+_KEPT = 256 << 20
 
 # what models hand to their attention function, and is either honoured below or has no effect on a packed, causal forward
 _HONOURED = {"sliding_window", "softcap", "s_aux", "pareto"}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,8 +66,8 @@ async def calibrate_quality(
     for model in plans.models.values():
         known_cost(await backend_of(llm, model))  # and a damaged file before anything is drawn
     with run_budget(budget) if budget is not None else contextlib.nullcontext():
-        scoring = await _scoring(llm, [question.text for question in questions])
         await kept.draw(questions, _drawing(llm, plans.models), on_row)
+        scoring = await _scoring(llm, [question.text for question in questions])
     lines = calibrate.labelled_as(kept.lines(), questions)
     pools = calibrate.pools_of(lines, list(plans.models), is_right)
     profile = await measured(llm, str(task), pools, scoring, on_option=on_option)
@@ -85,7 +87,13 @@ async def measured(
     plans = llm.plans()
     labelled = all(pool.right is not None for pool in pools.values())
     judged = dict(pools) if labelled else calibrate.pseudo_labelled(pools)
-    options = options_for(pools)
+    if takes_time(llm.scorer) and not judged.keys() <= scoring.keys():
+        judged = {model: replace(pool, scores=None) for model, pool in judged.items()}
+        msg = "what the scorer takes could not be measured, so plans with scores are left out"
+        warnings.warn(
+            f"{msg}: give the calibration a larger budget, or go on with it", stacklevel=2
+        )
+    options = options_for(judged)
     backends = {model: await backend_of(llm, plans.models[model]) for model in judged}
     costs = {model: known_cost(backend) for model, backend in backends.items()}
     recordings = {

@@ -32,7 +32,7 @@ from langchain_pareto.forms.tools import read_tools
 from langchain_pareto.ledger import current_account
 from langchain_pareto.loop import iterate_sync, run_sync
 from langchain_pareto.messages import prompt_text, prompt_tokens
-from langchain_pareto.planning.drift import learn
+from langchain_pareto.planning.drift import paces
 from langchain_pareto.reply import Reply
 from langchain_pareto.shares import limited, seat
 from langchain_pareto.streaming import chunks
@@ -250,10 +250,14 @@ async def _respond(
     prompt: str | None = None,
 ) -> Reply:
     events.plan(call)
-    reply = await respond(
-        call, backend, messages, prompt=prompt, on_text=on_text, on_thought=events.thought
-    )
+    with paces.watched() as watched:
+        reply = await respond(
+            call, backend, messages, prompt=prompt, on_text=on_text, on_thought=events.thought
+        )
     events.spend(reply)
-    if call.plan is not None and current_account() is None:  # no call waited for its turn
-        learn(call.plan, reply.outcome.spent.tokens, reply.outcome.seconds)
+    out = reply.outcome
+    if call.plan is not None and watched.alone and current_account() is None:  # it never waited
+        paces.learn(
+            call.plan, tokens=out.spent.tokens, prompt=out.prompt_tokens, seconds=out.seconds
+        )
     return reply

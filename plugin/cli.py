@@ -156,6 +156,7 @@ def ask(
     """
     with told():
         from langchain_pareto.budget import Budget
+        from langchain_pareto.strategies import Auto, parse_strategy
 
         if sys.stdout is None:
             msg = "there is nowhere to write the answer: stdout is closed"
@@ -178,15 +179,15 @@ def ask(
             device=device,
             dtype=dtype,
         )
+        if task is None and (need is not None or guarantee is not None):
+            msg = "a wanted accuracy is planned for by what was measured"
+            raise SettingError(msg, hint="Name a profile with --task.")
         if task is None and len(named.models) < 2:
-            if need is not None or guarantee is not None:
-                msg = "a wanted accuracy is planned for by what was measured"
-                raise SettingError(msg, hint="Name a profile with --task.")
             llm = named.loaded(
                 strategy=strategy, scorer=scorer, draws=draws, budget=limits, **prices
             )
         else:
-            if strategy != "auto":
+            if not isinstance(parse_strategy(strategy), Auto):
                 msg = f"a plan chooses the strategy, and --strategy names {strategy}"
                 raise SettingError(msg, hint="Leave it out; or name one --model, and no --task.")
             planned = {"task": task, "need": need, "guarantee": guarantee}

@@ -7,9 +7,10 @@ who needs it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -66,9 +67,11 @@ class Named:
         if self.roles:
             given["roles"] = models_of_roles(self.roles)
         if len(named) == 1:
-            [model] = named.values()
-            return ChatPareto(model=model, backend=self.backend, **given)
-        return ChatPareto(models=named or None, backend=self.backend, **given)
+            given["model"] = next(iter(named.values()))
+        elif named:
+            given["models"] = named
+        with _as_options():
+            return ChatPareto(backend=self.backend, **given)
 
     def loaded(
         self, *, strategy: str, scorer: str | None, draws: Mapping[str, object], **settings: object
@@ -96,16 +99,17 @@ class Named:
             Text(f"{name} on {loaded.spec.device}, {loaded.spec.dtype}", style="dim"),
             soft_wrap=True,
         )
-        return ChatPareto(
-            backend=loaded,
-            draft=beside.pop("draft", None),
-            decoder=decoding,
-            strategy=chosen,
-            scorer=judge,
-            roles=beside,
-            **asked,
-            **settings,
-        )
+        with _as_options():
+            return ChatPareto(
+                backend=loaded,
+                draft=beside.pop("draft", None),
+                decoder=decoding,
+                strategy=chosen,
+                scorer=judge,
+                roles=beside,
+                **asked,
+                **settings,
+            )
 
     def _check_backend(self) -> None:
         from langchain_pareto.backends.base import BACKENDS
@@ -151,6 +155,19 @@ class Named:
         return parsed, guesses if parsed.drafts else None
 
 
+@contextmanager
+def _as_options() -> Iterator[None]:
+    """What a chat model refuses is told by the name of its option."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0] if first["loc"] else "").replace("_", "-")
+        raise SettingError(f"--{option}: {first['msg']}, got {first['input']!r:.40}") from None
+
+
 def close(llm: ChatPareto) -> None:
     """Gives back all that was loaded for it."""
     from langchain_pareto.models import is_backend
@@ -168,7 +185,7 @@ def models_by_name(options: Sequence[str]) -> dict[str, str]:
     found = dict[str, str]()
     for option in options:
         name, equals, model = (part.strip() for part in option.partition("="))
-        if not equals or Path(option).exists():
+        if not equals or os.path.exists(option):  # noqa: PTH110 - false for what is too long for a path
             name, model = model_name(option), option
         if not name or not model:
             msg = f"--model {option!r} names no model"

@@ -19,7 +19,7 @@ from langchain_pareto.ledger import Account
 from langchain_pareto.plan_settings import both
 from langchain_pareto.planning.catalogue import LARGE, Option
 from langchain_pareto.planning.certificates import Guarantee
-from langchain_pareto.planning.drift import as_measured, as_now, pace_of
+from langchain_pareto.planning.drift import paces
 from langchain_pareto.planning.plan import Plan, Rejected
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.profile import Family, Profile, load_profile
@@ -71,9 +71,8 @@ class Plans:
         too_large = self._too_large(profile.options)
         kept = [i for i in range(len(profile.options)) if i not in too_large]
         if kept:
-            planner, pace = self._planner(profile, kept, budget), pace_of(profile.devices, budget)
-            plan = planner.plan(as_measured(budget, pace), need=need, guarantee=guarantee)
-            plan = as_now(plan, budget, pace)
+            planner, pace = self._planner(profile, kept, budget), paces.of(profile.devices)
+            plan = planner.plan(budget, need=need, guarantee=guarantee, pace=pace)
         else:
             why = f"no plan of the profile {profile.name} fits on the device"
             plan = self._unmeasured(budget, why, need, guarantee)

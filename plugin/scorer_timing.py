@@ -14,7 +14,7 @@ from langchain_core.messages import HumanMessage
 from pydantic import Field, PrivateAttr
 
 from langchain_pareto.budget import Budget
-from langchain_pareto.errors import BudgetExceeded
+from langchain_pareto.errors import BudgetExceeded, ScorerError
 from langchain_pareto.planning.scorer_cost import Scored, ScorerCost
 from langchain_pareto.strategies import Single, Strategy
 from langchain_pareto.strategies.scorers import MeanConfidence, MeanLogprob
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from langchain_pareto.chat_model import ChatPareto
 
 _WIDTHS = (1, 4, 16)  # texts of an asking
-_QUESTIONS = 4
+_ROUNDS = 4
 _NO_LIMIT = Budget(tokens=1 << 40, flops=1 << 60)  # so that what is left of it can be told
 
 
@@ -43,25 +43,32 @@ async def scorer_cost(
 ) -> ScorerCost | None:
     """What the scorer of `llm` takes for answers of `model` to these questions, of which a few are asked.
 
-    None where it scored nothing: no answer came to its end, or the budget around it is spent. Nothing else should run meanwhile.
-    Raises what calls raise.
+    None where it could not be told: answers did not come to their end, or the budget around it ended. An asking whose judgements cannot be
+    read is left out. Nothing else should run meanwhile. Raises what calls raise, and ScorerError where every asking failed.
     """
-    warming, timed = _TimedScoring(clock=clock, n=_WIDTHS[0]), list[_TimedScoring]()
+    askings, failure = list[Scored](), None
 
-    async def ask(question: str, strategy: _TimedScoring) -> None:
-        await llm.reply([HumanMessage(question)], model=model, strategy=strategy, budget=_NO_LIMIT)
+    async def ask(number: int, n: int) -> None:
+        nonlocal failure
+        timed = _TimedScoring(clock=clock, n=n)
+        message = HumanMessage(questions[number % len(questions)])  # not one that was just read
+        try:
+            await llm.reply([message], model=model, strategy=timed, budget=_NO_LIMIT, seed=number)
+        except ScorerError as error:
+            failure = error
+        askings.extend(timed.askings)
 
     try:
-        for question in questions[:1]:
-            await ask(question, warming)  # what comes first allocates
-        for question in questions[:_QUESTIONS]:
-            for n in _WIDTHS:
-                timed.append(_TimedScoring(clock=clock, n=n))
-                await ask(question, timed[-1])
+        await ask(0, _WIDTHS[0])  # what comes first allocates
+        askings.clear()
+        for number, n in enumerate(_WIDTHS * _ROUNDS, start=1):
+            await ask(number, n)
     except BudgetExceeded:
-        pass  # what was measured before is enough
-    askings = [one for strategy in timed for one in strategy.askings]
-    return ScorerCost.fitted(askings) if askings else None
+        return None  # of a part of the widths a call could not be told from its texts
+    if failure is not None and not askings:
+        raise failure
+    told = len({one.texts for one in askings}) > 1
+    return ScorerCost.fitted(askings) if told else None
 
 
 class _TimedScoring(Strategy):

@@ -186,6 +186,11 @@ def test_an_error_at_a_limit_is_exit_code_1() -> None:
         (["hi", "--budget", "5 J"], "Give watts="),
         (["hi", "--budget", "$1", "--watts", "9"], "usd_per_hour="),
         (["hi", "--watts", "-1"], "--watts"),
+        (["hi", "--watts", "inf"], "--watts: "),
+        (["hi", "--usd-per-hour", "inf"], "--usd-per-hour: "),
+        (["hi", "--model", f"a={'x' * 5000}", "--need", "0.5"], "Name a profile with --task"),
+        (["hi", "--model", "a=x", "--model", "b=y", "--need", "0.5"], "Name a profile with --task"),
+        (["hi", "--model", "a=x", "--model", "b=y", "--strategy", '{"kind": "vote"}'], "a plan"),
         (["hi", "--model", "/no/such/model"], "/no/such/model"),
         (["hi", "--device", "abacus"], "cpu"),
         (["hi", "--dtype", "int3"], "float32"),
@@ -285,6 +290,7 @@ def test_budgets_in_joules_and_money_have_rates() -> None:
         (["--plot", "x.png"], "Name one with --task."),
         (["--task", "mine", "--need", "0.5", "--guarantee", "agree"], "Leave one of them out."),
         (["--task", "mine", "--need", "2"], "between 0 and 1"),
+        (["--task", "mine", "--watts", "inf"], "--watts: "),
     ],
 )
 def test_what_cannot_be_planned_or_plotted_is_exit_code_2(

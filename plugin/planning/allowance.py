@@ -13,6 +13,11 @@ FREE: Charge = (0, 0, 0, 0)
 _NAMES = ("tokens", "flops", "usd", "memory")
 
 
+def minus(charge: Charge, other: Charge) -> Charge:
+    """What a charge is more than another."""
+    return charge[0] - other[0], charge[1] - other[1], charge[2] - other[2], charge[3] - other[3]
+
+
 class Allowance:
     """What is left of all limits that there are, at every level; `deadline` is on the clock of a play."""
 

@@ -69,7 +69,7 @@ class _Header(BaseModel):
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # a score may be -inf
 
     model: str
     question: str

@@ -1,22 +1,22 @@
 """
-How much longer calls take now than was measured: what throttling, neighbours and calls side by side do.
+How much longer calls take now than was measured: what throttling and neighbours do to a device.
 
-Knows predictions, and plans and what became of them; measures no clock.
+Knows predictions, plans and what became of them; measures no clock.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Lock
 
-from langchain_pareto.budget import Budget
-from langchain_pareto.planning.plan import Plan, figure
+from langchain_pareto.planning.plan import Plan
 
 _HALF_LIFE = 20  # observations
 _BOUNDS = (0.5, 2.0)
-_TOLD = 1.1  # a factor beyond which a plan tells of it
+_UNLIKE = 2.0  # times longer or shorter prompts than those that were measured teach nothing
 
 
 class Drift:
@@ -31,7 +31,7 @@ class Drift:
 
     def observe(self, kind: str, predicted: float, actual: float) -> None:
         """Adds one call; what took no time says nothing."""
-        if predicted <= 0 or actual <= 0:
+        if not (0 < predicted < math.inf and 0 < actual < math.inf):
             return
         low, high = map(math.log, _BOUNDS)
         new = min(max(math.log(actual / predicted), 2 * low), 2 * high)  # an interruption is none
@@ -46,46 +46,67 @@ class Drift:
         return min(max(math.exp(self._logs.get(kind, (0.0, 1))[0]), low), high)
 
 
-calls = Drift()
-"""Of all planned calls of this process, by the device that their seconds were measured on."""
+@dataclass(slots=True, eq=False)
+class Watched:
+    """A call that runs, and whether any other ran beside it."""
+
+    alone: bool = True
 
 
-def pace_of(devices: Mapping[str, str], budget: Budget | None) -> float:
-    """How many times the measured seconds a call takes now, on the slowest of these devices (by model); 1 without a limit on seconds.
+class Paces:
+    """What planned calls of this process teach of the devices that they run on, model by model."""
 
-    So what has no limit on time is planned the same whatever was before.
-    """
-    if budget is None or budget.seconds is None:
-        return 1.0
-    return max(map(calls.factor, set(devices.values())), default=1.0)
+    def __init__(self) -> None:
+        self._drift = Drift()
+        self._lock = Lock()
+        self._running = set[Watched]()
+        self._warm = set[str]()
+
+    def of(self, devices: Mapping[str, str]) -> float:
+        """How many times the measured seconds a call takes now, by the slowest of these models on their devices."""
+        factors = (self._drift.factor(_kind(*one)) for one in devices.items())
+        return max(factors, default=1.0)
+
+    @contextmanager
+    def watched(self) -> Iterator[Watched]:
+        """Inside, a call runs: those side by side share the device, which is no drift of it."""
+        one = Watched()
+        with self._lock:
+            self._running.add(one)
+            if len(self._running) > 1:
+                for other in self._running:
+                    other.alone = False
+        try:
+            yield one
+        finally:
+            with self._lock:
+                self._running.discard(one)
+
+    def learn(self, plan: Plan, *, tokens: int, prompt: int, seconds: float) -> None:
+        """Compares the seconds of a planned call, for each token, with those that were measured.
+
+        The first call of a model warms it up, and teaches nothing; nor does one that its limit on tokens cuts short, or whose prompt is
+        unlike those that were measured.
+        """
+        spends = [plan.expected.get(name) for name in ("tokens", "seconds")]
+        if not plan.device or plan.model is None or None in spends or not plan.prompt:
+            return
+        drawn, took = (spend for spend in spends if spend is not None)
+        cut = drawn.limit is not None and drawn.mean >= drawn.limit
+        if cut or not drawn.mean or not 1 / _UNLIKE <= prompt / plan.prompt <= _UNLIKE:
+            return
+        kind = _kind(plan.model, plan.device)
+        with self._lock:
+            cold = kind not in self._warm
+            self._warm.add(kind)
+        if not cold:
+            measured = took.mean / plan.pace
+            self._drift.observe(kind, measured * tokens / drawn.mean, seconds)
 
 
-def as_measured(budget: Budget | None, pace: float) -> Budget | None:
-    """A budget in the seconds that a profile knows."""
-    if budget is None or budget.seconds is None:
-        return budget
-    return budget.model_copy(update={"seconds": budget.seconds / pace})
+paces = Paces()
+"""Of this process."""
 
 
-def as_now(plan: Plan, budget: Budget | None, pace: float) -> Plan:
-    """A plan that was made for `as_measured`, in the seconds of now."""
-    if pace == 1.0:
-        return plan
-    expected = dict(plan.expected)
-    if (spend := expected.get("seconds")) is not None:
-        limit = None if spend.limit is None else float(f"{spend.limit * pace:.12g}")
-        expected["seconds"] = replace(
-            spend, mean=spend.mean * pace, p90=spend.p90 * pace, limit=limit
-        )
-    notes = plan.notes
-    if not 1 / _TOLD < pace < _TOLD:
-        notes = (*notes, f"calls take {figure(pace)} times the measured seconds now: planned so")
-    return replace(plan, budget=budget, expected=expected, notes=notes, pace=pace)
-
-
-def learn(plan: Plan, tokens: int, seconds: float) -> None:
-    """What a planned call took: its seconds for each token are compared, as its tokens are the question's."""
-    expected = plan.expected
-    if plan.device and {"tokens", "seconds"} <= expected.keys() and expected["tokens"].mean:
-        measured = expected["seconds"].mean / plan.pace
-        calls.observe(plan.device, measured * tokens / expected["tokens"].mean, seconds)
+def _kind(model: str, device: str) -> str:
+    return f"{model} on {device}"

@@ -82,6 +82,35 @@ class Estimates:
         return self.at(float(self.cells.budgets[-1]))
 
 
+def by_term(cells: Cells, term: str) -> Cells | None:
+    """Cells by what runs took in another resource, None where that is not known.
+
+    An option under a limit in `term` does what it did under the largest budget of which 9 of 10 runs stayed within that limit; one that
+    takes more at every budget was not measured there, nor was one of which nobody knows what it takes.
+    """
+    column = cells.p90[:, :, TERMS.index(term)]  # (options, budgets)
+    known = column[np.isfinite(column) & (column > 0)]
+    if not known.size:
+        return None
+    budgets = np.geomspace(known.min(), known.max() * 1.001, 2 * column.shape[1])
+    right = np.full((len(column), len(budgets), cells.right.shape[2]), np.nan)
+    mean = np.full((len(column), len(budgets), len(TERMS)), np.nan)
+    p90 = mean.copy()
+    for i, used in enumerate(column):
+        if not (used > 0).any():
+            continue
+        for j, limit in enumerate(budgets):
+            within = np.flatnonzero(used <= limit)
+            if within.size:
+                k = within[-1]
+                right[i, j], mean[i, j], p90[i, j] = (
+                    cells.right[i, k],
+                    cells.mean[i, k],
+                    cells.p90[i, k],
+                )
+    return Cells(budgets, right, mean, p90)
+
+
 def monotone(quality: Floats) -> Floats:
     """The running best over budgets: whoever has more may spend less of it."""
     filled = np.where(np.isnan(quality), -np.inf, quality)

@@ -63,6 +63,7 @@ class Plan:
     source: str = "prior"  # of all that is expected
     device: str = ""  # that its model's seconds were measured on
     pace: float = 1.0  # how many times the measured seconds a call takes now; `expected` counts it
+    prompt: float = 0.0  # tokens of the questions that were measured, on average
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -18,9 +18,10 @@ from langchain_pareto.budget import Budget
 from langchain_pareto.errors import CertificateRefused, SettingError
 from langchain_pareto.planning.catalogue import VOTES, Option
 from langchain_pareto.planning.certificates import Guarantee, certify
-from langchain_pareto.planning.estimates import Estimates, Reading
+from langchain_pareto.planning.estimates import Estimates, Reading, by_term
+from langchain_pareto.planning.limits import MEASURED, Within
 from langchain_pareto.planning.plan import UNITS, Plan, Quality, Rejected, Spend, figure
-from langchain_pareto.planning.profile import Cells, Profile
+from langchain_pareto.planning.profile import Profile
 from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.rates import Rates
 from langchain_pareto.strategies import Auto
@@ -28,8 +29,8 @@ from langchain_pareto.strategies import Auto
 Floats = npt.NDArray[np.float64]
 
 TOLERANCE = 0.005  # of accuracy: a cheaper plan may be so much worse; half a standard error instead saves no more and loses twice as much
+_TOLD = 1.1  # a pace beyond which a plan tells of it
 _Z = 1.645  # of a 90 % interval
-_TERMS_SHOWN = ("tokens", "flops", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,14 @@ class Planner:
             raise SettingError(msg, hint=f"It knows {', '.join(sorted(all_models))}.")
         self._options = tuple(profile.options[i] for i in kept)
         self._elsewhere = _elsewhere(profile, self._options, here)
-        known = [name for name in _TERMS_SHOWN if name != "seconds" or not self._elsewhere]
+        known = [name for name in MEASURED if name != "seconds" or not self._elsewhere]
         self._tables = {
             name: Estimates(self._options, cells.part(kept))
             for name, cells in profile.cells.items()
             if name in known
         }
         for name in known:
-            if name not in self._tables and (cells := _by_term(self._tables["tokens"].cells, name)):
+            if name not in self._tables and (cells := by_term(self._tables["tokens"].cells, name)):
                 self._tables[name] = Estimates(self._options, cells)
 
     def plan(
@@ -92,11 +93,12 @@ class Planner:
         *,
         need: float | None = None,
         guarantee: Guarantee | None = None,
+        pace: float = 1.0,
     ) -> Plan:
         """The plan for a call under `budget`; `need` is the share of right answers that is enough.
 
-        With a `guarantee` it is the cheapest that has a certificate. Raises SettingError for a need that is no share, and
-        CertificateRefused.
+        With a `guarantee` it is the cheapest that has a certificate. `pace` is how many times the measured seconds a call takes now.
+        Raises SettingError for a need that is no share, and CertificateRefused.
         """
         if need is not None and not 0 < need < 1:
             msg = f"need is a share of right answers between 0 and 1, got {need}"
@@ -110,20 +112,22 @@ class Planner:
                     "nothing was calibrated: one sample, then a vote while it may change and the budget lasts",
                 ),
             )
+        asked = Within.of(budget, self._rates, pace)
+        missing = [name for name in asked.limits if name not in self._tables]
+        within = asked.only(self._tables)
         if guarantee is not None:
-            return self._certified(budget, guarantee)
-        limits = self._limits(budget)
-        missing = [name for name in limits if name not in self._tables]
-        limits = {name: x for name, x in limits.items() if name in self._tables}
-        if missing and not limits:
+            return self._certified(budget, within, missing, guarantee)
+        if missing and not within.limits:
             return self._unplanned(budget, missing)
-        reading = self._reading(limits)
+        reading = self._reading(within)
         possible = self._possible(reading, budget)
-        fractions = self._fractions(reading, limits)
+        fractions = self._fractions(reading, within)
         choice = self._choose(reading, possible, fractions, need)
-        return self._plan(budget, limits, reading, possible, fractions, choice, need, missing)
+        return self._plan(budget, within, reading, possible, fractions, choice, need, missing)
 
-    def _certified(self, budget: Budget, guarantee: Guarantee) -> Plan:
+    def _certified(
+        self, budget: Budget, within: Within, missing: Sequence[str], guarantee: Guarantee
+    ) -> Plan:
         """The cheapest plan of the profile's family that has a certificate; the reference itself needs none."""
         assert self.profile is not None
         family = self.profile.family
@@ -146,13 +150,13 @@ class Planner:
         if option not in self._options:
             msg = f"the certified plan, {option}, needs models that this call has not"
             raise SettingError(msg, hint=f"Name {option.players} in models=.")
-        limits = self._limits(budget)
-        missing = [name for name in limits if name not in self._tables]
-        limits = {name: x for name, x in limits.items() if name in self._tables}
-        reading = self._reading(limits)
+        reading = self._reading(within)
         at = self._options.index(option)
-        plan = self._told(budget, limits, reading, at)
-        notes = [certificate.explain().replace(f"plan {certificate.plan}", str(option))]
+        plan = self._told(budget, within, reading, at)
+        notes = [
+            *_paced(within),
+            certificate.explain().replace(f"plan {certificate.plan}", str(option)),
+        ]
         free = self._tables["tokens"].unlimited()
         whole = reading.cost(at, "samples") >= 0.98 * free.cost(at, "samples")
         if not whole:  # nor where nothing is known of it within this budget
@@ -167,26 +171,11 @@ class Planner:
 
     # --- reading
 
-    def _limits(self, budget: Budget) -> dict[str, float]:
-        """The budget as limits of what was measured: joules and hourly prices limit seconds, prices of tokens limit tokens."""
-        found = list[tuple[str, float]]()
-        for name in _TERMS_SHOWN:
-            if (limit := getattr(budget, name)) is not None:
-                found.append((name, float(limit)))
-        rates = self._rates
-        if budget.joules is not None and rates.watts:
-            found.append(("seconds", budget.joules / rates.watts))
-        if budget.usd is not None and rates.usd_per_hour:
-            found.append(("seconds", budget.usd / rates.usd_per_hour * 3600))
-        if budget.usd is not None and rates.usd_per_token:
-            found.append(("tokens", budget.usd / rates.usd_per_token))
-        return {name: min(x for n, x in found if n == name) for name, _ in found}
-
-    def _reading(self, limits: Mapping[str, float]) -> Reading:
+    def _reading(self, within: Within) -> Reading:
         """All options under all limits: each as where it is worst."""
-        if not limits:
+        if not within.limits:
             return self._tables["tokens"].unlimited()
-        readings = [self._tables[name].at(limit) for name, limit in limits.items()]
+        readings = [self._tables[name].at(within.measured(name)) for name in within.limits]
         if len(readings) == 1:
             return readings[0]
         values = np.stack([reading.quality for reading in readings])
@@ -211,10 +200,12 @@ class Planner:
         possible: npt.NDArray[np.bool_] = ~np.isnan(reading.quality) & fits
         return possible
 
-    def _fractions(self, reading: Reading, limits: Mapping[str, float]) -> Floats:
+    def _fractions(self, reading: Reading, within: Within) -> Floats:
         """What each option takes of the tightest limit on average; without limits, what it costs up to a factor; (options,)."""
-        if limits:
-            shares = [reading.mean[:, TERMS.index(name)] / limit for name, limit in limits.items()]
+        if within.limits:
+            shares = [
+                reading.mean[:, TERMS.index(name)] / within.measured(name) for name in within.limits
+            ]
             tightest: Floats = np.max(shares, axis=0)
             return tightest
         timed = not self._elsewhere and (self._rates.watts or self._rates.usd_per_hour)
@@ -252,7 +243,7 @@ class Planner:
     def _plan(
         self,
         budget: Budget,
-        limits: Mapping[str, float],
+        within: Within,
         reading: Reading,
         possible: npt.NDArray[np.bool_],
         fractions: Floats,
@@ -274,21 +265,21 @@ class Planner:
                     "no plan of the profile fits: one sample, then a vote while the budget lasts",
                 ),
             )
-        notes += self._below(limits)
+        notes += [*_paced(within), *self._below(within)]
         if choice.unmet:
             notes.append(
                 f"no plan reaches {need:.0%} for sure within this budget: the best that fits is taken"
             )
         if need is not None and not self.profile.labelled:
             notes.append("the profile has no labels, so a wanted accuracy cannot be planned for")
-        plan = self._told(budget, limits, reading, choice.index)
+        plan = self._told(budget, within, reading, choice.index)
         others = self._rejected(reading, possible, fractions, choice, plan.binding, need)
         return replace(plan, rejected=tuple(others), notes=tuple(notes))
 
-    def _below(self, limits: Mapping[str, float]) -> Iterator[str]:
+    def _below(self, within: Within) -> Iterator[str]:
         """Which limits are smaller than any budget that was measured."""
-        for name, limit in limits.items():
-            least = float(self._tables[name].cells.budgets[0])
+        for name, limit in within.limits.items():
+            least = within.now(name, float(self._tables[name].cells.budgets[0]))
             if limit < least:
                 yield (
                     f"no budget as small as {figure(limit)} {UNITS[name]} was measured: "
@@ -314,16 +305,17 @@ class Planner:
             "then run `pareto calibrate quality` again, which keeps its samples"
         )
 
-    def _told(self, budget: Budget, limits: Mapping[str, float], reading: Reading, i: int) -> Plan:
+    def _told(self, budget: Budget, within: Within, reading: Reading, i: int) -> Plan:
         """One option as a plan, with what it should take and be worth."""
-        expected = self._expected(reading, i, limits)
+        assert self.profile is not None
+        expected = self._expected(reading, i, within)
         return Plan(
             strategy=self._options[i].strategy,
             roles=dict(self._options[i].roles),
             level=1,
             budget=budget,
             binding=max(
-                (name for name in limits if name in expected),
+                (name for name in within.limits if name in expected),
                 key=lambda name: expected[name].share,
                 default=None,
             ),
@@ -331,25 +323,29 @@ class Planner:
             quality=self._quality(reading, i),
             source=self._source(),
             device="" if self._elsewhere else self._device_of(i),
+            pace=within.pace,
+            prompt=self.profile.prompt,
         )
 
     def _device_of(self, i: int) -> str:
         assert self.profile is not None
         return self.profile.devices.get(self._options[i].model, "")
 
-    def _expected(self, reading: Reading, i: int, limits: Mapping[str, float]) -> dict[str, Spend]:
+    def _expected(self, reading: Reading, i: int, within: Within) -> dict[str, Spend]:
         found = dict[str, Spend]()
-        for name in _TERMS_SHOWN:
+        for name in MEASURED:
             if name == "seconds" and self._elsewhere:
                 continue
             mean, p90 = (
-                float(table[i, TERMS.index(name)]) for table in (reading.mean, reading.p90)
+                within.now(name, float(table[i, TERMS.index(name)]))
+                for table in (reading.mean, reading.p90)
             )
-            if mean > 0 or (name in limits and not np.isnan(mean)):
-                limit = limits.get(name)
-                if limit is not None and name != "seconds":  # a step that has begun is ended
-                    mean, p90 = min(mean, limit), min(p90, limit)
-                found[name] = Spend(mean, p90, limit)
+            if mean > 0 or (name in within.limits and not np.isnan(mean)):
+                limit = within.limits.get(name)
+                most = np.inf if limit is None else limit
+                if name == "seconds":  # a step that has begun is ended
+                    most += mean / max(1.0, reading.cost(i, "steps"))
+                found[name] = Spend(min(mean, most), min(p90, most), limit)
         return found
 
     def _quality(self, reading: Reading, i: int) -> Quality | None:
@@ -392,6 +388,12 @@ class Planner:
             yield Rejected(self._options[i], why)
 
 
+def _paced(within: Within) -> Iterator[str]:
+    """That calls take longer or shorter than was measured."""
+    if not 1 / _TOLD < within.pace < _TOLD:
+        yield f"calls take {figure(within.pace)} times the measured seconds now: planned so"
+
+
 def _why_not(reading: Reading, i: int) -> str:
     """Why an option is impossible."""
     unknown = np.isnan(reading.quality[i])
@@ -411,32 +413,3 @@ def _elsewhere(
     )  # it imports torch, which most plans need not
 
     return {model: where for model, where in timed.items() if not is_here(where)}
-
-
-def _by_term(cells: Cells, term: str) -> Cells | None:
-    """Cells by what runs took in another resource, None where that is not known.
-
-    An option under a limit in `term` does what it did under the largest budget of which 9 of 10 runs stayed within that limit; one that
-    takes more at every budget was not measured there, nor was one of which nobody knows what it takes.
-    """
-    column = cells.p90[:, :, TERMS.index(term)]  # (options, budgets)
-    known = column[np.isfinite(column) & (column > 0)]
-    if not known.size:
-        return None
-    budgets = np.geomspace(known.min(), known.max() * 1.001, 2 * column.shape[1])
-    right = np.full((len(column), len(budgets), cells.right.shape[2]), np.nan)
-    mean = np.full((len(column), len(budgets), len(TERMS)), np.nan)
-    p90 = mean.copy()
-    for i, used in enumerate(column):
-        if not (used > 0).any():
-            continue
-        for j, limit in enumerate(budgets):
-            within = np.flatnonzero(used <= limit)
-            if within.size:
-                k = within[-1]
-                right[i, j], mean[i, j], p90[i, j] = (
-                    cells.right[i, k],
-                    cells.mean[i, k],
-                    cells.p90[i, k],
-                )
-    return Cells(budgets, right, mean, p90)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from langchain_pareto.backends.base import Sampling
-from langchain_pareto.planning.allowance import FREE, Allowance, Charge
+from langchain_pareto.planning.allowance import FREE, Allowance, Charge, minus
 from langchain_pareto.planning.draws import Draw, Tree
 from langchain_pareto.planning.players import Cast
 from langchain_pareto.planning.recording import Timing
@@ -80,10 +80,7 @@ class Play:
             tree.computed = tree.computed and not draw.first
         charge, old = (tokens, flops, player.nanodollars(tokens), min(draw.most, kept)), draw.charge
         draw.drawn, draw.charge = tokens, charge
-        self.pay(
-            draw.allowance,
-            (charge[0] - old[0], charge[1] - old[1], charge[2] - old[2], charge[3] - old[3]),
-        )
+        self.pay(draw.allowance, minus(charge, old))
 
     def pass_time(self) -> None:
         """All that waits is drawn, side by side; what a deadline comes before is cut off."""

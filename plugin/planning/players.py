@@ -6,7 +6,6 @@ Knows questions, samples and prices; knows no draw, no strategy and no clock.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 
@@ -47,14 +46,10 @@ class Player:
         self.prompt_seconds = lru_cache(maxsize=1 << 12)(partial(_prompt_seconds, recording.timing))
         self.said = lru_cache(maxsize=1 << 12)(_said)
 
-    def score_charge(self, length: int, *, first: bool) -> Charge:
-        """What scoring a text of so many tokens is charged; the first of an asking bears what that itself takes."""
+    def score_charge(self, texts: int, tokens: int) -> Charge:
+        """What an asking for so many texts of so many tokens is charged."""
         scoring = self.recording.scoring or ScorerCost()
-        calls = 1 if first else 0
-        drawn, flops = (
-            math.ceil(calls * work.call + work.text + work.token * length)
-            for work in (scoring.drawn, scoring.flops)
-        )
+        drawn, flops = (round(work.of(texts, tokens)) for work in (scoring.drawn, scoring.flops))
         return drawn, flops, self.nanodollars(drawn), 0
 
     def room(self, row: int) -> int:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from langchain_pareto.backends.recorded_samples import not_recorded
 from langchain_pareto.budget import Budget, BudgetLike, Limits
 from langchain_pareto.ledger import Room
-from langchain_pareto.planning.allowance import Allowance
+from langchain_pareto.planning.allowance import FREE, Allowance, minus
 from langchain_pareto.planning.draws import Tree
 from langchain_pareto.planning.play import Play
 from langchain_pareto.planning.replay_drawing import ReplayDrawing
@@ -114,17 +114,19 @@ class ReplaySearch(Search):
         scoring = player.recording.scoring
         if scoring is None or not thoughts:
             return thoughts
-        paid = list[Thought]()
+        paid, tokens, charged = list[Thought](), 0, FREE
         for thought in thoughts:
-            charge = player.score_charge(thought.length, first=not paid)
+            so_far = player.score_charge(len(paid) + 1, tokens + thought.length)
+            charge = minus(so_far, charged)
             if (reason := play.lack(self._allowance, charge)) is not None:
                 play.limited_by = reason
                 break
             play.pay(self._allowance, charge)
             paid.append(thought)
+            tokens, charged = tokens + thought.length, so_far
         if not paid:
             return paid
-        seconds = scoring.seconds.of(len(paid), sum(thought.length for thought in paid))
+        seconds = scoring.seconds.of(len(paid), tokens)
         ends, deadline = play.clock + seconds, self._allowance.deadline
         play.clock = max(play.clock, min(ends, deadline))
         if ends > deadline:

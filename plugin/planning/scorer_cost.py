@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.planning.fitting import fit
+
+_STRICT = ConfigDict(extra="forbid")
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """What is taken of one resource: by an asking, by each text in it, and by each token of these."""
 
-    call: float = 0.0
-    text: float = 0.0
-    token: float = 0.0
+    __pydantic_config__ = _STRICT
+
+    call: _Amount = 0.0
+    text: _Amount = 0.0
+    token: _Amount = 0.0
 
     def of(self, texts: int, tokens: int) -> float:
         """What one asking takes."""
@@ -43,7 +49,7 @@ class Scored:
 class ScorerCost:
     """What a scorer takes of seconds, FLOPs and drawn tokens (a judge's own; one that only reads draws none)."""
 
-    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+    __pydantic_config__ = _STRICT
 
     seconds: Work = Work()
     flops: Work = Work()
@@ -68,12 +74,16 @@ class ScorerCost:
     def from_json(cls, text: str | bytes) -> ScorerCost:
         """Raises SettingError for what is no cost of a scorer."""
         try:
-            return _ADAPTER.validate_json(text)
+            found = _ADAPTER.validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "its text"
-            msg = f"this is no cost of a scorer: {place}: {first['msg']}"
-            raise SettingError(msg, hint="Delete the file: it is measured again.") from None
+            why = f"{'.'.join(map(str, first['loc'])) or 'its text'}: {first['msg']}"
+        else:
+            if found.seconds != Work():
+                return found
+            why = "it takes no time"
+        msg = f"this is no cost of a scorer: {why}"
+        raise SettingError(msg, hint="Delete the file: it is measured again.")
 
 
 _ADAPTER = TypeAdapter(ScorerCost)

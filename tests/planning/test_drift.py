@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from profiles import OPTIONS, cells
 
-from langchain_pareto import Budget, ChatPareto
+from langchain_pareto import Budget, ChatPareto, chat_model, plans, run_budget
 from langchain_pareto.backends.scripted import ScriptedBackend
-from langchain_pareto.planning import device, drift
-from langchain_pareto.planning.drift import Drift, as_measured, as_now, learn, pace_of
+from langchain_pareto.planning import device
+from langchain_pareto.planning.drift import Drift, Paces
 from langchain_pareto.planning.plan import Plan, Spend
 from langchain_pareto.planning.profile import Profile
 from langchain_pareto.strategies import Single
@@ -47,65 +47,102 @@ def test_drift_has_bounds():
     assert [drift.factor(kind) for kind in ("slow", "fast", "none")] == [2.0, 0.5, 1.0]
 
 
-def test_a_plan_is_told_in_the_seconds_of_now():
-    """It is made for fewer of the measured seconds, and tells its limit and its means as they are now."""
-    budget = Budget(seconds=3.0, tokens=100)
-    measured = as_measured(budget, 1.5)
-    assert (measured.seconds, measured.tokens) == (2.0, 100)
-    plan = Plan(
-        strategy=Single(),
-        budget=measured,
-        expected={"seconds": Spend(1.0, 1.5, 2.0), "tokens": Spend(40, 60, 100)},
-    )
-    now = as_now(plan, budget, 1.5)
-    assert now.budget == budget
-    assert now.expected == {"seconds": Spend(1.5, 2.25, 3.0), "tokens": Spend(40, 60, 100)}
-    assert "calls take 1.50 times the measured seconds" in now.explain()
-    assert as_now(plan, measured, 1.0) is plan
-    assert not as_now(plan, budget, 1.05).notes
-    assert as_measured(None, 1.5) is None
+def test_what_is_no_time_teaches_nothing():
+    """Neither what is no number nor what has no end."""
+    drift = Drift()
+    for predicted, actual in [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)]:
+        drift.observe("x", predicted, actual)
+    assert drift.factor("x") == 1.0
 
 
-def test_only_limits_on_seconds_are_planned_with_it(monkeypatch):
-    """On the slowest device that a profile knows."""
-    known = Drift()
-    known.observe("b", 1.0, 1.8)
-    monkeypatch.setattr(drift, "calls", known)
-    devices = {"small": "a", "large": "b"}
-    assert pace_of(devices, Budget(seconds=1)) == pytest.approx(math.sqrt(1.8))
-    assert pace_of({"small": "a"}, Budget(seconds=1)) == 1.0
-    assert pace_of({}, Budget(seconds=1)) == 1.0
-    assert pace_of(devices, Budget(tokens=1)) == pace_of(devices, None) == 1.0
+# --- what calls teach
 
 
-def test_seconds_are_compared_by_token(monkeypatch):
-    """A call of twice the tokens that were expected may take twice the seconds; what is not known teaches nothing."""
-    known = Drift()
-    monkeypatch.setattr(drift, "calls", known)
-    plan = Plan(
-        strategy=Single(),
-        expected={"seconds": Spend(1.0, 1.0), "tokens": Spend(50, 60)},
-        device=HERE,
-    )
-    learn(plan, 100, 2.0)
-    assert known.factor(HERE) == pytest.approx(1.0)
-    learn(replace(plan, pace=2.0), 100, 2.0)  # its second was half a measured one
-    assert known.factor(HERE) > 1.1
-    seen = known.factor(HERE)
-    learn(replace(plan, device=""), 100, 9.0)
-    learn(replace(plan, expected={}), 100, 9.0)
-    assert known.factor(HERE) == seen
-
-
-def test_a_slow_device_is_planned_for(monkeypatch):
-    """Calls teach how long they take; a plan under a limit on seconds then is one that still fits, and says why."""
-    known = Drift()
-    monkeypatch.setattr(drift, "calls", known)
-    monkeypatch.setattr(device, "is_here", lambda _: True)
-    backends = {
-        "small": ScriptedBackend(["7\nAnswer: 7"], name="small"),
-        "large": ScriptedBackend(["7\nAnswer: 7"], name="large"),
+def told(**fields) -> Plan:
+    """A plan of one sample by "small": 50 tokens in a second, after prompts of 20 tokens."""
+    known = {
+        "strategy": Single(),
+        "roles": {"policy": "small"},
+        "expected": {"seconds": Spend(1.0, 1.0), "tokens": Spend(50, 60)},
+        "device": HERE,
+        "prompt": 20.0,
     }
+    return Plan(**(known | fields))
+
+
+def taught(plan: Plan, tokens=50, prompt=20, seconds=1.8) -> float:
+    """The pace of "small" after a first call and one that took so much."""
+    paces = Paces()
+    paces.learn(told(), tokens=50, prompt=20, seconds=30.0)  # the first one warms up
+    paces.learn(plan, tokens=tokens, prompt=prompt, seconds=seconds)
+    return paces.of({"small": HERE})
+
+
+def test_seconds_are_compared_by_token():
+    """A call of twice the tokens that were expected may take twice the seconds; what was expected is of the pace that was known."""
+    slower = pytest.approx(math.sqrt(1.8))
+    assert taught(told()) == slower
+    assert taught(told(), tokens=100, seconds=3.6) == slower
+    assert taught(told(), tokens=100, seconds=2.0) == pytest.approx(1.0)
+    assert (
+        taught(told(pace=2.0, expected={"seconds": Spend(2, 2), "tokens": Spend(50, 60)})) == slower
+    )
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        told(device=""),
+        told(roles={}),
+        told(expected={}),
+        told(prompt=0.0),
+        told(expected={"seconds": Spend(1.0, 1.0), "tokens": Spend(3, 3, 3)}),
+    ],
+)
+def test_what_is_not_comparable_teaches_nothing(plan):
+    """Nothing was measured, or the limit on tokens cuts the call short."""
+    assert taught(plan) == 1.0
+
+
+@pytest.mark.parametrize(("prompt", "alike"), [(9, False), (10, True), (40, True), (41, False)])
+def test_other_prompts_teach_nothing(prompt, alike):
+    """Of less than half or more than twice the tokens."""
+    assert (taught(told(), prompt=prompt) != 1.0) == alike
+
+
+def test_the_slowest_model_counts():
+    """Each model has a pace of its own on its device."""
+    paces = Paces()
+    for _ in range(3):
+        paces.learn(told(), tokens=50, prompt=20, seconds=1.5)
+    assert paces.of({"small": HERE, "large": HERE}) > 1.1
+    assert paces.of({"large": HERE}) == paces.of({"small": "another"}) == paces.of({}) == 1.0
+
+
+def test_calls_side_by_side_are_not_alone():
+    """Both of two that overlap, and neither of two in turn."""
+    paces = Paces()
+    with paces.watched() as first:
+        assert first.alone
+        with paces.watched() as second:
+            assert not second.alone
+    assert not first.alone
+    with paces.watched() as third:
+        pass
+    assert third.alone
+
+
+# --- what is planned with it
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A chat model of two models whose seconds were measured here, and the paces of a process of its own."""
+    own = Paces()
+    for module in (chat_model, plans):
+        monkeypatch.setattr(module, "paces", own)
+    monkeypatch.setattr(device, "is_here", lambda _: True)
+    backends = {name: ScriptedBackend(["7\nAnswer: 7"], name=name) for name in ("small", "large")}
     llm = ChatPareto(models=backends, max_tokens=100)
     table = replace(cells(), budgets=cells().budgets / 1000)  # the same, in seconds
     llm.task = Profile(
@@ -114,19 +151,72 @@ def test_a_slow_device_is_planned_for(monkeypatch):
         {"tokens": cells(), "seconds": table},
         keys=dict(llm.plans().keys),
         devices=dict.fromkeys(backends, HERE),
+        prompt=4.0,
     )
-    within = Budget(seconds=0.9)
-    before = llm.plans().plan(within)
-    assert before.device == HERE
-    llm.invoke("7?", budget=within)
-    assert known.factor(HERE) != 1.0  # it has learned
-    for _ in range(50):
-        known.observe(HERE, 1.0, 2.0)
-    after = llm.plans().plan(within)
-    assert after.expected["seconds"].mean <= 0.9
-    assert after.quality.mean < before.quality.mean
-    assert any("times the measured seconds" in note for note in after.notes)
-    assert after.expected["seconds"].limit == pytest.approx(0.9)
-    assert llm.plans().plan(Budget(tokens=900)).pace == 1.0
+    yield llm, own
     for backend in backends.values():
         backend.close()
+
+
+def slowed(paces: Paces) -> None:
+    """Both models take 1.8 times as long as was measured."""
+    for name in ("small", "large"):
+        for _ in range(60):
+            plan = told(roles={"policy": name})
+            paces.learn(plan, tokens=50, prompt=20, seconds=1.8)
+
+
+def test_a_slow_device_is_planned_for(timed):
+    """A plan under a limit on seconds is one that still fits, told in the seconds of now, and says why."""
+    llm, paces = timed
+    within = Budget(seconds=0.9)
+    before = llm.plans().plan(within)
+    assert (before.device, before.pace) == (HERE, 1.0)
+    slowed(paces)
+    after = llm.plans().plan(within)
+    assert after.pace == pytest.approx(1.8, rel=0.01)
+    assert after.expected["seconds"].mean <= 0.9
+    assert after.expected["seconds"].limit == 0.9
+    assert after.quality.mean < before.quality.mean
+    assert after.budget == within
+    assert "calls take 1.79 times the measured seconds now" in after.explain()
+    same = llm.plans().plan(Budget(seconds=0.9 / 1.8))  # as if nothing had been learned
+    assert same.expected["seconds"].limit == 0.5
+
+
+def test_joules_and_hours_are_seconds_too(timed):
+    """A limit in joules is as many seconds as the device has of them, now; and the tightest limit is told as it is."""
+    llm, paces = timed
+    slowed(paces)
+    by_hand = llm.plans().plan(Budget(seconds=0.4, tokens=10**6))
+    llm.watts = 10.0
+    plan = llm.plans().plan(Budget(joules=4.0, seconds=100.0))
+    assert plan.expected["seconds"].limit == 0.4
+    assert plan.expected["seconds"].mean == pytest.approx(by_hand.expected["seconds"].mean)
+
+
+def test_no_limit_on_time_knows_no_pace(timed):
+    """What was before makes no difference to it."""
+    llm, paces = timed
+    before = llm.plans().plan(Budget(tokens=900))
+    slowed(paces)
+    assert llm.plans().plan(Budget(tokens=900)) == before
+    small = llm.plans().plan(Budget(seconds=0.05))
+    assert any("as small as 0.05" in note for note in small.notes)
+
+
+def test_calls_teach(timed):
+    """Planned calls that ran alone do; under a budget over many calls they may have waited for each other."""
+    llm, paces = timed
+
+    def pace() -> float:
+        return max(paces.of({name: HERE}) for name in ("small", "large"))
+
+    llm.invoke("7?", budget="0.9s")
+    assert pace() == 1.0  # that was the first
+    with run_budget("100000 tokens, 100 s"):
+        llm.invoke("7?", budget="0.9s")
+    assert pace() == 1.0
+    assert all(paces.of({name: HERE}) == 1.0 for name in ("small", "large"))
+    llm.invoke("7?", budget="0.9s")
+    assert [paces.of({name: HERE}) for name in ("small", "large")] != [1.0, 1.0]

@@ -4,6 +4,7 @@ import itertools
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +267,11 @@ def test_a_budget_below_all_that_was_measured(tokens):
     assert any("no budget as small as" in note for note in plan.notes)
     enough = Planner(profile()).plan(Budget(tokens=BUDGETS[0]))
     assert not any("no budget as small as" in note for note in enough.notes)
+
+
+def test_seconds_are_expected_up_to_the_step_that_has_begun():
+    """A limit below all that was measured is overrun by one step and no more."""
+    timed = replace(cells(), budgets=cells().budgets / 1000)
+    known = profile(tables={"tokens": cells(), "seconds": timed})
+    spend = Planner(known).plan(Budget(seconds=1e-4)).expected["seconds"]
+    assert 1e-4 < spend.mean <= 1e-4 + 1e-3  # a token is a step, and takes a millisecond
