@@ -7,7 +7,7 @@ Knows budgets, rates and the pace of the device; knows no plan.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.rates import Rates
@@ -27,11 +27,12 @@ class Within:
         """All limits of a budget. What has none on time is planned by the measured seconds, whatever was before."""
         found = list(_limits(budget, rates))
         limits = {name: min(x for n, x in found if n == name) for name, _ in found}
-        return cls(limits, pace if "seconds" in limits else 1.0)
+        return cls(limits, pace).only(limits)
 
     def only(self, names: Collection[str]) -> Within:
         """Those on these resources."""
-        return replace(self, limits={n: limit for n, limit in self.limits.items() if n in names})
+        kept = {name: limit for name, limit in self.limits.items() if name in names}
+        return Within(kept, self.pace if "seconds" in kept else 1.0)
 
     def measured(self, name: str) -> float:
         """A limit in what was measured."""
