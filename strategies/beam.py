@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
-from langchain_pareto.strategies.frontier import Frontier
+from langchain_pareto.strategies.frontier import Frontier, distinct_first
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, promise
 
@@ -19,13 +19,15 @@ class Beam(Strategy):
     """Keeps the `n / expansion` best paths of each level, and draws `expansion` next steps of each.
 
     A path that has come to its end keeps its place: the beam is narrower by one from then on. What is unfinished at `depth` steps is
-    drawn to its end in one piece.
+    drawn to its end in one piece. `distinct` leaves places to paths that repeat another, or an answer, only where there is nothing else:
+    a sure policy writes the same step many times, and all paths become one.
     """
 
     kind: Literal["beam"] = "beam"
     n: int = Field(default=16, ge=1)
     expansion: int = Field(default=4, ge=1)
     depth: int = Field(default=32, ge=1)
+    distinct: bool = False
     choose: Choice = "weighted"
 
     async def run(self, search: Search) -> Answer:
@@ -36,7 +38,10 @@ class Beam(Strategy):
         for _ in range(self.depth):
             drawn = await frontier.grow(steps)
             ranked = sorted((t for t in drawn if not t.finished), key=promise, reverse=True)
-            places = max(0, width - len(frontier.leaves))
+            ended = len(frontier.leaves)
+            if self.distinct:
+                ranked, ended = distinct_first(ranked), len(set(map(_text, frontier.leaves)))
+            places = max(0, width - ended)
             frontier.give_up(ranked[places:])
             paths = ranked[:places]
             if not paths:
@@ -45,3 +50,7 @@ class Beam(Strategy):
         else:
             await frontier.finish(paths)
         return frontier.answer()
+
+
+def _text(thought: Thought) -> str:
+    return thought.whole_text

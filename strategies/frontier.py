@@ -13,6 +13,15 @@ from langchain_pareto.strategies.thoughts import Answer, Choice, Thought, chosen
 from langchain_pareto.strategies.until import ANSWER, STEP, Until
 
 
+def distinct_first(ranked: Sequence[Thought]) -> list[Thought]:
+    """The first of each text in their order, and after them those that only repeat one."""
+    first = dict[str, Thought]()
+    for thought in ranked:
+        first.setdefault(thought.whole_text, thought)
+    kept = set(map(id, first.values()))
+    return [*first.values(), *(thought for thought in ranked if id(thought) not in kept)]
+
+
 class Frontier:
     """Grows paths step by step; a path that has come to its end is a leaf, and an answer of the run from then on."""
 

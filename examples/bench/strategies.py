@@ -152,6 +152,8 @@ def measure(task: str, problems: int, widths: Sequence[int], path: Path) -> dict
     wanted: dict[str, Strategy] = {"one sample, 1": Single()}
     for n in widths:
         wanted |= {f"{name}, {n}": strategy for name, strategy in searches(task, n).items()}
+    if task == "countdown":
+        wanted |= {f"beam, distinct, {n}": Beam(n=n, distinct=True) for n in widths}
     for seed, (name, strategy) in enumerate(wanted.items()):
         if name in done:
             continue

@@ -34,6 +34,33 @@ async def test_the_best_paths_of_each_level_are_followed(ask):
     assert outcome.stopped_by == "done"
 
 
+TWICE = ["b 0.8\n", "b 0.8\n", "c 0.5\n", "d 0.6\n"]
+AGAIN = {
+    "": TWICE,
+    "b 0.8\n": ["p 0.9 so Answer: 1", "p 0.9 so Answer: 1"],
+    "d 0.6\n": ["f 0.7\n", "g 0.3\n"],
+    "d 0.6\nf 0.7\n": ["q 0.4 so Answer: 2", "r 0.6 so Answer: 2"],
+}
+
+
+@pytest.mark.parametrize(("distinct", "followed"), [(False, [1, 2]), (True, [1, 4])])
+async def test_places_are_for_paths_that_differ(ask, distinct, followed):
+    """Two of four first steps are one; if paths are to differ, the place of the second is another's, and equal answers have one."""
+    beam = Beam(n=4, expansion=2, distinct=distinct)
+    outcome = await ask(beam, tree(AGAIN), scorer=Told())
+    level = [parent for parent, _ in nodes(outcome)[4:8]]
+    assert level == [path for path in followed for _ in range(2)]
+    found = {t.answer for t in outcome.thoughts if t.finished}
+    assert found == ({"1", "2"} if distinct else {"1"})
+
+
+async def test_what_repeats_fills_what_is_left(ask):
+    """Where there are fewer paths than places, those that repeat one are followed too."""
+    steps = {"": ["b 0.8\n"] * 4, "b 0.8\n": ["p 0.9 so Answer: 1"] * 4}
+    outcome = await ask(Beam(n=4, expansion=2, distinct=True), tree(steps), scorer=Told())
+    assert [parent for parent, _ in nodes(outcome)[4:]] == [1, 1, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("choose", "answer", "share"),
     [("best", "1", None), ("majority", "2", 2 / 3), ("weighted", "2", 1.0 / 1.9)],
