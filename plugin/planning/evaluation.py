@@ -201,21 +201,14 @@ def spending(pool: Pool, *, orders: int = 4) -> list[dict[str, object]]:
             for i in range(len(pool.questions))
             for order in range(orders)
         ]
+        cut = [ours.tokens / budget for ours, _ in played if ours.stopped_by == "tokens"]
         rows.append(
             {
                 "times one sample": times,
                 "spent, %": _rounded(100 * np.mean([ours.tokens / budget for ours, _ in played])),
                 # a vote that had all its samples wanted no more
-                "spent where the budget ended it, %": _rounded(
-                    100
-                    * np.mean(
-                        [p.tokens / budget for p, _ in played if p.stopped_by == "tokens"]
-                        or [np.nan]
-                    )
-                ),
-                "ended by the budget, %": _rounded(
-                    100 * np.mean([p.stopped_by == "tokens" for p, _ in played])
-                ),
+                "spent where the budget ended it, %": _rounded(100 * np.mean(cut)) if cut else None,
+                "ended by the budget, %": _rounded(100 * len(cut) / len(played)),
                 "right, %": _rounded(100 * np.mean([bool(ours.right) for ours, _ in played])),
                 "split, right, %": _rounded(
                     100 * np.mean([bool(theirs.right) for _, theirs in played])
