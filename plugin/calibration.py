@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from langchain_core.messages import HumanMessage
 
@@ -35,6 +36,9 @@ from langchain_pareto.planning.store import device_path, profile_path, samples_p
 from langchain_pareto.scorer_timing import scorer_cost, takes_time
 from langchain_pareto.strategies import Vote, WeightedVote
 from langchain_pareto.strategies.scorers import MeanLogprob
+
+_T = TypeVar("_T")
+_ANEW = "Delete the file: it is measured again."
 
 
 async def calibrate_quality(
@@ -150,7 +154,7 @@ async def _scoring(llm: ChatPareto, questions: Sequence[str]) -> dict[str, Score
     for name, model in plans.models.items():
         backend = await backend_of(llm, model)
         path = device_path(key_of(device.key_of(backend), plans.keys[name], "scorer"))
-        cost = _known_scorer(path)
+        cost = _kept(path, ScorerCost.from_json, "cost of a scorer", _ANEW)
         if cost is None and (cost := await scorer_cost(llm, _other(llm, model), questions)):
             write(path, cost.to_json())
         if cost is not None:
@@ -158,37 +162,31 @@ async def _scoring(llm: ChatPareto, questions: Sequence[str]) -> dict[str, Score
     return found
 
 
-def _known_scorer(path: Path) -> ScorerCost | None:
-    """What was kept there, None where nothing was; SettingError for anything else."""
-    try:
-        return ScorerCost.from_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        msg = f"cannot read the cost of a scorer in {path}: {error.strerror or error}"
-        raise SettingError(msg, hint="Delete the file: it is measured again.") from None
-    except SettingError as error:
-        raise SettingError(f"{path}: {error}", hint=error.hint) from None
-
-
 def known_cost(backend: Backend) -> CostModel | None:
     """What was measured of a model on this device, None where nothing was; SettingError where the file of it is damaged."""
     key = device.key_of(backend)
     path = device_path(key_of(key))
     again = "Measure the device again with `pareto calibrate device`, or delete the file."
-    try:
-        found = CostModel.from_json(path.read_bytes())
-    except FileNotFoundError:
+    found = _kept(path, CostModel.from_json, "cost model", again)
+    if found is None:
         return None
-    except OSError as error:
-        msg = f"cannot read the cost model {path}: {error.strerror or error}"
-        raise SettingError(msg, hint=again) from None
-    except SettingError as error:
-        raise SettingError(f"{path}: {error}", hint=again) from None
     if found.key != key:
         msg = f"{path} is the cost model of {found.key.model} on {found.key.device}, not of {key.model} on {key.device}"
         raise SettingError(msg, hint=again)
     return found
+
+
+def _kept(path: Path, read: Callable[[bytes], _T], what: str, again: str) -> _T | None:
+    """What was measured and kept in a file, None where nothing was; SettingError, with what to do, for a file that is damaged."""
+    try:
+        return read(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        msg = f"cannot read the {what} {path}: {error.strerror or error}"
+        raise SettingError(msg, hint=again) from None
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}", hint=again) from None
 
 
 def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:

@@ -88,10 +88,11 @@ class Paces:
         The first call of a model warms it up, and teaches nothing; nor does one that its limit on tokens cuts short, or whose prompt is
         unlike those that were measured.
         """
-        spends = [plan.expected.get(name) for name in ("tokens", "seconds")]
-        if not plan.device or plan.model is None or None in spends or not plan.prompt:
+        drawn, took = plan.expected.get("tokens"), plan.expected.get("seconds")
+        if drawn is None or took is None:
             return
-        drawn, took = (spend for spend in spends if spend is not None)
+        if not plan.device or plan.model is None or not plan.prompt:
+            return
         cut = drawn.limit is not None and drawn.mean >= drawn.limit
         if cut or not drawn.mean or not 1 / _UNLIKE <= prompt / plan.prompt <= _UNLIKE:
             return
