@@ -32,7 +32,7 @@ from langchain_pareto.cli_models import (
 from langchain_pareto.cli_planning import add_planning, check_task
 from langchain_pareto.cli_report import add_report
 from langchain_pareto.errors import SettingError
-from langchain_pareto.exits import told
+from langchain_pareto.exits import code_of, told
 from langchain_pareto.questions import Question, read_questions
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def ask(
 ) -> None:
     """Answers a question, or a file of them, and says what that took.
 
-    Exit codes: 0 all answered, 1 a question failed, 2 a setting is wrong.
+    Exit codes: 0 all answered, 1 a question failed, 2 a setting is wrong, and nothing was answered.
     """
     with told():
         from langchain_pareto.budget import Budget
@@ -200,7 +200,8 @@ def ask(
         if failed and not as_json and file is None:
             raise failed[0]
     if failed:
-        raise typer.Exit(1)
+        # a setting that is wrong for all is found by the first question, where a model loads with it
+        raise typer.Exit(min(map(code_of, failed)) if len(failed) == len(questions) else 1)
 
 
 # --- answers

@@ -27,6 +27,11 @@ from langchain_pareto.errors import (
 _USAGE = (BudgetError, SettingError, ModelLoadError, CapabilityError, CertificateRefused)
 
 
+def code_of(error: Exception) -> int:
+    """The exit code that goes with an error: 2 for what a user can put right, else 1."""
+    return 2 if isinstance(error, _USAGE) else 1
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Errors of ours and warnings in words on stderr, and the exit code that goes with an error."""
@@ -39,7 +44,7 @@ def told() -> Iterator[None]:
         if os.environ.get("PARETO_TRACEBACK") == "1":
             raise
         console.show_error(error)
-        raise typer.Exit(2 if isinstance(error, _USAGE) else 1) from None
+        raise typer.Exit(code_of(error)) from None
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise

@@ -213,6 +213,18 @@ def test_wrong_settings_are_exit_code_2(arguments: list[str], told: str) -> None
     assert "Traceback" not in done.output
 
 
+def test_a_setting_that_only_loading_finds_wrong_is_exit_code_2_too(tmp_path: Path) -> None:
+    """Of several models the one that a plan chose loads with the first question: every row says what is wrong."""
+    models = ["--model", "a=nano", "--model", "b=nano-draft", "--device", "abacus"]
+    file = write(tmp_path / "questions.jsonl", [{"question": q} for q in QUESTIONS[:2]])
+    done = here("ask", "--file", file, *models, "--json")
+    assert done.exit_code == 2
+    assert [("abacus" in json.loads(line)["error"]) for line in done.stdout.splitlines()] == [
+        True
+    ] * 2
+    assert "Traceback" not in done.output
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [

@@ -155,11 +155,15 @@ def pretend_cached(backend: LocalBackend, branches: Sequence[Branch]) -> None:
 
 
 class Supplied:
-    """Makes a draft guess what was recorded, with probability `rate`; it computes all the same."""
+    """Makes a draft guess what was recorded, with probability `rate`; it computes all the same.
+
+    A place is known by its number and the tokens right before it: where a near tie falls otherwise in another batch, the guesses after
+    it are still supplied.
+    """
 
     def __init__(self, draft: LocalBackend) -> None:
         self.rate = 1.0
-        self._next = dict[tuple[int, ...], int]()
+        self._next = dict[tuple[int, ...], int]()  # by place
         self._step = draft.runner.step
         draft.runner.step = self._supplied
 
@@ -167,18 +171,22 @@ class Supplied:
         """One branch of a plain run."""
         whole = [*prompt, *tokens]
         for at in range(len(prompt), len(whole)):
-            self._next[tuple(whole[:at])] = whole[at]
+            self._next[_place(whole[:at])] = whole[at]
 
     def _supplied(self, chunks: Sequence[Chunk]) -> Logits:
         logits = self._step(chunks)
         rows, at = logits.rows.clone(), 0
         for chunk in chunks:
-            known = tuple(chunk.sequence.tokens)
+            place = _place(chunk.sequence.tokens)
             at += chunk.rows
-            if chunk.rows and (token := self._next.get(known)) is not None:
-                right = random.Random(f"{known}").random() < self.rate
+            if chunk.rows and (token := self._next.get(place)) is not None:
+                right = random.Random(f"{place}").random() < self.rate
                 rows[at - 1, token if right else (token + 1) % rows.shape[1]] = 1e9
         return Logits(rows, logits.union)
+
+
+def _place(tokens: Sequence[int]) -> tuple[int, ...]:
+    return len(tokens), *tokens[-4:]
 
 
 def alternate(

@@ -1,11 +1,12 @@
 """
 Draft and verify: `python examples/bench/speculation.py [nano | supplied | trees]`.
 
-`nano`: the bundled draft for the large policy of examples/nano (for the bundled policy where that is not there), tokens a second of one
-branch over word problems and puzzles, against plain decoding and against transformers' assisted generation with the same pair, all
+`nano`: the bundled draft for the large policy of examples/nano, where that is there, and for the bundled one, tokens a second of one branch
+over word problems and puzzles, against plain decoding and against transformers' assisted generation with the same pair, all
 greedy. `supplied`: a random 100M target and a random 6M draft, whose guesses are taken from a recorded plain run with probability a
-while the draft still runs; the speed-up against the one that the same run's step times predict, and the controlled length against every
-fixed one. `trees`: branches of one prompt under every schedule: steps of the target for each token, and seconds.
+while the draft still runs; the speed-up against the one that the same run's step times predict for the guesses that stayed
+(`nominal`: for as many as a promises), and the controlled length against every fixed one. `trees`: branches of one prompt under every
+schedule: steps of the target for each token, and seconds.
 """
 
 import sys
@@ -63,23 +64,23 @@ def run(
 
 
 def nano_rows() -> None:
-    """The bundled draft ahead of the large policy."""
-    large = trained_or_shipped("L")
-    large = large if (large / "model.safetensors").exists() else trained_or_shipped("M")
+    """The bundled draft ahead of the large policy, and of the bundled one."""
     prompts = [
         prompt_of(draw(task, i, split="validation", difficulty=DIFFICULTIES[task][-1]).question)
         for i in range(6)
         for task in TASKS
     ]
-    for dtype in ("float32", "bfloat16"):
-        _nano_rows(large, dtype, prompts)
+    for policy in map(trained_or_shipped, ("L", "M")):
+        if (policy / "model.safetensors").exists():
+            for dtype in ("float32", "bfloat16"):
+                _nano_rows(policy, dtype, prompts)
 
 
-def _nano_rows(large: Path, dtype: str, prompts: list[str]) -> None:
-    """One dtype."""
+def _nano_rows(policy: Path, dtype: str, prompts: list[str]) -> None:
+    """One policy in one dtype."""
     stop, counted = Stop(300), dict[str, int]()
     with (
-        load(large, tokenizer=tokenizer_path(), dtype=dtype, device="cpu") as target,
+        load(policy, tokenizer=tokenizer_path(), dtype=dtype, device="cpu") as target,
         load("nano-draft", dtype=dtype, device="cpu") as draft,
     ):
         spoken = DecodingBackend(target, Speculative(), draft)
@@ -93,7 +94,7 @@ def _nano_rows(large: Path, dtype: str, prompts: list[str]) -> None:
         def plain() -> None:
             counted["plain"] = sum(map(len, run(target, prompts, 1, GREEDY, stop)[0]))
 
-        hf = _assisted(large, dtype, prompts, target, counted)
+        hf = _assisted(policy, dtype, prompts, target, counted)
         seconds = alternate({"ours": ours, "plain": plain, "hf": hf}, rounds=3)
         told = {
             "tokens_per_round": round(1 + usage.accepted / max(1, usage.rounds), 2),
@@ -101,7 +102,7 @@ def _nano_rows(large: Path, dtype: str, prompts: list[str]) -> None:
         }
         rate = {name: counted[name] / s for name, s in seconds.items()}
         for other in ("plain", "hf"):
-            row = f"nano {large.name}, {dtype}, against {other}"
+            row = f"nano {policy.name}, {dtype}, against {other}"
             ratio = rate["ours"] / rate[other]
             report("speculation", row, rate["ours"], rate[other], ratio, "tokens/s", **told)
 
@@ -151,13 +152,7 @@ def supplied_rows() -> None:
         go = partial(run, prompts=[prompt], branches=branches, sampling=HOT, stop=stop)
         for rate in (0.5, 0.7, 0.9):
             supplied.rate = rate
-            backends: dict[str, LocalBackend | DecodingBackend] = {"plain": target}
-            for k in LENGTHS:
-                backends[str(k)] = DecodingBackend(target, Speculative(draft_tokens=k), draft)
-            backends["auto"] = DecodingBackend(target, Speculative(), draft)
-            work = {name: partial(go, backend) for name, backend in backends.items()}
-            seconds = alternate(work, rounds=3)
-            _report_supplied(target, draft, branches, rate, seconds)
+            _race(target, draft, branches, rate, go)
         work = {
             "plain": partial(go, target, stop=Stop(512, eos=False)),
             "ours": partial(
@@ -176,17 +171,27 @@ def supplied_rows() -> None:
     engine.close()
 
 
-def _report_supplied(
+def _race(
     target: LocalBackend,
     draft: LocalBackend,
     branches: int,
     rate: float,
-    seconds: dict[str, float],
+    go: Callable[[LocalBackend | DecodingBackend], tuple[list[list[int]], Usage]],
 ) -> None:
+    """Every fixed length and the controlled one against plain decoding, and against what the step times predict."""
+    backends: dict[str, LocalBackend | DecodingBackend] = {"plain": target}
+    for k in LENGTHS:
+        backends[str(k)] = DecodingBackend(target, Speculative(draft_tokens=k), draft)
+    backends["auto"] = DecodingBackend(target, Speculative(), draft)
+    usages = dict[str, Usage]()
+
+    def turn(name: str) -> None:
+        _, usages[name] = go(backends[name])
+
+    seconds = alternate({name: partial(turn, name) for name in backends}, rounds=3)
     verify, guess = (target.engine.times(b.runner).seconds for b in (target, draft))
 
-    def predicted(k: int) -> float:
-        tokens = (1 - rate ** (k + 1)) / (1 - rate)
+    def predicted(k: int, tokens: float) -> float:
         steps = k * (guess(branches) or 0) + (verify(branches * (k + 1)) or 0)
         return tokens * (verify(branches) or 0) / steps
 
@@ -194,8 +199,10 @@ def _report_supplied(
     fastest = min(best[0], seconds["plain"])
     for k in LENGTHS:
         row = f"a = {rate}, {branches} branches, k = {k}: speed-up against predicted"
-        got = seconds["plain"] / seconds[str(k)]
-        report("speculation", row, got, predicted(k), got / predicted(k), "x", bar=">= 0.9")
+        got, usage = seconds["plain"] / seconds[str(k)], usages[str(k)]
+        said = predicted(k, 1 + usage.accepted / usage.rounds)
+        nominal = round(predicted(k, (1 - rate ** (k + 1)) / (1 - rate)), 2)
+        report("speculation", row, got, said, got / said, "x", nominal=nominal, bar=">= 0.9")
     row = f"a = {rate}, {branches} branches: control against the best fixed length ({best[1]})"
     ours = seconds["plain"] / seconds["auto"]
     theirs = seconds["plain"] / fastest
