@@ -4,9 +4,9 @@ Draft and verify: `python examples/bench/speculation.py [nano | supplied | trees
 `nano`: the bundled draft for the large policy of examples/nano, where that is there, and for the bundled one, tokens a second of one branch
 over word problems and puzzles, against plain decoding and against transformers' assisted generation with the same pair, all
 greedy. `supplied`: a random 100M target and a random 6M draft, whose guesses are taken from a recorded plain run with probability a
-while the draft still runs; the speed-up against the one that the same run's step times predict for the guesses that stayed
-(`nominal`: for as many as a promises), and the controlled length against every fixed one. `trees`: branches of one prompt under every
-schedule: steps of the target for each token, and seconds.
+while the draft still runs; the speed-up against the one that the same run's step times predict for its rounds and the branches that
+were live in each (`nominal`: for as many accepted as a promises, by branches that all end together), and the controlled length against
+every fixed one. `trees`: branches of one prompt under every schedule: steps of the target for each token, and seconds.
 """
 
 import sys
@@ -44,9 +44,9 @@ def run(
     branches: int,
     sampling: Sampling,
     stop: Stop,
-) -> tuple[list[list[int]], Usage]:
-    """Tokens of all branches of each prompt in turn, and what they took."""
-    tokens, usage = list[list[int]](), Usage()
+) -> tuple[list[list[int]], list[Usage]]:
+    """Tokens of all branches of each prompt in turn, and what each took."""
+    tokens, usages = list[list[int]](), list[Usage]()
     for prompt in prompts:
         root = backend.open(prompt, seed=1)
         children = root.fork(branches)
@@ -54,10 +54,10 @@ def run(
         for task in tasks:
             found = task.future.result()
             tokens.append(found.tokens)
-            usage.add(found.usage)
+            usages.append(found.usage)
         for branch in (*children, root):
             branch.free()
-    return tokens, usage
+    return tokens, usages
 
 
 # --- real models
@@ -88,7 +88,8 @@ def _nano_rows(policy: Path, dtype: str, prompts: list[str]) -> None:
 
         def ours() -> None:
             nonlocal usage
-            tokens, usage = run(spoken, prompts, 1, GREEDY, stop)
+            tokens, usages = run(spoken, prompts, 1, GREEDY, stop)
+            usage = sum(usages, Usage())
             counted["ours"] = sum(map(len, tokens))
 
         def plain() -> None:
@@ -176,14 +177,14 @@ def _race(
     draft: LocalBackend,
     branches: int,
     rate: float,
-    go: Callable[[LocalBackend | DecodingBackend], tuple[list[list[int]], Usage]],
+    go: Callable[[LocalBackend | DecodingBackend], tuple[list[list[int]], list[Usage]]],
 ) -> None:
     """Every fixed length and the controlled one against plain decoding, and against what the step times predict."""
     backends: dict[str, LocalBackend | DecodingBackend] = {"plain": target}
     for k in LENGTHS:
         backends[str(k)] = DecodingBackend(target, Speculative(draft_tokens=k), draft)
     backends["auto"] = DecodingBackend(target, Speculative(), draft)
-    usages = dict[str, Usage]()
+    usages = dict[str, list[Usage]]()
 
     def turn(name: str) -> None:
         _, usages[name] = go(backends[name])
@@ -191,18 +192,24 @@ def _race(
     seconds = alternate({name: partial(turn, name) for name in backends}, rounds=3)
     verify, guess = (target.engine.times(b.runner).seconds for b in (target, draft))
 
-    def predicted(k: int, tokens: float) -> float:
-        steps = k * (guess(branches) or 0) + (verify(branches * (k + 1)) or 0)
-        return tokens * (verify(branches) or 0) / steps
+    def round_of(k: int, n: int) -> float:  # seconds
+        return k * (guess(n) or 0) + (verify(n * (k + 1)) or 0)
+
+    def predicted(k: int) -> float:
+        rounds = [usage.rounds for usage in usages[str(k)]]
+        live = [sum(n > i for n in rounds) for i in range(max(rounds))]
+        return TOKENS * (verify(branches) or 0) / sum(round_of(k, n) for n in live)
+
+    def nominal(k: int) -> float:
+        tokens = (1 - rate ** (k + 1)) / (1 - rate)
+        return tokens * (verify(branches) or 0) / round_of(k, branches)
 
     best = min((seconds[str(k)], k) for k in LENGTHS)
     fastest = min(best[0], seconds["plain"])
     for k in LENGTHS:
         row = f"a = {rate}, {branches} branches, k = {k}: speed-up against predicted"
-        got, usage = seconds["plain"] / seconds[str(k)], usages[str(k)]
-        said = predicted(k, 1 + usage.accepted / usage.rounds)
-        nominal = round(predicted(k, (1 - rate ** (k + 1)) / (1 - rate)), 2)
-        report("speculation", row, got, said, got / said, "x", nominal=nominal, bar=">= 0.9")
+        got, said, ideal = seconds["plain"] / seconds[str(k)], predicted(k), round(nominal(k), 2)
+        report("speculation", row, got, said, got / said, "x", nominal=ideal, bar=">= 0.9")
     row = f"a = {rate}, {branches} branches: control against the best fixed length ({best[1]})"
     ours = seconds["plain"] / seconds["auto"]
     theirs = seconds["plain"] / fastest
