@@ -118,9 +118,12 @@ class Engine:
         self._wait_for(thread)
 
     def dispose(self, runner: Runner) -> None:
-        """Ends every program of `runner` and closes it, when no step is in progress any more."""
+        """Ends every program of `runner` and closes it, when no step is in progress any more.
+
+        On the engine's own thread that may be a callback of one of them: they end once it has returned.
+        """
         if threading.current_thread() is self._thread:
-            self.retire(runner)
+            self._mailbox.put(lambda: self.retire(runner))
             return
         try:
             self.call(lambda: self.retire(runner)).result()

@@ -4,7 +4,8 @@ llama.cpp models of attention layers: a branch is a set of cells that a lane is 
 Knows lanes and slots; knows no model. llama.cpp keeps a cell as long as a lane has it, and tells at most 256 lanes apart; the slot
 pool keeps a slot as long as a sequence or the prefix index has it, and there may be thousands of sequences. So a sequence gets a lane
 only when it is computed, and every slot in use has a *home*: one lane that has its cell. A lane whose sequence is gone stays parked
-as long as it is the home of something.
+as long as it is the home of something that no other lane has taken home: a path that many sequences have computed, one after another,
+would else hold as many lanes.
 """
 
 from __future__ import annotations
@@ -29,11 +30,16 @@ class CellLanes(Lanes):
         super().__init__(memory, pool, count)
         self._prefixes = prefixes
         self._parked = dict[int, int]()  # lanes without a sequence: how many cells each is home of
+        self._settled = True  # no lane was parked since all lanes took home what they could
         self._home = np.full(pool.size, -1, np.int32)
         self._position = np.zeros(pool.size, np.int32)
 
     def make_free(self, lanes: int) -> bool:
         """Whether there are so many free lanes, evicting the ends of cached branches if that frees enough."""
+        if self.free < lanes and not self._settled:
+            self._settled = True
+            for sequence, lane in self._lane_of.items():
+                self._take_home(sequence.slots, lane)
         if self.free < lanes and self._pool.cached:
             needed = np.unique(self._home[self._pool.live_slots])
             kept = np.isin(list(self._parked), needed, assume_unique=True)
@@ -49,6 +55,7 @@ class CellLanes(Lanes):
             lane = self._take(sequence)
             for home, start, stop in _runs(self._home[sequence.slots]):
                 self._memory.copy(home, lane, start, stop)
+            self._take_home(sequence.slots, lane)
         return lane
 
     def adopt(self, sequence: Sequence, n: int) -> None:
@@ -58,6 +65,7 @@ class CellLanes(Lanes):
             before = sequence.cached - n
             for home, start, stop in _runs(self._home[sequence.slots[before:]]):
                 self._memory.copy(home, lane, before + start, before + stop)
+            self._take_home(sequence.slots[before:], lane)
 
     def revert(self, sequence: Sequence, n: int) -> None:
         """A step that would have added `n` tokens failed: the lane keeps what the sequence has."""
@@ -99,9 +107,23 @@ class CellLanes(Lanes):
             if foreign:
                 self._memory.remove(lane, start, stop)
         self._parked[lane] = int(own.sum())
+        self._settled = False
 
     def vacate(self, slots: Slots) -> None:
         """Nobody holds these slots any more: their homes give the cells back."""
+        self._unpark(slots)
+        self._home[slots] = -1
+
+    def _take_home(self, slots: Slots, lane: int) -> None:
+        """Parked lanes give to `lane`, which has the cells of all these slots, what of them they are home of."""
+        homes = self._home[slots]
+        moved = slots[np.isin(homes, list(self._parked))]
+        if moved.size:
+            self._unpark(moved)
+            self._home[moved] = lane
+
+    def _unpark(self, slots: Slots) -> None:
+        """Parked lanes are not the home of these slots any more."""
         homes = self._home[slots]
         for lane in np.unique(homes).tolist():
             if lane not in self._parked:
@@ -115,7 +137,6 @@ class CellLanes(Lanes):
             else:
                 del self._parked[lane]
                 self._give_back(lane)
-        self._home[slots] = -1
 
 
 class CellRunner(LlamaRunner[CellLanes]):

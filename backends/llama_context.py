@@ -104,8 +104,8 @@ class LlamaContext:
     ) -> npt.NDArray[np.float32]:
         """Computes every token, each at its position in its lane, all (tokens,); logits (wanted tokens, vocabulary), in order.
 
-        Raises CapacityError (no cells), SequenceError (positions do not follow on) and EngineFailedError. Whoever calls takes
-        back what was written before the error.
+        Raises CapacityError (no cells), MemoryError (no memory to compute in), SequenceError (positions do not follow on) and
+        EngineFailedError. Whoever calls takes back what was written before the error.
         """
         assert tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < self.vocabulary)
         assert lanes.size == 0 or (lanes.min() >= 0 and lanes.max() < self.lanes)
@@ -130,17 +130,19 @@ class LlamaContext:
         return logits
 
     def copy(self, source: int, to: int, start: int, stop: int) -> None:
-        """Marks the cells of lane `source` at positions start to stop as those of lane `to`, too."""
+        """Marks the cells of lane `source` at positions start to stop as those of lane `to`, too; nothing once it is closed."""
         assert 0 <= source < self.lanes
         assert 0 <= to < self.lanes
-        self._check_open()
+        if not self._context:  # branches outlive their model, and change nothing any more
+            return
         for lane in self._both(to):
             self.api.llama_memory_seq_cp(self._memory, source, lane, start, stop)
 
     def remove(self, lane: int, start: int = -1, stop: int = -1) -> None:
-        """Takes cells from a lane: all of them, or those at positions start to stop."""
+        """Takes cells from a lane: all of them, or those at positions start to stop; nothing once it is closed."""
         assert 0 <= lane < self.lanes
-        self._check_open()
+        if not self._context:
+            return
         for marked in self._both(lane):
             removed = self.api.llama_memory_seq_rm(self._memory, marked, start, stop)
             assert removed, "a memory that has no parts was to be cut"
@@ -241,5 +243,7 @@ def _failure(code: int, tokens: int) -> Exception:
         return CapacityError(msg, needed=tokens, free=0, kind="slots", hint=hint)
     if code == -1:
         return SequenceError(f"llama.cpp refused a batch as invalid: {complaint()}")
+    if code == -2:
+        return MemoryError(f"llama.cpp had no memory for a step of {tokens} tokens: {complaint()}")
     what = "was aborted" if code == 2 else "failed"
     return EngineFailedError(f"llama.cpp {what} in a step (code {code}): {complaint()}")

@@ -31,11 +31,13 @@ from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano.gguf import nano_gguf
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.sharing import Shared, share
+from langchain_pareto.backends.states import STATE_FLOPS
 from langchain_pareto.errors import CapabilityError, ModelLoadError, NumericalError
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_CELLS = 1 << 17  # by default: every fork and rollback looks at all of them
 _FEWEST_CELLS = 1 << 14
+_STATE_ELEMENT = 4  # bytes: llama.cpp keeps states in float32
 # Unrelated prompts at once on a processor, where every query looks at the cells of all: of 128 prompts to the bundled model 16 or 32 at
 # once are a quarter faster than all of them. Not measured on a GPU.
 _ROOTS_ON_CPU = 32
@@ -166,7 +168,9 @@ class _Source:
         spec = spec_of(model, self.options.kv_type, self.device, self.parts)
         threads = self.options.n_threads or usable_threads()
         if model.has_state:
-            spec = replace(spec, state_bytes_per_sequence=_state_bytes(model, threads))
+            state = _state_bytes(model, threads)
+            flops = STATE_FLOPS * state // _STATE_ELEMENT
+            spec = replace(spec, state_bytes_per_sequence=state, state_flops_per_token=flops)
         settings = self._sized(spec, threads)
         context = LlamaContext(model, settings)
         make = LlamaStateRunner if model.has_state else CellRunner

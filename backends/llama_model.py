@@ -31,7 +31,8 @@ class LlamaModel:
         params = self.api.llama_model_default_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = gpu_layers
-        params.split_mode, params.main_gpu = 0, gpu  # all of it on one
+        # all of it on one; on a processor none, or prompts would be computed on a GPU that nobody counts with
+        params.split_mode, params.main_gpu = 0, gpu if gpu_layers else -1
         complaint()
         self.handle: Any = self.api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:

@@ -22,11 +22,11 @@ class LlamaSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    n_gpu_layers: int = Field(-1, ge=-1)
+    n_gpu_layers: int = Field(-1, ge=-1, le=2**31 - 1)
     kv_type: KvType = "f16"
     flash_attn: bool | None = None
     lora: Mapping[str, float] = Field(default_factory=dict)
-    n_threads: int | None = Field(None, ge=1)
+    n_threads: int | None = Field(None, ge=1, le=512)  # GGML_MAX_N_THREADS
     max_roots: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")

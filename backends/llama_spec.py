@@ -27,6 +27,8 @@ _ARRAY = 9  # of enum gguf_metadata_value_type
 _ELEMENTS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "?", 10: "Q", 11: "q"}
 # Of so many layers the last one has no window: llama.cpp knows it by the architecture (set_swa_pattern in its llama-model.cpp).
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "cohere2": 4}
+# Of so many layers the last one has attention, the others have a state (full_attention_interval, where the file does not say).
+_INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,11 @@ def spec_of(
     key_width = number("attention.key_length", hidden // max(1, heads))
     value_width = number("attention.value_length", key_width)
     header = _read_header(parts or [model.path], architecture)
-    kv_heads = header.kv_heads or [number("attention.head_count_kv", heads)] * layers
+    kv_heads = header.kv_heads
+    if kv_heads is None:
+        every = number("full_attention_interval", _INTERVALS.get(architecture, 1)) or 1
+        n = number("attention.head_count_kv", heads)
+        kv_heads = [n if (i + 1) % every == 0 else 0 for i in range(layers)]
     attending = [n for n in kv_heads if n] if heads else []
     period = number("attention.sliding_window_pattern", _PATTERNS.get(architecture, 0))
     windowed = header.windowed or _period(period, layers)

@@ -228,10 +228,13 @@ class Scheduler:
             if other is not sequence and other.cached:
                 runner.drop(other)
         runner.reuse(sequence, work.rows)
-        n = _part(work, PREFILL_CHUNK, runner)
-        if runner.can_step(n, not runner.placed(sequence)):
-            step.add(running, i, n)
-            return step
+        for _ in range(2):
+            n = _part(work, PREFILL_CHUNK, runner)
+            if runner.can_step(n, not runner.placed(sequence)):
+                step.add(running, i, n)
+                return step
+            # what it has may hold every place there is: once more from the start
+            runner.drop(sequence)
         total, pool = len(sequence.tokens), runner.pool
         msg = f"a sequence of {total} tokens does not fit into a pool of {pool.capacity} token slots, even alone"
         hint = "Give the pool more memory (memory=...), or use a shorter prompt."

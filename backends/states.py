@@ -17,6 +17,9 @@ from langchain_pareto.backends.kv_pool import SlotPool, Slots
 from langchain_pareto.backends.lanes import LaneRunner, Lanes, Memory
 from langchain_pareto.backends.sequences import Sequence
 
+# h = a h + dt B x, and y = C h: six operations for each element of the state (Dao and Gu 2024, arXiv 2405.21060, equation 1)
+STATE_FLOPS = 6
+
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
@@ -116,6 +119,11 @@ class StateLanes(Lanes):
         self._snapshots.append(snapshot)
         return snapshot
 
+    def is_of(self, snapshot: Snapshot, sequence: Sequence) -> bool:
+        """Whether the snapshot is there, and of the sequence as far as that is computed."""
+        there = snapshot in self._snapshots
+        return there and snapshot.tokens == sequence.tokens[: sequence.cached]
+
     def discard(self, snapshot: Snapshot) -> None:
         """Forgets a snapshot, unless it is forgotten already or somebody is to begin from it."""
         if snapshot in self._snapshots and snapshot not in self._awaited.values():
@@ -149,6 +157,9 @@ class StateRunner(LaneRunner[StateLanes]):
     def checkpoint(self, sequence: Sequence) -> None:
         """Keeps a snapshot of here for a truncation that may come soon, in place of the last one that this kept."""
         last = self._checkpoints.pop(sequence, None)
+        if last is not None and self.lanes.is_of(last, sequence):
+            self._checkpoints[sequence] = last  # a truncation has just gone back to it
+            return
         if sequence.cached and (new := self.lanes.keep(sequence)) is not None:
             self._checkpoints[sequence] = new
         if last is not None:

@@ -16,14 +16,11 @@ from transformers import PreTrainedModel
 from langchain_pareto.backends.architectures import has_states
 from langchain_pareto.backends.base import Logits
 from langchain_pareto.backends.sequences import Chunk
-from langchain_pareto.backends.states import StateLanes, StateRunner
+from langchain_pareto.backends.states import STATE_FLOPS, StateLanes, StateRunner
 from langchain_pareto.backends.torch_mixers import Group, Mixer, Round
 from langchain_pareto.backends.torch_recorder import find_mixers
 from langchain_pareto.backends.torch_runner import TorchRunner, reserve
 from langchain_pareto.errors import CapabilityError
-
-# h = a h + dt B x, and y = C h: six operations for each element of the state (Dao and Gu 2024, arXiv 2405.21060, equation 1)
-_STATE_FLOPS = 6
 
 
 def torch_runner(model: PreTrainedModel, *, slots: int, lanes: int) -> TorchRunner:
@@ -90,7 +87,7 @@ class TorchStateRunner(StateRunner, TorchRunner):
         self.spec = replace(
             self.spec,
             state_bytes_per_sequence=sum(mixer.bytes for mixer in self._mixers),
-            state_flops_per_token=_STATE_FLOPS * sum(mixer.elements for mixer in self._mixers),
+            state_flops_per_token=STATE_FLOPS * sum(mixer.elements for mixer in self._mixers),
         )
 
     @property

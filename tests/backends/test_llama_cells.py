@@ -168,6 +168,32 @@ TestCells = CellMachine.TestCase
 TestCells.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 
 
+@pytest.mark.parametrize("freed", [True, False])
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_path_of_many_stretches_needs_few_lanes(freed, opened):
+    """Each computed by another sequence, forked or opened anew as the turns of a talk are, that is gone or idle."""
+    context = FakeContext(lanes=4)
+    runner = CellRunner(FakeModel(), context, SPEC, slots=120)
+    sequence, idle = runner.open([1, 2, 3]), []
+    for i in range(30):
+        runner.reuse(sequence)
+        while not runner.can_step(sequence.pending, 1):
+            runner.drop(idle.pop(0))  # as the scheduler does
+        runner.step([Chunk(sequence, sequence.pending, 1)])
+        runner.share(sequence)
+        more = runner.open(sequence.tokens) if opened else runner.fork(sequence)
+        runner.append(more, [i, i])
+        if freed:
+            runner.free(sequence)
+        else:
+            idle.append(sequence)
+        sequence = more
+    for one in (*idle, sequence):
+        runner.free(one)
+    runner.prefixes.clear()
+    assert (context.used, runner.lanes.free) == (0, 4)
+
+
 # --- with llama.cpp itself
 
 

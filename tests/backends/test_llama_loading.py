@@ -13,6 +13,7 @@ import torch
 from gguf_models import write as write_tiny
 
 from langchain_pareto import ChatPareto
+from langchain_pareto.backends import llama_loading
 from langchain_pareto.backends.base import Sampling, Stop
 from langchain_pareto.backends.llama_loading import check_steps
 from langchain_pareto.backends.loading import load
@@ -96,6 +97,62 @@ def test_users_of_one_file_share_it(path):
     two.close()
     other.close()
     assert two.runner.closed
+
+
+def test_one_place_is_enough(path, monkeypatch):
+    """Where a branch's own beginning holds every place of the cache, it begins again: slowly, and with the same text."""
+    texts = []
+    for places in (1, 8):
+        monkeypatch.setattr(llama_loading, "MOST_LANES", places)
+        with load(path, device="cpu", memory=f"{3 + places} MB", model_kwargs=EXACT) as backend:
+            root = backend.open([1, 2, 3])
+            branches = root.fork(3)
+            for _ in range(3):
+                for branch in branches:
+                    backend.extend(branch, Sampling(), Stop(3, eos=False)).future.result(WAIT)
+            texts.append([branch.tokens for branch in branches])
+            assert backend.runner.context.lanes == places
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("change", ["free", "truncate", "fork"])
+def test_a_branch_of_a_closed_model_disturbs_nobody(path, monkeypatch, change):
+    """Freed after the close, or changed at the very moment of it, it changes nothing: the engine goes on for the others."""
+    with load(path, device="cpu", memory="4 MB", model_kwargs=EXACT) as other:
+        backend = load(path, device="cpu", memory="4 MB")
+        assert backend.engine is other.engine
+        branch = backend.open([1, 2, 3])
+        backend.extend(branch, GREEDY, Stop(8, eos=False)).future.result(WAIT)
+        child = branch.fork(1)[0]
+        branch.truncate(3)
+        if change == "free":
+            backend.close()
+            child.free()
+            branch.free()
+        else:
+            check = backend.check_open
+
+            def close_after_the_check() -> None:
+                check()
+                backend.close()
+
+            monkeypatch.setattr(backend, "check_open", close_after_the_check)
+            branch.truncate(2) if change == "truncate" else branch.fork(1)
+        assert len(draw(other)) == 8
+
+
+def test_closed_by_a_callback(path):
+    """A user may close the model while it streams: the draw ends, and the model is gone for good."""
+    backend = load(path, device="cpu", memory="4 MB")
+    branch = backend.open([1, 2, 3])
+    task = backend.extend(branch, GREEDY, Stop(50, eos=False), on_text=lambda _: backend.close())
+    with pytest.raises(EngineClosedError):
+        task.future.result(WAIT)
+    runner = backend.runner
+    with load(path, device="cpu", memory="4 MB") as again:
+        assert again.runner is not runner
+        assert len(draw(again)) == 8
+    assert runner.closed
 
 
 # --- the bundled model, and the face

@@ -114,6 +114,8 @@ def test_an_adapter_is_the_file_that_was_named(path, tmp_path, monkeypatch):
         ({"n_gpu_layers": 1.5}, "n_gpu_layers of model_kwargs: input should be a valid integer"),
         ({"n_gpu_layers": True}, "n_gpu_layers of model_kwargs: input should be a valid integer"),
         ({"n_threads": 0}, "n_threads of model_kwargs: input should be greater than"),
+        ({"n_threads": 10**6}, "n_threads of model_kwargs: input should be less than"),
+        ({"n_gpu_layers": 2**40}, "n_gpu_layers of model_kwargs: input should be less than"),
         ({"max_roots": 0}, "max_roots of model_kwargs: input should be greater than"),
         ({"lora": ["a.gguf"]}, "lora of model_kwargs: input should be a valid dictionary"),
         ({"lora": {"a": True}}, "lora.a of model_kwargs: input should be a valid number"),

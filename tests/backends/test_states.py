@@ -113,6 +113,19 @@ def test_a_truncation_replays_from_the_newest_snapshot(
     assert_close(rows, reference(architecture, PROMPT[:20]))
 
 
+def test_a_checkpoint_that_was_gone_back_to_is_kept(make_runner, architecture):
+    """Round after round of guesses is rejected: each begins where the last one did."""
+    runner = make_runner(architecture)
+    sequence = runner.open(PROMPT[:50])
+    runner.step([Chunk(sequence, 49, 1)])
+    for _ in range(4):
+        runner.checkpoint(sequence)
+        runner.append(sequence, [1, 2, 3])
+        runner.step([Chunk(sequence, 4, 4)])
+        runner.truncate(sequence, 50)
+        assert (sequence.cached, sequence.pending) == (49, 1)
+
+
 def test_what_a_truncation_computes_again_is_charged_to_nobody(make_backend, architecture):
     """After a cut the tokens since the newest snapshot are replayed; the request pays for its own tokens."""
     backend = make_backend(architecture)
