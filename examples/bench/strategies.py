@@ -58,6 +58,7 @@ HERE = Path(__file__).parent / "results"
 BANDS = {"countdown": "Countdown, 4 numbers", "words": "word problems, 4-6 facts"}
 TEMPERATURE = 0.9  # chosen on validation problems for M, see examples/nano
 AT_ONCE = 8  # problems side by side
+SEED = 0  # of all: votes of one width are over the same samples
 COSTS = ("flops", "tokens", "seconds")
 
 
@@ -154,7 +155,7 @@ def measure(task: str, problems: int, widths: Sequence[int], path: Path) -> dict
         wanted |= {f"{name}, {n}": strategy for name, strategy in searches(task, n).items()}
     if task == "countdown":
         wanted |= {f"beam, distinct, {n}": Beam(n=n, distinct=True) for n in widths}
-    for seed, (name, strategy) in enumerate(wanted.items()):
+    for name, strategy in wanted.items():
         if name in done:
             continue
         began = time.monotonic()
@@ -163,7 +164,7 @@ def measure(task: str, problems: int, widths: Sequence[int], path: Path) -> dict
             load(folders["M"], tokenizer=TOKENIZER, memory="2 GB") as policy,
             load(folders["PRM"], tokenizer=TOKENIZER, memory="2 GB") as reward,
         ):
-            done[name] = asyncio.run(Bench(policy, reward).results(strategy, refs, seed))
+            done[name] = asyncio.run(Bench(policy, reward).results(strategy, refs, SEED))
         with path.open("a") as file:
             file.write(
                 json.dumps({"name": name, "results": [asdict(r) for r in done[name]]}) + "\n"
