@@ -18,6 +18,7 @@ _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
 _PROBE = 2  # guesses of a round that looks whether guessing pays by now
 _PAUSE, _LONGEST_PAUSE = 64, 1024  # rounds without a guess before the next such look
+_MARGIN = 1.03  # over no guess: what a round takes beside its steps, and branches that end apart and leave the others a narrower batch
 _PATIENCE = 4  # lengths: speeds rise and then fall, but for steps in the curve of times
 _PRIOR_RATE = 0.7  # of a pair that has not guessed yet
 _PRIOR_WEIGHT = 4.0  # of that rate, in guesses
@@ -126,7 +127,7 @@ class DraftLength:
         best, fastest = 0, 0.0
         for k, tokens in zip(range(self._most + 1), self._own.tokens(), strict=False):
             speed = self._speed(k, tokens, branches)
-            if speed > fastest:
+            if speed > fastest * (_MARGIN if k and not best else 1):
                 best, fastest = k, speed
             elif k >= best + _PATIENCE:
                 break

@@ -42,6 +42,13 @@ def test_the_length_is_the_fastest_one(rate, slope):
     assert speed(chosen) >= 0.99 * max(map(speed, range(9)))
 
 
+@pytest.mark.parametrize(("guess", "length"), [(0.48, 0), (0.40, 1)])
+def test_what_pays_next_to_nothing_is_not_guessed(guess, length):
+    """1.5 tokens for 1.48 steps are left alone, for 1.40 they are taken."""
+    target, draft = curve(lambda _: 1.0), curve(lambda _: guess)
+    assert DraftLength(1, target, draft, learned(0.5)).next(1) == length
+
+
 def test_where_the_first_guesses_tell_of_the_next_the_length_is_longer():
     """Of two pairs with the same rate, the one whose guesses are right or wrong together guesses further ahead."""
     target, draft = curve(lambda w: 1 + 0.02 * w), curve(lambda _: 0.3)
