@@ -12,38 +12,45 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-from langchain_pareto.planning.plan import Plan
+from langchain_pareto.planning.plan import Plan, Spend
 
 _HALF_LIFE = 20  # observations
 _BOUNDS = (0.5, 2.0)
+_LONGEST = 4.0  # times what was predicted, or what is usual
+_AS_PREDICTED = (1.0, 1.0, 1)  # one such call goes before all: predicted, taken, count
 _UNLIKE = 2.0  # times longer or shorter prompts than those that were measured teach nothing
 
 
 class Drift:
     """What predictions are to be multiplied by, by kind; safe to use from any thread.
 
-    An exponential average of log(actual / predicted), plain at first, with a half-life of 20 calls; at most a factor of 2 either way.
+    The ratio of two exponential averages, of what calls took and of what was predicted, plain at first, with a half-life of 20 calls; at
+    most a factor of 2 either way. An average of the calls' own ratios would find a drift where some calls are just short.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._logs = dict[str, tuple[float, int]]()
+        self._means = dict[str, tuple[float, float, int]]()
 
     def observe(self, kind: str, predicted: float, actual: float) -> None:
-        """Adds one call; what took no time says nothing."""
+        """Adds one call, in what such calls take on average; what took no time says nothing."""
         if not (0 < predicted < math.inf and 0 < actual < math.inf):
             return
-        low, high = map(math.log, _BOUNDS)
-        new = min(max(math.log(actual / predicted), 2 * low), 2 * high)  # an interruption is none
+        took = min(actual, _LONGEST * max(1.0, predicted))  # an interruption is no drift
         with self._lock:
-            known, count = self._logs.get(kind, (0.0, 1))  # one call as predicted goes before all
+            foreseen, taken, count = self._means.get(kind, _AS_PREDICTED)
             weight = max(1 - 0.5 ** (1 / _HALF_LIFE), 1 / (count + 1))
-            self._logs[kind] = (known + weight * (new - known), count + 1)
+            self._means[kind] = (
+                foreseen + weight * (predicted - foreseen),
+                taken + weight * (took - taken),
+                count + 1,
+            )
 
     def factor(self, kind: str) -> float:
         """1 where nothing is known."""
+        foreseen, taken, _ = self._means.get(kind, _AS_PREDICTED)
         low, high = _BOUNDS
-        return min(max(math.exp(self._logs.get(kind, (0.0, 1))[0]), low), high)
+        return min(max(taken / foreseen, low), high)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,16 +92,17 @@ class Paces:
     def learn(self, plan: Plan, *, tokens: int, prompt: int, seconds: float) -> None:
         """Compares the seconds of a planned call, for each token, with those that were measured.
 
-        The first call of a model warms it up, and teaches nothing; nor does one that its limit on tokens cuts short, or whose prompt is
-        unlike those that were measured.
+        The first call of a model warms it up, and teaches nothing; nor does one of several models, one that was expected to take all of a
+        limit (nobody knows how many tokens it has then), or one whose prompt is unlike those that were measured.
         """
         drawn, took = plan.expected.get("tokens"), plan.expected.get("seconds")
         if drawn is None or took is None:
             return
         if not plan.device or plan.model is None or not plan.prompt:
             return
-        cut = drawn.limit is not None and drawn.mean >= drawn.limit
-        if cut or not drawn.mean or not 1 / _UNLIKE <= prompt / plan.prompt <= _UNLIKE:
+        if len(set(plan.roles.values())) > 1 or any(map(_is_cut, plan.expected.values())):
+            return
+        if not (drawn.mean and took.mean) or not 1 / _UNLIKE <= prompt / plan.prompt <= _UNLIKE:
             return
         kind = _kind(plan.model, plan.device)
         with self._lock:
@@ -102,11 +110,15 @@ class Paces:
             self._warm.add(kind)
         if not cold:
             measured = took.mean / plan.pace
-            self._drift.observe(kind, measured * tokens / drawn.mean, seconds)
+            self._drift.observe(kind, tokens / drawn.mean, seconds / measured)
 
 
 paces = Paces()
 """Of this process."""
+
+
+def _is_cut(spend: Spend) -> bool:
+    return spend.limit is not None and spend.mean >= spend.limit
 
 
 def _kind(model: str, device: str) -> str:

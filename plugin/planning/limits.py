@@ -17,22 +17,26 @@ MEASURED = ("tokens", "flops", "seconds")
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Limits as they are now, by resource; `pace` is how many times the measured seconds a call takes now."""
+    """Limits as they are now, by resource; `pace` is how many times the measured seconds a call takes now.
+
+    `timed` is whether time is limited, be that limit among these or not: a vote draws all at once then.
+    """
 
     limits: Mapping[str, float]
     pace: float = 1.0
+    timed: bool = False
 
     @classmethod
     def of(cls, budget: Budget, rates: Rates, pace: float = 1.0) -> Within:
         """All limits of a budget. What has none on time is planned by the measured seconds, whatever was before."""
         found = list(_limits(budget, rates))
         limits = {name: min(x for n, x in found if n == name) for name, _ in found}
-        return cls(limits, pace).only(limits)
+        return cls(limits, pace, "seconds" in limits).only(limits)
 
     def only(self, names: Collection[str]) -> Within:
         """Those on these resources."""
         kept = {name: limit for name, limit in self.limits.items() if name in names}
-        return Within(kept, self.pace if "seconds" in kept else 1.0)
+        return Within(kept, self.pace if "seconds" in kept else 1.0, self.timed)
 
     def measured(self, name: str) -> float:
         """A limit in what was measured."""

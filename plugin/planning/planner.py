@@ -24,13 +24,13 @@ from langchain_pareto.planning.plan import UNITS, Plan, Quality, Rejected, Spend
 from langchain_pareto.planning.profile import Profile
 from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.rates import Rates
-from langchain_pareto.strategies import Auto
+from langchain_pareto.strategies import Auto, Vote
 
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 TOLERANCE = 0.005  # of accuracy: a cheaper plan may be so much worse; half a standard error instead saves no more and loses twice as much
 _TOLD = 1.1  # a pace beyond which a plan tells of it
-_Z = 1.645  # of a 90 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ class Planner:
         self._memory = memory or {}
         self._lean = lean
         self._options: tuple[Option, ...] = ()
+        self._places = dict[int, int]()
         self._tables = dict[str, Estimates]()
+        self._tables_in_time: Mapping[str, Estimates] = {}
         self._elsewhere: Mapping[str, str] = {}
         if profile is None:
             return
@@ -76,6 +78,7 @@ class Planner:
             msg = f"the profile {profile.name!r} has no plan for {', '.join(sorted(usable)) or 'no model'}"
             raise SettingError(msg, hint=f"It knows {', '.join(sorted(all_models))}.")
         self._options = tuple(profile.options[i] for i in kept)
+        self._places = {i: at for at, i in enumerate(kept)}
         self._elsewhere = _elsewhere(profile, self._options, here)
         known = [name for name in MEASURED if name != "seconds" or not self._elsewhere]
         self._tables = {
@@ -86,6 +89,7 @@ class Planner:
         for name in known:
             if name not in self._tables and (cells := by_term(self._tables["tokens"].cells, name)):
                 self._tables[name] = Estimates(self._options, cells)
+        self._tables_in_time = self._tables | self._in_time(kept)
 
     def plan(
         self,
@@ -120,8 +124,8 @@ class Planner:
         if missing and not within.limits:
             return self._unplanned(budget, missing)
         reading = self._reading(within)
-        possible = self._possible(reading, budget)
-        fractions = self._fractions(reading, within)
+        possible = ~np.isnan(reading.quality) & self._fits(budget)
+        fractions = self._fractions(reading, within, possible)
         choice = self._choose(reading, possible, fractions, need)
         return self._plan(budget, within, reading, possible, fractions, choice, need, missing)
 
@@ -139,43 +143,93 @@ class Planner:
                 questions=self.profile.questions,
                 hint=f"Calibrate with at least {min(VOTES)} samples of each question: the reference is a vote.",
             )
-        certificate = certify(
-            family.losses(guarantee.kind),
-            kind=guarantee.kind,
-            risk=guarantee.risk,
-            delta=guarantee.delta,
-        )
-        index = family.options[certificate.plan]
+        losses, asked = family.losses(guarantee.kind), guarantee.model_dump()
+        last = certify(losses, **asked).plan
+        row = self._last_at_hand(family.options[: last + 1], budget)
+        index = family.reference if row is None else family.options[row]
         option = self.profile.options[index]
-        if option not in self._options:
-            msg = f"the certified plan, {option}, needs models that this call has not"
-            raise SettingError(msg, hint=f"Name {option.players} in models=.")
-        reading = self._reading(within)
-        at = self._options.index(option)
+        if row is None:
+            self._check_at_hand(index, budget)
+            told = f"no cheaper plan that is certified can run here: {option} is the reference, which needs no certificate"
+        else:  # those before the last have passed too
+            certificate = certify(losses[: row + 1], **asked)
+            told = certificate.explain().replace(f"plan {row}", str(option))
+        reading, at = self._reading(within), self._places[index]
         plan = self._told(budget, within, reading, at)
-        notes = [
-            *_paced(within),
-            certificate.explain().replace(f"plan {certificate.plan}", str(option)),
-        ]
-        free = self._tables["tokens"].unlimited()
-        whole = reading.cost(at, "samples") >= 0.98 * free.cost(at, "samples")
-        if not whole:  # nor where nothing is known of it within this budget
-            notes.append(
-                "this budget cuts the plan short, and the certificate is of the whole plan: it does not hold here"
-            )
-        elif missing:
-            notes.append(
-                f"{self._unmeasured(missing)}; if it cuts the plan short, the certificate does not hold"
-            )
+        notes = [*_paced(within), told, *self._limited(budget, within, missing, reading, at)]
         return replace(plan, notes=tuple(notes))
+
+    def _last_at_hand(self, family: Sequence[int], budget: Budget) -> int | None:
+        """The last of these options that the call has the models and the memory for: its place among them."""
+        fits = self._fits(budget)
+        rows = [row for row, i in enumerate(family) if i in self._places and fits[self._places[i]]]
+        return max(rows, default=None)
+
+    def _check_at_hand(self, index: int, budget: Budget) -> None:
+        """Raises SettingError where the reference cannot run either."""
+        assert self.profile is not None
+        option = self.profile.options[index]
+        if index not in self._places:
+            msg = f"no certified plan can run here, and their reference, {option}, needs models that this call has not"
+            raise SettingError(msg, hint=f"Name {option.players} in models=.")
+        if not self._fits(budget)[self._places[index]]:
+            msg = f"no certified plan fits into the memory, nor does their reference, {option}"
+            raise SettingError(msg, hint="Give the budget more memory, or leave out the guarantee.")
+
+    def _limited(
+        self,
+        budget: Budget,
+        within: Within,
+        missing: Sequence[str],
+        reading: Reading,
+        at: int,
+    ) -> Iterator[str]:
+        """Where limits make a plan another one than was tested."""
+        free = max(
+            tables["tokens"].unlimited().cost(at, "samples")
+            for tables in (self._tables, self._read_by(within))
+        )
+        # nor is it whole where nothing is known of it within this budget
+        if not reading.cost(at, "samples") >= 0.98 * free:
+            yield "this budget cuts the plan short, and the guarantee is of the whole plan: it does not hold here"
+            return
+        if missing:
+            yield f"{self._unmeasured(missing)}; if it cuts the plan short, the guarantee does not hold"
+        if budget.memory is not None:
+            yield "if the limit on memory cuts a sample short, the guarantee does not hold"
+        if within.timed and self._stops_early(at):
+            yield (
+                "under a limit on time the vote draws all its samples at once: the plan that was tested stops when it is sure, and the "
+                "answers of the two may differ"
+            )
+
+    def _stops_early(self, i: int) -> bool:
+        """Whether an option draws otherwise under a limit on time: all its samples at once."""
+        strategy = self._options[i].strategy
+        return isinstance(strategy, Vote) and strategy.adaptive
 
     # --- reading
 
+    def _in_time(self, kept: Sequence[int]) -> dict[str, Estimates]:
+        """What is read otherwise under a limit on time: the runs that were measured under one drew all their samples at once."""
+        assert self.profile is not None
+        if (timed := self.profile.cells.get("seconds")) is None:
+            return {}
+        by = {name: by_term(timed.part(kept), name) for name in MEASURED if name != "seconds"}
+        return {name: Estimates(self._options, cells) for name, cells in by.items() if cells}
+
+    def _read_by(self, within: Within) -> Mapping[str, Estimates]:
+        """The tables for calls under such limits."""
+        return self._tables_in_time if within.timed else self._tables
+
     def _reading(self, within: Within) -> Reading:
         """All options under all limits: each as where it is worst."""
+        tables = self._read_by(within)
         if not within.limits:
-            return self._tables["tokens"].unlimited()
-        readings = [self._tables[name].at(within.measured(name)) for name in within.limits]
+            return tables["tokens"].unlimited()
+        # Time first, which has ties: it was measured, and what the others come to in it is a guess.
+        names = sorted(within.limits, key=lambda name: name != "seconds")
+        readings = [tables[name].at(within.measured(name)) for name in names]
         if len(readings) == 1:
             return readings[0]
         values = np.stack([reading.quality for reading in readings])
@@ -188,20 +242,21 @@ class Planner:
 
         return Reading(taken("quality"), taken("right"), taken("mean"), taken("p90"))
 
-    def _possible(self, reading: Reading, budget: Budget) -> npt.NDArray[np.bool_]:
-        """The options that were measured here, and of which one sample fits into the memory."""
-        fits = np.array(
+    def _fits(self, budget: Budget) -> Bools:
+        """Of which options one sample fits into the memory; (options,)."""
+        return np.array(
             [
                 budget.memory is None
                 or all(self._memory.get(m, 0) <= budget.memory for m in option.roles.values())
                 for option in self._options
             ]
         )
-        possible: npt.NDArray[np.bool_] = ~np.isnan(reading.quality) & fits
-        return possible
 
-    def _fractions(self, reading: Reading, within: Within) -> Floats:
-        """What each option takes of the tightest limit on average; without limits, what it costs up to a factor; (options,)."""
+    def _fractions(self, reading: Reading, within: Within, possible: Bools) -> Floats:
+        """What each option takes of the tightest limit on average; without limits, what it costs up to a factor; (options,).
+
+        It costs its seconds where time has a price, else its FLOPs, else its tokens: the first of them that is known of all that is possible.
+        """
         if within.limits:
             shares = [
                 reading.mean[:, TERMS.index(name)] / within.measured(name) for name in within.limits
@@ -209,10 +264,13 @@ class Planner:
             tightest: Floats = np.max(shares, axis=0)
             return tightest
         timed = not self._elsewhere and (self._rates.watts or self._rates.usd_per_hour)
-        by = "seconds" if timed else "flops"
-        costs: Floats = reading.mean[:, TERMS.index(by)]
+        columns: list[Floats] = [
+            reading.mean[:, TERMS.index(name)]
+            for name in (("seconds", "flops") if timed else ("flops",))
+        ]
+        known = (costs for costs in columns if (costs[possible] > 0).all())
         tokens: Floats = reading.mean[:, TERMS.index("tokens")]
-        return costs if np.nansum(costs) > 0 else tokens
+        return next(known, tokens)
 
     # --- choosing
 
@@ -270,6 +328,10 @@ class Planner:
             notes.append(
                 f"no plan reaches {need:.0%} for sure within this budget: the best that fits is taken"
             )
+        if within.timed and "seconds" not in self.profile.cells and self._stops_early(choice.index):
+            notes.append(
+                "under a limit on time the vote draws all its samples at once, which was not measured: it may take more than is told"
+            )
         if need is not None and not self.profile.labelled:
             notes.append("the profile has no labels, so a wanted accuracy cannot be planned for")
         plan = self._told(budget, within, reading, choice.index)
@@ -279,7 +341,7 @@ class Planner:
     def _below(self, within: Within) -> Iterator[str]:
         """Which limits are smaller than any budget that was measured."""
         for name, limit in within.limits.items():
-            least = within.now(name, float(self._tables[name].cells.budgets[0]))
+            least = within.now(name, float(self._read_by(within)[name].cells.budgets[0]))
             if limit < least:
                 yield (
                     f"no budget as small as {figure(limit)} {UNITS[name]} was measured: "
@@ -322,13 +384,16 @@ class Planner:
             expected=expected,
             quality=self._quality(reading, i),
             source=self._source(),
-            device="" if self._elsewhere else self._device_of(i),
+            device=self._device_of(i, within),
             pace=within.pace,
             prompt=self.profile.prompt,
         )
 
-    def _device_of(self, i: int) -> str:
+    def _device_of(self, i: int, within: Within) -> str:
+        """Where the seconds of such calls were measured, nothing where they were not."""
         assert self.profile is not None
+        if self._elsewhere or (within.timed and "seconds" not in self.profile.cells):
+            return ""
         return self.profile.devices.get(self._options[i].model, "")
 
     def _expected(self, reading: Reading, i: int, within: Within) -> dict[str, Spend]:
@@ -352,8 +417,7 @@ class Planner:
         assert self.profile is not None
         if not self.profile.labelled or np.isnan(reading.quality[i]):
             return None
-        mean, half = float(reading.quality[i]), _Z * reading.error(i)
-        return Quality(mean, max(0.0, mean - half), min(1.0, mean + half))
+        return Quality(float(reading.quality[i]), *reading.interval(i))
 
     def _source(self) -> str:
         assert self.profile is not None

@@ -3,14 +3,16 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from profiles import OPTIONS, cells
+from profiles import OPTIONS, cells, profile
 
 from langchain_pareto import Budget, ChatPareto, chat_model, plans, run_budget
+from langchain_pareto.backends import hardware
 from langchain_pareto.backends.scripted import ScriptedBackend
-from langchain_pareto.planning import device
 from langchain_pareto.planning.drift import Drift, Paces
 from langchain_pareto.planning.plan import Plan, Spend
+from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.profile import Profile
 from langchain_pareto.strategies import Single
 
@@ -31,10 +33,10 @@ def test_drift_forgets_by_half_in_twenty_calls():
     drift = Drift()
     for _ in range(400):
         drift.observe("x", 1.0, 1.8)
-    before = math.log(drift.factor("x"))
+    before = drift.factor("x") - 1
     for _ in range(20):
         drift.observe("x", 1.0, 1.0)
-    assert math.log(drift.factor("x")) == pytest.approx(before / 2, rel=0.01)
+    assert drift.factor("x") - 1 == pytest.approx(before / 2, rel=0.01)
 
 
 def test_drift_has_bounds():
@@ -53,6 +55,34 @@ def test_what_is_no_time_teaches_nothing():
     for predicted, actual in [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)]:
         drift.observe("x", predicted, actual)
     assert drift.factor("x") == 1.0
+
+
+@pytest.mark.parametrize("draw", ["lengths of all kinds", "two lengths"])
+def test_short_calls_are_no_drift(draw):
+    """A device that is just as it was measured has no pace, though a short call takes more seconds for each of its tokens."""
+    rng, drift = np.random.default_rng(0), Drift()
+    tokens = np.maximum(1, rng.lognormal(4.3, 0.8, 2000).round())
+    if draw == "two lengths":
+        tokens = np.where(rng.random(2000) < 0.4, 3.0, 250.0)
+    seconds = 0.3 + 0.01 * tokens  # the prompt is read, then a token each 10 ms
+    factors = []
+    for drawn, took in zip(tokens / tokens.mean(), seconds / seconds.mean(), strict=True):
+        drift.observe("x", drawn, took)
+        factors.append(drift.factor("x"))
+    assert np.mean(factors) == pytest.approx(1.0, abs=0.01)
+    assert np.exp(np.mean(np.log(seconds / tokens * tokens.mean() / seconds.mean()))) > 1.1
+
+
+def test_an_interruption_is_no_drift():
+    """One call of a hundred times the seconds counts as four, be it short or long, and is forgotten."""
+    drift = Drift()
+    for _ in range(60):
+        drift.observe("x", 1.0, 1.0)
+    drift.observe("x", 0.1, 100.0)
+    assert drift.factor("x") < 1.2
+    for _ in range(60):
+        drift.observe("x", 1.0, 1.0)
+    assert drift.factor("x") == pytest.approx(1.0, abs=0.02)
 
 
 # --- what calls teach
@@ -80,9 +110,9 @@ def taught(plan: Plan, tokens=50, prompt=20, seconds=1.8) -> float:
 
 def test_seconds_are_compared_by_token():
     """A call of twice the tokens that were expected may take twice the seconds; what was expected is of the pace that was known."""
-    slower = pytest.approx(math.sqrt(1.8))
+    slower = pytest.approx((1 + 1.8) / 2)  # one call as predicted goes before all
     assert taught(told()) == slower
-    assert taught(told(), tokens=100, seconds=3.6) == slower
+    assert taught(told(), tokens=100, seconds=3.6) == pytest.approx((1 + 3.6) / (1 + 2))
     assert taught(told(), tokens=100, seconds=2.0) == pytest.approx(1.0)
     assert (
         taught(told(pace=2.0, expected={"seconds": Spend(2, 2), "tokens": Spend(50, 60)})) == slower
@@ -97,10 +127,14 @@ def test_seconds_are_compared_by_token():
         told(expected={}),
         told(prompt=0.0),
         told(expected={"seconds": Spend(1.0, 1.0), "tokens": Spend(3, 3, 3)}),
+        told(expected={"seconds": Spend(0.3, 0.3, 0.25), "tokens": Spend(50, 60)}),
+        told(expected={"seconds": Spend(0.0, 0.0, 0.25), "tokens": Spend(50, 60)}),
+        told(expected={"seconds": Spend(1, 1), "tokens": Spend(50, 60), "flops": Spend(9, 9, 9)}),
+        told(roles={"policy": "small", "large": "large"}),
     ],
 )
 def test_what_is_not_comparable_teaches_nothing(plan):
-    """Nothing was measured, or the limit on tokens cuts the call short."""
+    """Nothing was measured, a limit cuts the call short, or two models drew the tokens."""
     assert taught(plan) == 1.0
 
 
@@ -132,6 +166,22 @@ def test_calls_side_by_side_are_not_alone():
     assert third.alone
 
 
+def test_a_limit_below_all_that_was_measured_teaches_nothing():
+    """What is expected is then cut to the limit, and not what so few tokens were measured to take: ten calls at just that speed are no drift."""
+    table = replace(cells(), budgets=cells().budgets / 1000)
+    made = profile(tables={"tokens": cells(), "seconds": table})
+    made = replace(made, devices={"small": HERE, "large": HERE})
+    paces = Paces()
+    for seconds, learned in ((0.02, False), (1.6, True)):
+        plan = Planner(made, here=[HERE]).plan(Budget(seconds=seconds))
+        assert plan.device == HERE
+        for _ in range(10):  # a millisecond a token
+            paces.learn(plan, tokens=20, prompt=20, seconds=0.02)
+        assert paces.of(made.devices) == pytest.approx(1.0)
+        paces.learn(plan, tokens=20, prompt=20, seconds=0.06)
+        assert (paces.of(made.devices) > 1.0) is learned
+
+
 # --- what is planned with it
 
 
@@ -141,7 +191,7 @@ def timed(monkeypatch):
     own = Paces()
     for module in (chat_model, plans):
         monkeypatch.setattr(module, "paces", own)
-    monkeypatch.setattr(device, "is_here", lambda _: True)
+    monkeypatch.setattr(hardware, "called", lambda _: (HERE, ""))
     backends = {name: ScriptedBackend(["7\nAnswer: 7"], name=name) for name in ("small", "large")}
     llm = ChatPareto(models=backends, max_tokens=100)
     table = replace(cells(), budgets=cells().budgets / 1000)  # the same, in seconds
