@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from langchain_pareto.budget import Budget
-from langchain_pareto.errors import CertificateRefused, SettingError
-from langchain_pareto.planning.catalogue import VOTES, Option
-from langchain_pareto.planning.certificates import Guarantee, certify
+from langchain_pareto.errors import SettingError
+from langchain_pareto.planning.catalogue import Option
+from langchain_pareto.planning.certificates import Guarantee
+from langchain_pareto.planning.certified import cheapest_certified
 from langchain_pareto.planning.estimates import Estimates, Reading, by_term
 from langchain_pareto.planning.limits import MEASURED, Within
 from langchain_pareto.planning.plan import UNITS, Plan, Quality, Rejected, Spend, figure
@@ -134,47 +135,13 @@ class Planner:
     ) -> Plan:
         """The cheapest plan of the profile's family that has a certificate; the reference itself needs none."""
         assert self.profile is not None
-        family = self.profile.family
-        if family is None:
-            msg = f"the profile {self.profile.name} has no plans to certify"
-            raise CertificateRefused(
-                msg,
-                reason="family",
-                questions=self.profile.questions,
-                hint=f"Calibrate with at least {min(VOTES)} samples of each question: the reference is a vote.",
-            )
-        losses, asked = family.losses(guarantee.kind), guarantee.model_dump()
-        last = certify(losses, **asked).plan
-        row = self._last_at_hand(family.options[: last + 1], budget)
-        index = family.reference if row is None else family.options[row]
-        option = self.profile.options[index]
-        if row is None:
-            self._check_at_hand(index, budget)
-            told = f"no cheaper plan that is certified can run here: {option} is the reference, which needs no certificate"
-        else:  # those before the last have passed too
-            certificate = certify(losses[: row + 1], **asked)
-            told = certificate.explain().replace(f"plan {row}", str(option))
+        fits = self._fits(budget)
+        at_hand = {place: bool(fits[at]) for place, at in self._places.items()}
+        index, told = cheapest_certified(self.profile, at_hand, guarantee)
         reading, at = self._reading(within), self._places[index]
         plan = self._told(budget, within, reading, at)
         notes = [*_paced(within), told, *self._limited(budget, within, missing, reading, at)]
         return replace(plan, notes=tuple(notes))
-
-    def _last_at_hand(self, family: Sequence[int], budget: Budget) -> int | None:
-        """The last of these options that the call has the models and the memory for: its place among them."""
-        fits = self._fits(budget)
-        rows = [row for row, i in enumerate(family) if i in self._places and fits[self._places[i]]]
-        return max(rows, default=None)
-
-    def _check_at_hand(self, index: int, budget: Budget) -> None:
-        """Raises SettingError where the reference cannot run either."""
-        assert self.profile is not None
-        option = self.profile.options[index]
-        if index not in self._places:
-            msg = f"no certified plan can run here, and their reference, {option}, needs models that this call has not"
-            raise SettingError(msg, hint=f"Name {option.players} in models=.")
-        if not self._fits(budget)[self._places[index]]:
-            msg = f"no certified plan fits into the memory, nor does their reference, {option}"
-            raise SettingError(msg, hint="Give the budget more memory, or leave out the guarantee.")
 
     def _limited(
         self,
