@@ -8,7 +8,6 @@ not know who is right; `equivalence.py` knows when two spellings are the same ma
 import re
 import unicodedata
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import Protocol, Self
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from langchain_pareto.backends.thinking import THINK, THINK_END
 from langchain_pareto.errors import SettingError
-from langchain_pareto.strategies.equivalence import key_of, same
+from langchain_pareto.strategies.equivalence import Key, classes, key_of
 
 _BRACES = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|[{}]", re.DOTALL)
 _MARKER = re.compile(r"\banswer[*_]{0,3} ?[:\uff1a]", re.IGNORECASE)
@@ -238,26 +237,21 @@ def _plain_number(text: str) -> str:
 def group(answers: Sequence[str | None]) -> list[list[int]]:
     """Clusters of indices of equivalent answers, largest first, then first seen first.
 
-    None is in no cluster. An answer joins the first cluster whose first member it is equivalent to.
+    None is in no cluster. In another order the same answers are together.
     """
-    places: dict[str, list[int]] = {}  # of each spelling: most are written more than once
+    spelt: dict[str, list[int]] = {}  # most are written more than once
     for index, answer in enumerate(answers):
         if answer is not None:
-            places.setdefault(answer, []).append(index)
-    clusters: dict[str | Fraction, list[int]] = {}
-    owner: dict[str | Fraction, str | Fraction] = {}
-    for answer, indices in places.items():
-        exact = isinstance(answer, Exact)
-        key = answer if exact else _key(answer)
-        if key not in owner:
-            others = () if exact else clusters
-            owner[key] = next((first for first in others if same(first, key)), key)
-        clusters.setdefault(owner[key], []).extend(indices)
-    if len(clusters) < len(places):
-        clusters = {key: sorted(indices) for key, indices in clusters.items()}
-    return sorted(clusters.values(), key=len, reverse=True)  # stable: first seen stays first
+            spelt.setdefault(answer, []).append(index)
+    exact = [indices for answer, indices in spelt.items() if isinstance(answer, Exact)]
+    places: dict[Key, list[int]] = {}
+    for answer, indices in spelt.items():
+        if not isinstance(answer, Exact):
+            places.setdefault(_key(answer), []).extend(indices)
+    same = [sorted(i for key in members for i in places[key]) for members in classes(places)]
+    return sorted([*exact, *same], key=lambda indices: (-len(indices), indices[0]))
 
 
 @lru_cache(maxsize=4096)
-def _key(answer: str) -> str | Fraction:
+def _key(answer: str) -> Key:
     return key_of(normalise(answer))

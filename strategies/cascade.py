@@ -7,11 +7,13 @@ It pays where a cheap sample costs less than about a third of a dear one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from langchain_pareto.strategies.answers import shape_of
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
@@ -63,7 +65,7 @@ class Cascade(Strategy):
         return thoughts
 
     def _agree(self, cheap: Sequence[Thought]) -> bool:
-        most = max(map(len, ballot(cheap)), default=0)
+        most = len(next(iter(ballot(cheap)), ()))
         return self.agreement is not None and most > 1 and most / self.n >= self.agreement
 
     def _is_good(self, cheap: Sequence[Thought]) -> bool:
@@ -72,10 +74,17 @@ class Cascade(Strategy):
 
 
 def _pooled(cheap: Sequence[Thought], dear: Sequence[Thought]) -> Answer:
-    """The largest class; ties, and the choice among its members, go to the dear model, whose texts are no likelier for being better."""
+    """The largest class, of exact answers that of the shape with most votes; ties, and the choice among its members, go to the dear model,
+    whose texts are no likelier for being better.
+    """
     everybody = [*dear, *cheap]
     classes = ballot(everybody)
-    first = max(classes, key=lambda c: (len(c), sum(t in dear for t in c)), default=everybody)
+    shapes = Counter(shape_of(t.answer) for members in classes for t in members)
+
+    def place(members: Sequence[Thought]) -> tuple[int, int, int]:
+        return shapes[shape_of(members[0].answer)], len(members), sum(t in dear for t in members)
+
+    first = max(classes, key=place, default=everybody)
     votes = sum(map(len, classes))
     chosen = best_of([t for t in first if t in dear and t.finished] or first)
     return Answer(chosen, len(first) / votes if votes else None)

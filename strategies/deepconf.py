@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from langchain_pareto.errors import CapabilityError
+from langchain_pareto.strategies.answers import shape_of
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.thoughts import Answer, Thought, ballot
@@ -108,10 +109,19 @@ def quantile(values: Collection[float], share: float) -> float:
 
 
 def elected(voters: Mapping[Thought, float]) -> Answer:
-    """The most confident sample of the class with most confidence in sum; where nobody votes, of all. `share` is the class's part."""
+    """The most confident sample of the class with most confidence in sum; where nobody votes, of all. `share` is the class's part.
+
+    Of exact answers, the shape is chosen first, by the sum of its confidences.
+
+    Where all confidences are 0, each sample is one vote.
+    """
     classes = ballot(list(voters))
+    if not any(voters.values()):
+        voters = dict.fromkeys(voters, 1.0)
     sums = [math.fsum(voters[thought] for thought in members) for members in classes]
-    most = max(range(len(sums)), key=sums.__getitem__, default=None)
+    shapes = [shape_of(members[0].answer) for members in classes]
+    of_shape = [math.fsum(s for s, b in zip(sums, shapes, strict=True) if a == b) for a in shapes]
+    most = max(range(len(sums)), key=lambda i: (of_shape[i], sums[i]), default=None)
     if most is None:
         return Answer(max(voters, key=voters.__getitem__))
     return Answer(max(classes[most], key=voters.__getitem__), sums[most] / math.fsum(sums))

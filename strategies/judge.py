@@ -2,7 +2,7 @@
 A language model as judge: how good is an answer, which of two is better, which of several is best.
 
 Knows prompts and scores; knows no strategy. A reply that cannot be read is no judgement: it is kept in `failures`,
-logged, and never turned into a number. Of what is asked at once, something has to be readable, or ScorerError says what came.
+logged, and never turned into a number. Something of what a judge first says in a run has to be readable, or ScorerError says what came.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from langchain_pareto.strategies.judgements import read_choice, read_score, read
 from langchain_pareto.strategies.prompts import fill, showing, shown
 from langchain_pareto.strategies.replies import replies
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Thought
+from langchain_pareto.strategies.thoughts import POLICY, Thought
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -91,13 +91,15 @@ class _Judge(BaseModel):
         )
         readings = {reply: read(_conclusion(reply)) for reply in said if reply is not None}
         failures = [_failure(reply) for reply, reading in readings.items() if reading is None]
-        self._keep(failures, len(readings))
+        self._keep(failures, len(readings), search.desk(POLICY).record.judges)
         return [None if reply is None else readings[reply] for reply in said]
 
-    def _keep(self, failures: Sequence[str], total: int) -> None:
-        """Keeps what could not be read; ScorerError where that is all that came."""
+    def _keep(self, failures: Sequence[str], total: int, readable: set[int]) -> None:
+        """Keeps what could not be read; ScorerError where that is all that ever came, so that this judge is not among the `readable`."""
         self.failures.extend(failures)
-        if failures and len(failures) == total:
+        if len(failures) < total:
+            readable.add(id(self))
+        if failures and id(self) not in readable:
             msg = f"none of {total} judgements could be read; the first {failures[0]:.500}"
             raise ScorerError(msg, hint="Name another judge, or a prompt that it follows.")
         if failures:

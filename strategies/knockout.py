@@ -8,13 +8,11 @@ no votes and no scores, so it is for answers that cannot be counted.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from langchain_pareto.errors import ScorerError
 from langchain_pareto.strategies.answers import group
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.judge import JudgeCompare
@@ -31,7 +29,6 @@ from langchain_pareto.strategies.thoughts import (
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
 
-_logger = logging.getLogger(__name__)
 _Pair = tuple[Thought, Thought]  # the better seed first
 
 
@@ -51,14 +48,13 @@ class Knockout(Strategy):
     async def run(self, search: Search) -> Answer:
         """Round after round, the matches of each side by side."""
         drawn = await search.run(self.of, self.n)
-        entrants, judged = _seeded(drawn), False
+        entrants = _seeded(drawn)
         while len(entrants) > 1:
             search.offer(entrants[0])
             half = len(entrants) // 2
             upper, lower = entrants[-2 * half : -half], entrants[-half:]
             pairs = list(zip(upper, reversed(lower), strict=True))
-            shares = await self._shares(search, pairs, needed=not judged)
-            judged = judged or bool(shares)
+            shares = await self._shares(search, pairs)
             beaten = {
                 better if shares.get((better, worse), 1.0) < 0.5 else worse
                 for better, worse in pairs
@@ -66,19 +62,10 @@ class Knockout(Strategy):
             entrants = [entrant for entrant in entrants if entrant not in beaten]
         return Answer(entrants[0])
 
-    async def _shares(
-        self, search: Search, pairs: Sequence[_Pair], *, needed: bool
-    ) -> dict[_Pair, float]:
-        """The better seed's share of the judgements, where there are any; raises ScorerError only if they are `needed`."""
+    async def _shares(self, search: Search, pairs: Sequence[_Pair]) -> dict[_Pair, float]:
+        """The better seed's share of the judgements, where there are any."""
         unlike = [pair for pair in pairs if not _same(*pair)]
-        try:
-            shares = await self.judge.compare(search, unlike)
-        except ScorerError as error:
-            if needed:
-                raise
-            _logger.warning("the better seeds win a round: %s", error)
-            return {}
-        found = zip(unlike, shares, strict=True)
+        found = zip(unlike, await self.judge.compare(search, unlike), strict=True)
         return {pair: share for pair, share in found if share is not None}
 
 

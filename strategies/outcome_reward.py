@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,12 +69,12 @@ class _Reader:
         origin = thought.origin
         if origin is not thought and origin.branch is not None:
             read = await self.read(origin)
-            return read and Reading(self._desk.fork(read.branch), read.paid, read.scores)
+            return read and replace(read, branch=self._desk.fork(read.branch), memory=0)
         tokens = self._tokens(thought)
         above = await self._above(thought)
         if above is None:
             # whatever comes later in the tree has the question in common with it
-            above = Reading(self._desk.open(tokens))
+            above = Reading(self._desk.open(tokens), self._desk.account)
             self._top(thought).readings.setdefault(self._key, _done(above))
         branch, paid = self._goes_on(above, tokens)
         said = await self._desk.judge(branch, paid, CLASSES)
@@ -81,7 +82,7 @@ class _Reader:
             return None
         (good, bad), held = said
         reward = good - bad if self._classes == 1 else probability(good, bad)
-        return Reading(branch, len(tokens), (reward,), held)
+        return Reading(branch, self._desk.account, len(tokens), (reward,), held)
 
     async def _above(self, thought: Thought) -> Reading | None:
         """The nearest one above that is read, or is being read; None where nothing was."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -140,11 +141,11 @@ class _Reader:
     async def _read(self, thought: Thought) -> Reading | None:
         if thought.parent is None:
             branch = self._desk.open(self._question(thought.question))
-            return Reading(branch)
+            return Reading(branch, self._desk.account)
         origin = thought.origin
         if origin is not thought and origin.branch is not None:
             read = await self.read(origin)
-            read = read and Reading(self._desk.fork(read.branch), read.paid, read.scores)
+            read = read and replace(read, branch=self._desk.fork(read.branch), memory=0)
         else:
             above = await self.read(thought.parent)
             read = above and await self._read_steps(thought, above)
@@ -165,7 +166,7 @@ class _Reader:
             (good, bad), held = said
             memory += held
             scores.append(probability(good, bad))
-        return Reading(branch, paid, tuple(scores), memory)
+        return Reading(branch, self._desk.account, paid, tuple(scores), memory)
 
     def _judging(self) -> Sequence[int]:
         """What may come after a step, good and bad."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from langchain_pareto.backends.base import Branch, Task, Usage
 from langchain_pareto.budget import Cost
+from langchain_pareto.strategies.seekers import Seekers
 from langchain_pareto.strategies.thoughts import Answer, Thought
 
 # spread of the lengths of one question's samples, relative to their mean: standard deviation 0.30
@@ -97,6 +98,8 @@ class Record:
     lengths: Lengths = field(default_factory=Lengths)
     asides: Lengths = field(default_factory=Lengths)
     steps: Lengths = field(default_factory=Lengths)  # of single steps
+    seekers: Seekers = field(default_factory=Seekers)
+    judges: set[int] = field(default_factory=set)  # by id, of whom something could be read
     held: int = 0  # bytes of KV cache on the account
     prefix: int = 0  # tokens of the prompt that this run computed
     limited_by: str | None = None  # the resource that shrank or refused a draw

@@ -76,7 +76,7 @@ class Refine(Strategy):
             if not critiques or self._approves(critiques[0]):
                 break
             prompt = fill(self.revision, critique=shown(critiques[0]), **latest)
-            writer = search.on(prompt, role=search.root.role).at_temperature(self.temperature)
+            writer = search.asking(prompt)
             revisions = await writer.sample(writer.root)
             if not any(_replaces(revision, versions[-1]) for revision in revisions):
                 break

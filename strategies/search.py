@@ -30,6 +30,8 @@ from langchain_pareto.strategies.until import ANSWER, STEP, Until
 if TYPE_CHECKING:
     from langchain_pareto.strategies.base import Strategy
 
+_ASIDE = 512  # tokens that an aside may have, however short answers are to be
+
 
 def _too_long(role: str, error: ContextLengthError) -> ContextLengthError:
     """The user did not write this prompt."""
@@ -133,23 +135,28 @@ class Search:
     def drop(self, thoughts: Sequence[Thought]) -> None:
         """Gives up thoughts that nothing will continue; what is theirs alone of the cache is free for others."""
         for thought in thoughts:
-            memory = thought.free()
-            with self._record.lock:
-                self._record.held -= memory
-                self._account.release(memory=memory)
+            self._release(self._account, thought.free())
+            for reading in thought.forget():
+                self._release(reading.account, reading.memory)
 
     # --- scoring
 
     async def score(self, thoughts: Sequence[Thought]) -> None:
-        """Scores what is not scored yet and was not cut off, by this run's scorer; raises ScorerError.
+        """Scores what this search's scorer has not scored yet and was not cut off; raises ScorerError.
 
-        Where the budget has no room for a scorer's own work, thoughts stay without a score.
+        What another scorer gave is no score here. Where the budget has no room for a scorer's own work, thoughts stay without one.
         """
-        new = [t for t in dict.fromkeys(thoughts) if t.score is None and t.whole]
+        scorer = self.settings.scorer
+        new = [
+            t
+            for t in dict.fromkeys(thoughts)
+            if t.whole and (t.score is None or t.scorer is not scorer)
+        ]
         if not new:
             return
-        found = await ask_scorer(self.settings.scorer, self, new)
+        found = await ask_scorer(scorer, self, new)
         for thought, value in zip(new, found, strict=True):
+            thought.score, thought.scorer = None, scorer
             if isinstance(value, float):
                 thought.score = value
             elif value is not None:
@@ -182,11 +189,11 @@ class Search:
         return self._with(settings=replace(self.settings, sampling=sampling))
 
     def up_to(self, max_tokens: int | None) -> Search:
-        """The same search with shorter texts, None for the same."""
+        """The same search with shorter texts, None for the same; asides are as long as whoever asks for them says."""
         if max_tokens is None:
             return self
         own = self.settings.max_tokens
-        least = max_tokens if own is None else min(own, max_tokens)
+        least = max_tokens if own is None or self.root.aside else min(own, max_tokens)
         return self._with(settings=replace(self.settings, max_tokens=least))
 
     def scored_by(self, scorer: Scorer | RunScorer) -> Search:
@@ -203,7 +210,8 @@ class Search:
     def on(self, text: str, *, role: str = POLICY, aside: bool = False) -> Search:
         """A search whose root is a prompt of its own, `text`, put to the model of a role (the policy, where nobody plays it).
 
-        What is drawn there is no answer of the run if it is `aside`.
+        What is drawn there is no answer of the run if it is `aside`: the call's stops do not end it, and it may be as long as an
+        answer, and 512 tokens in any case.
         """
         name = role if role in self.settings.roles else POLICY
         player = self.settings.roles[name]
@@ -251,6 +259,12 @@ class Search:
         """The best scored thought; ties by mean log-probability, then first drawn."""
         return Answer(best_of(thoughts))
 
+    def _release(self, account: Account, memory: int) -> None:
+        """Gives cache back to whoever paid for it."""
+        with self._record.lock:
+            account.release(memory=memory)
+            self._record.held -= memory
+
     def _with(
         self,
         *,
@@ -282,10 +296,11 @@ class Search:
             self._record.roots[key] = Thought(
                 self.root.question, branch=branch, role=name, aside=aside
             )
-        grammar = (
-            None if aside else role.grammar
-        )  # what is asked aside is no answer, and has a form of its own
-        settings = replace(self.settings, sampling=role.sampling, grammar=grammar)
+        settings = replace(self.settings, sampling=role.sampling, grammar=role.grammar)
+        if aside:  # no answer: it has a form, an end and a length of its own
+            own = settings.max_tokens
+            most = None if own is None else max(own, _ASIDE)
+            settings = replace(settings, grammar=None, stop=(), max_tokens=most)
         return self._with(
             root=self._record.roots[key], settings=settings, backend=role.backend, main=False
         )

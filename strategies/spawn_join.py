@@ -116,7 +116,10 @@ class SpawnJoin(Strategy):
                 calls = grammar.calls(question, before.whole_text, block)
                 search.drop(part.path[len(before.path) :])
                 results = await self._spawn(search, calls, thread, before, level + 1)
-                at, before = search.append(before, grammar.join(calls, results, level + 1)), None
+                joined = grammar.join(calls, results, level + 1)
+                if not joined and thread.rounds > self.rounds:  # it would be where it was, for ever
+                    break
+                at, before = search.append(before, joined), None
         return thread
 
     async def _draw(
@@ -159,7 +162,7 @@ class SpawnJoin(Strategy):
         return results
 
     async def _child(self, search: Search, prompt: str, share: Budget, level: int) -> _Thread:
-        child = search.asking(prompt, aside=True).within(share)
+        child = search.asking(prompt, aside=True).up_to(search.settings.max_tokens).within(share)
         return await self._thread(child, prompt, level)
 
     def _result(self, child: _Thread | None) -> str | None:

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Literal
 
 from langchain_pareto.backends.base import Branch, Finish, Usage
+from langchain_pareto.ledger import Account
 from langchain_pareto.strategies.answers import group, shape_of
 
 _ROUNDING = 0.05  # nats: by more than that no two rows differ for one text, in any precision
@@ -26,6 +27,7 @@ class Reading:
     """How far another model has read: its own branch, the tokens of it that are paid for, and what it says of the last thought's steps."""
 
     branch: Branch
+    account: Account  # that paid for it: another run's than the thought's, where both drew the same
     paid: int = 0
     scores: tuple[float, ...] = ()
     memory: int = 0  # bytes of cache on the account
@@ -36,7 +38,7 @@ class Thought:
     """A node of the tree: what one draw added to its parent.
 
     `mean_logprob` is of the raw model, in nats per token. Only a thought at which the whole text ends (`finished`) can have an answer.
-    `step_scores` are a process reward's, of the steps that this thought added; `score` is what a run goes by.
+    `step_scores` are a process reward's, of the steps that this thought added; `score` is what a run goes by, and `scorer` gave it.
     """
 
     question: str
@@ -47,6 +49,7 @@ class Thought:
     mean_logprob: float | None = None
     answer: str | None = None
     score: float | None = None
+    scorer: object = None
     step_scores: tuple[float, ...] = ()
     whole: bool = False  # not cut off: it came to the end of what was asked for, a text, a step or some tokens
     role: str = POLICY  # the model that it was drawn from
@@ -122,19 +125,24 @@ class Thought:
             self.top_logprobs = origin.top_logprobs
 
     def free(self) -> int:
-        """Frees its branch, and those of other models that have read it; the bytes of cache that they held."""
+        """Frees its branch; the bytes of cache that it held."""
         if self.branch is not None:
             self.branch.free()
             self.branch = None
         memory, self.memory = self.memory, 0
+        return memory
+
+    def forget(self) -> list[Reading]:
+        """Frees the branches of other models that have read it, and says which readings they were."""
+        forgotten = list[Reading]()
         for key, reading in list(self.readings.items()):
             if not reading.done() or reading.cancelled() or reading.exception() is not None:
                 continue
             del self.readings[key]
             if (read := reading.result()) is not None:
                 read.branch.free()
-                memory += read.memory
-        return memory
+                forgotten.append(read)
+        return forgotten
 
 
 @dataclass(frozen=True, slots=True)

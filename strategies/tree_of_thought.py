@@ -171,7 +171,7 @@ class TreeOfThought(Strategy):
     async def _vote(self, search: Search, leaves: Sequence[Thought]) -> None:
         for leaf, share in zip(leaves, await self.vote.score_in(search, leaves), strict=True):
             if share is not None:
-                leaf.score = share
+                leaf.score, leaf.scorer = share, self.vote
 
 
 def proposals(reply: Thought) -> list[str]:

@@ -17,6 +17,7 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +27,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Literal, NamedTuple, cast
 
-from langchain_pareto.errors import ScorerError, SettingError
+from langchain_pareto.budget import Budget
+from langchain_pareto.errors import BudgetError, ScorerError, SettingError
 from langchain_pareto.strategies.scorers import Scorable
 
 _logger = logging.getLogger(__name__)
@@ -46,14 +48,22 @@ class Verifier:
     Scores with `function(question, answer)`, which gets the text where there is no answer.
 
     A sync function runs in worker processes (`workers` of them, spawned on first use), which are
-    killed after `timeout` seconds and replaced; it must be importable by name. An async function
-    runs on the caller's loop, `workers` calls at a time. A call that raises, crashes or times out
-    scores -inf and is added to `failures`; ScorerError if every call did, or on a result that is
-    not a number. Use from any thread or event loop; `close()` ends the workers.
+    killed after `timeout` seconds and replaced; it must be importable by name. Each may take
+    `memory` (bytes, or a text such as "2 GB") with all that it has imported, and each program that
+    it starts as much again, where the system keeps such a limit (Linux does). An async function
+    runs on the caller's loop, `workers` calls at a time, without one. A call that raises, crashes,
+    times out or gets no more memory scores -inf and is added to `failures`; ScorerError if every
+    call did, or on a result that is not a number. Use from any thread or event loop; `close()`
+    ends the workers.
     """
 
     def __init__(
-        self, function: VerifierFunction, *, timeout: float = 5.0, workers: int = 1
+        self,
+        function: VerifierFunction,
+        *,
+        timeout: float = 5.0,
+        workers: int = 1,
+        memory: int | str | None = None,
     ) -> None:
         if not callable(function):
             message = f"a verifier must be callable, got {function!r}"
@@ -64,15 +74,19 @@ class Verifier:
         self.function = function
         self.timeout = timeout  # seconds
         self.workers = workers
+        self.memory = None if memory is None else _bytes(memory)
         self.failures: list[str] = []
         self._asynchronous = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             type(function).__call__
         )
         self._closed = False
         if self._asynchronous:
+            if memory is not None:
+                message = "an async verifier runs in this process, which has no memory limit"
+                raise SettingError(message, hint="Leave memory out, or make the verifier sync.")
             return
         pickled = _pickled(function)
-        self._processes = [_Worker(pickled, timeout) for _ in range(workers)]
+        self._processes = [_Worker(pickled, timeout, self.memory) for _ in range(workers)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._processes:
             self._idle.put(worker)
@@ -147,13 +161,16 @@ _IMPORTABLE = (
     '"__main__":`), or make it async.'
 )
 
+_MEMORY = 'Write bytes above zero or a text with a unit, as memory=2_000_000_000 or memory="2 GB".'
+
 
 class _Worker:
     """One child process that answers one call at a time; started on demand, replaced when lost."""
 
-    def __init__(self, pickled: bytes, timeout: float) -> None:
+    def __init__(self, pickled: bytes, timeout: float, memory: int | None) -> None:
         self._pickled = pickled
         self._timeout = timeout
+        self._memory = memory  # bytes
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._stopped = False
@@ -188,7 +205,7 @@ class _Worker:
             if self._stopped:
                 return _Outcome("failed", note="the verifier was closed")
             self._pipe, theirs = spawn.Pipe()
-            self._process = spawn.Process(target=_serve, args=(theirs, self._pickled))
+            self._process = spawn.Process(target=_serve, args=(theirs, self._pickled, self._memory))
             self._process.start()
             theirs.close()
         pipe, reason = self._pipe, "it ended while starting"
@@ -220,13 +237,15 @@ def _stop_all(workers: Sequence[_Worker]) -> None:
         worker.stop()
 
 
-def _serve(pipe: Connection, pickled: bytes) -> None:
+def _serve(pipe: Connection, pickled: bytes, memory: int | None) -> None:
     """Answer calls until the parent is gone: the worker process."""
     if hasattr(os, "setsid"):
         os.setsid()  # a group of its own: Ctrl-C passes it by, and killing it kills its children
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         function: Callable[[str, str], object] = pickle.loads(pickled)  # noqa: S301  ours
+        if memory is not None:
+            _limit(memory)
     except BaseException as error:  # noqa: BLE001  whatever importing a user's module raises
         pipe.send_bytes(_line(error).encode())
         return
@@ -238,6 +257,31 @@ def _serve(pipe: Connection, pickled: bytes) -> None:
         except BaseException as error:  # noqa: BLE001  sys.exit() too
             outcome = _Outcome("failed", note=_line(error))
         pipe.send_bytes(json.dumps(outcome).encode())
+
+
+def _limit(memory: int) -> None:
+    """Let this process, and those that it starts, take no more than `memory` bytes of address space."""
+    if sys.platform == "win32":
+        return
+    import resource  # Windows has none
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _bytes(memory: int | str) -> int:
+    """Read a memory limit as a budget's is read."""
+    try:
+        budget = Budget.parse(memory) if isinstance(memory, str) else Budget(memory=memory)
+    except BudgetError as error:
+        message = f"cannot read memory={memory!r:.40}"
+        raise SettingError(message, hint=_MEMORY) from error
+    if budget.memory is None or budget != Budget(memory=budget.memory):
+        message = f"expected an amount of memory, got memory={memory!r:.40}"
+        raise SettingError(message, hint=_MEMORY)
+    return budget.memory
 
 
 def _die_with_parent() -> None:

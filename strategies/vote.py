@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from langchain_pareto.strategies.answers import shape_of
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
@@ -56,12 +57,12 @@ class Vote(Strategy):
         thoughts = list(drawn)
         waves = self.adaptive and not search.has_deadline
         while (left := self.n - len(thoughts)) > 0:
-            first, second = leads(thoughts)
-            if self.adaptive and decided(first, second, left, self.threshold):
+            races = leads(thoughts)
+            if self.adaptive and all(decided(*race, left, self.threshold) for race in races):
                 break
-            wave = self.wave or least_deciding(first, second, left, self.threshold)
+            wave = self.wave or max(least_deciding(*race, left, self.threshold) for race in races)
             wanted = min(wave, left) if waves else left
-            async with search.turn(doubt(first, second, len(thoughts))):
+            async with search.turn(max(doubt(*race, len(thoughts)) for race in races)):
                 new = await search.run(self.of, wanted)
             thoughts += new
             if thoughts:
@@ -71,11 +72,13 @@ class Vote(Strategy):
         return leader(thoughts)
 
 
-def leads(thoughts: Sequence[Thought]) -> tuple[int, int]:
-    """The votes of the leader and of the runner-up."""
-    sizes = [len(members) for members in ballot(thoughts)]
-    first, second, *_ = [*sizes, 0, 0]
-    return first, second
+def leads(thoughts: Sequence[Thought]) -> list[tuple[int, int]]:
+    """The votes of the leader and of the runner-up in each race: that of shapes, and that of the classes of the leading shape."""
+    shapes: dict[str, list[int]] = {}  # sizes of their classes; the leading one comes first
+    for members in ballot(thoughts):
+        shapes.setdefault(shape_of(members[0].answer), []).append(len(members))
+    races = map(sum, shapes.values()), next(iter(shapes.values()), [])
+    return [(first, second) for first, second, *_ in ([*race, 0, 0] for race in races)]
 
 
 def doubt(first: int, second: int, drawn: int) -> float:

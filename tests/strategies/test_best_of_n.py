@@ -9,7 +9,7 @@ from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account
-from langchain_pareto.strategies import BestOfN, Single, Vote
+from langchain_pareto.strategies import BestOfN, Refine, Single, TreeOfThought, Vote, WeightedVote
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.settings import Settings
 
@@ -83,3 +83,70 @@ async def test_the_best_of_votes():
     assert len(outcome.thoughts) == 6
     assert outcome.answer.thought.answer in {"1", "2"}
     assert sum(t.score is not None for t in outcome.thoughts) == 2
+
+
+def voted(text: str, i: int) -> str:
+    """Answers by turns, and a judge that is always for the first."""
+    return "Best: 1" if "Several solutions" in text else f"Answer: {'1198'[i % 4]}"
+
+
+class Largest:
+    """Likes large answers, and counts how often it was asked about each."""
+
+    def __init__(self) -> None:
+        self.asked = list[int]()
+
+    async def score(self, thoughts) -> list[float]:
+        self.asked += [t.number for t in thoughts]
+        return [float(t.answer) / 10 for t in thoughts]
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("around", [BestOfN, WeightedVote])
+async def test_scores_of_another_scorer_do_not_count(samples, around):
+    """A search inside has a judge of its own; whoever compares its answers asks the run's scorer."""
+    scorer = Largest()
+    strategy = around(n=4, of=TreeOfThought(evaluate="vote", samples=samples))
+    outcome = await run(
+        strategy, ScriptedBackend(voted), "q", question="q", settings=settings(scorer)
+    )
+    assert outcome.answer.thought.answer == "9"
+    assert outcome.answer.thought.score == 0.9
+    assert len(scorer.asked) == 4
+
+
+async def test_the_draft_of_another_scorer_is_compared_by_the_runs(ask):
+    """A draft that a judge voted 1.0 is no better than a revision that the run's scorer likes more."""
+
+    def says(text, i):
+        if "Find what is wrong" in text:
+            return "Wrong"
+        return "Answer: 9" if "A critic says" in text else "Answer: 1"
+
+    of = TreeOfThought(evaluate="vote", samples=1)
+    strategy = Refine(rounds=1, keep="best", of=of)
+    outcome = await ask(strategy, ScriptedBackend(says), scorer=Largest())
+    assert outcome.answer.thought.answer == "9"
+    assert [t.score for t in outcome.thoughts if not t.aside] == [0.1, 0.9]
+
+
+async def test_the_runs_scorer_is_asked_once_however_deep(ask):
+    """What a search inside scored by the same scorer is not scored again."""
+    scorer = Largest()
+    backend = ScriptedBackend(lambda _, i: f"Answer: {i}")
+    of = BestOfN(n=2, of=TreeOfThought(samples=2))
+    await ask(BestOfN(n=2, of=of), backend, scorer=scorer)
+    assert sorted(scorer.asked) == sorted(set(scorer.asked))
+    assert len(scorer.asked) == 8
+
+
+async def test_without_room_for_the_runs_scorer_anothers_score_is_none(ask):
+    """No number of one scorer stands beside those of another."""
+
+    class Poor:
+        async def score_in(self, search, thoughts):
+            return [None] * len(thoughts)
+
+    strategy = BestOfN(n=2, of=TreeOfThought(evaluate="vote", samples=2))
+    outcome = await ask(strategy, ScriptedBackend(voted), scorer=Poor())
+    assert outcome.answer.thought.score is None

@@ -7,6 +7,7 @@ from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import ScorerError
 from langchain_pareto.strategies import BestOfN, Cascade, Vote
+from langchain_pareto.strategies.answers import Exact
 
 ONE, TWO, SIX = "Answer: 1", "Answer: 2", "Answer: 6"  # 9 tokens and the end
 
@@ -23,9 +24,11 @@ class Broken:
         raise ZeroDivisionError
 
 
-def cascade(ask, small, large, budget=None, scorer=None, **options):
+def cascade(ask, small, large, budget=None, scorer=None, answers=None, **options):
     """The outcome of a cascade from one scripted model to another."""
     settings = {"scorer": scorer} if scorer else {}
+    if answers is not None:
+        settings["answers"] = answers
     backends = ScriptedBackend(small), {"large": ScriptedBackend(large, name="large")}
     return ask(Cascade(**options), backends[0], budget, roles=backends[1], **settings)
 
@@ -114,6 +117,20 @@ async def test_it_nests(ask):
     strategy = BestOfN(n=3, of=Cascade(n=2))
     outcome = await ask(strategy, backend, roles={"large": large})
     assert (outcome.answer.thought.answer, len(outcome.thoughts)) == ("1", 6)
+
+
+async def test_of_calls_the_shape_is_voted_on_first(ask):
+    """Three searches with different arguments outvote two equal calls of another tool, also where two of five are agreement."""
+
+    class Calls:
+        def extract(self, text):
+            return Exact(text, text[0])
+
+    outcome = await cascade(ask, ["w", "w", "s1", "s2"], ["s3"], n_large=1, answers=Calls())
+    assert (outcome.answer.thought.answer, outcome.answer.share) == ("s3", 0.2)
+    texts = ["w", "w", "s1", "s2", "s3"]
+    outcome = await cascade(ask, texts, ["s1"], n=5, agreement=0.4, answers=Calls())
+    assert (outcome.answer.thought.answer, len(outcome.thoughts)) == ("s1", 9)
 
 
 def test_thresholds_are_checked():

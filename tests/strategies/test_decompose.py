@@ -89,6 +89,14 @@ async def test_where_there_is_nothing_to_split_the_question_is_answered(plan):
     assert outcome.answer.figures["children"] == 0
 
 
+async def test_stops_and_lengths_of_the_call_are_its_answers():
+    """A plan has several lines, and is longer than an answer may be."""
+    whole = {**LINES, list(LINES)[3]: "Answer: 7\nand so on"}
+    outcome = await ask(SHORT, backend_of(whole), stop=("\n",), max_tokens=11)
+    assert outcome.answer.thought.text == "Answer: 7"
+    assert outcome.answer.figures["children"] == 2
+
+
 async def test_a_part_that_was_cut_off_is_left_out():
     """Unfinished work is not put together; without any the question is answered alone."""
     lines = {

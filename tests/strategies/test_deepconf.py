@@ -10,6 +10,7 @@ from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.errors import CapabilityError
 from langchain_pareto.strategies import BestOfN, DeepConf
+from langchain_pareto.strategies.answers import Exact
 from langchain_pareto.strategies.deepconf import _window, confidence, elected, quantile
 from langchain_pareto.strategies.thoughts import Thought
 
@@ -192,6 +193,33 @@ def test_votes_weigh_what_they_are_confident():
     prose = [voter(1, None), voter(2, None)]
     answer = elected({prose[0]: 2.0, prose[1]: 3.0})
     assert (answer.thought, answer.share) == (prose[1], None)
+
+
+def test_where_nobody_is_confident_each_has_one_vote():
+    """A model that is never told apart from others gives a confidence of 0 to all."""
+    voters = [
+        Thought("", Thought(""), number=i, answer=a, finish="eos") for i, a in enumerate("122")
+    ]
+    answer = elected(dict.fromkeys(voters, 0.0))
+    assert (answer.thought.answer, answer.share) == ("2", 2 / 3)
+
+
+async def test_confidences_of_nothing_but_zero_are_a_vote(ask):
+    """As of a model that is certain of every token."""
+    backend = speaker(*whole((1, 0), (2, 0), (2, 0)))
+    outcome = await ask(DeepConf(warmup=3, total=3), backend)
+    assert (outcome.answer.thought.answer, outcome.answer.share) == ("2", 2 / 3)
+
+
+def test_of_calls_the_shape_is_elected_first():
+    """Two searches with different arguments, 6 in sum, outweigh one call of another tool with 5."""
+    shapes = [Exact("w", "w"), Exact("s1", "s"), Exact("s2", "s")]
+    one, two, three = (
+        Thought("", Thought(""), number=i, answer=answer, finish="eos")
+        for i, answer in enumerate(shapes, 1)
+    )
+    answer = elected({one: 5.0, two: 2.0, three: 4.0})
+    assert (answer.thought, answer.share) == (three, 4 / 11)
 
 
 def test_the_window_is_an_eighth_of_a_sample():

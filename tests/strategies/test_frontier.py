@@ -3,7 +3,16 @@
 import pytest
 
 from langchain_pareto.backends.scripted import ScriptedBackend
-from langchain_pareto.strategies import DVTS, MCTS, Beam, Rebase, TreeOfThought
+from langchain_pareto.strategies import (
+    DVTS,
+    MCTS,
+    Beam,
+    BestOfN,
+    Rebase,
+    TreeOfThought,
+    Vote,
+    WeightedVote,
+)
 
 STEP, ANSWER = "0123456\n", "Answer: 7"  # 8 tokens, and 10 with the end
 SEARCHES = [Beam(), DVTS(), MCTS(), Rebase(), TreeOfThought()]
@@ -40,4 +49,27 @@ async def test_with_room_for_all_nothing_is_narrowed(ask):
     """A level is as wide as the strategy wants it."""
     outcome = await ask(Rebase(n=4), model(), 10_000)
     assert len([t for t in outcome.thoughts if t.parent.number == 0]) == 4
+    assert outcome.stopped_by == "done"
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda s: s.kind)
+@pytest.mark.parametrize("around", [BestOfN, Vote, WeightedVote])
+@pytest.mark.parametrize("tokens", [26, 52, 100, 200, 400])
+async def test_searches_side_by_side_find_an_answer_wherever_one_does(ask, search, around, tokens):
+    """They share half of what is left: eight that each took half of the same would leave no answer to any."""
+    outcome = await ask(around(n=8, of=search), model(), tokens)
+    assert outcome.answer.thought.answer == "7"
+    assert outcome.spent.tokens <= tokens
+
+
+async def test_with_room_for_them_all_searches_find_answers(ask):
+    """Four paths of each of four are 416 tokens: of half as many each search has an answer, and none has all four."""
+    outcome = await ask(BestOfN(n=4, of=Rebase(n=4)), model(), 208)
+    assert len({id(t.path[0].parent) for t in outcome.thoughts if t.finished}) == 4
+
+
+async def test_without_a_limit_searches_side_by_side_are_as_wide_as_alone(ask):
+    """Each draws all first steps at once."""
+    outcome = await ask(BestOfN(n=3, of=Rebase(n=4)), model())
+    assert [t.text for t in outcome.thoughts[:12]] == [STEP] * 12
     assert outcome.stopped_by == "done"

@@ -186,6 +186,67 @@ async def test_a_judge_that_is_never_readable_is_an_error():
     assert judge.meter.new_tokens == 3 * 7
 
 
+async def test_later_an_unreadable_judgement_is_told_and_nothing_is_lost(caplog):
+    """Once this run could read its judge, what it cannot read has no score, and raises nothing."""
+    says = {"Answer: 1": "Score: 3", "Answer: 2": "Great!", "Answer: 3": "Hm."}
+
+    async def what(search):
+        for thought in (drawn := await search.sample(search.root, 3)):
+            await search.score([thought])
+        return search.best(drawn)
+
+    scorer = JudgeScore()
+    with caplog.at_level(logging.WARNING):
+        outcome = await ask(what, ScriptedBackend(ANSWERS), about(says), scorer=scorer)
+    assert (outcome.answer.thought.answer, outcome.answer.thought.score) == ("1", 0.3)
+    assert [t.score for t in outcome.thoughts if not t.aside] == [0.3, None, None]
+    assert caplog.text.count("1 of 1 judgements could not be read") == 2
+    assert scorer.failures == ["reads: 'Great!'", "reads: 'Hm.'"]
+    with pytest.raises(ScorerError, match="none of 1"):  # another run knows nothing of it
+        await ask(what, ScriptedBackend(["Answer: 2"]), about(says), scorer=scorer)
+
+
+# --- what the call says of its answers is not said to judges
+
+
+SAYS = {"Answer: 1": "It is\n\nScore: 3", "Answer: 2": "It is\n\nScore: 7"}
+
+
+@pytest.mark.parametrize("settings", [{"stop": ("\n\n",)}, {"stop": ("Sc",)}, {"max_tokens": 10}])
+async def test_stops_and_lengths_of_the_call_are_its_answers(settings):
+    """A judge says all that it has to say."""
+    policy = ScriptedBackend(ANSWERS[:2])
+    scorer = JudgeScore()
+    outcome = await ask(BestOfN(n=2), policy, about(SAYS), scorer=scorer, **settings)
+    assert [t.score for t in outcome.thoughts if not t.aside] == [0.3, 0.7]
+    assert scorer.failures == []
+
+
+@pytest.mark.parametrize(
+    ("judges", "calls", "cap"), [(512, 10, 512), (40, 10, 40), (2000, 10, 2000), (40, 700, 40)]
+)
+async def test_a_judges_cap_is_its_own(judges, calls, cap):
+    """Whatever the call's is."""
+    judge = about({"Answer: 1": "Score: 3"})
+    scorer = JudgeScore(max_tokens=judges)
+    policy = ScriptedBackend(ANSWERS[:1])
+    await ask(BestOfN(n=1), policy, judge, scorer=scorer, max_tokens=calls)
+    assert [task.asked[1].max_tokens for task in judge.draws] == [cap]
+
+
+@pytest.mark.parametrize(("calls", "cap"), [(10, 512), (700, 700)])
+async def test_an_aside_without_a_cap_of_its_own_cannot_run_for_ever(calls, cap):
+    """It may be as long as an answer, and 512 tokens in any case."""
+
+    async def what(search):
+        await search.ask("who?")
+        return search.best(await search.sample(search.root))
+
+    judge = ScriptedBackend(["me"])
+    await ask(what, ScriptedBackend(ANSWERS), judge, max_tokens=calls)
+    assert [task.asked[1].max_tokens for task in judge.draws] == [cap]
+
+
 # --- votes
 
 

@@ -142,6 +142,16 @@ async def test_it_nests(ask):
     assert outcome.answer.thought.answer == "2"
 
 
+@pytest.mark.parametrize(("own", "drawn"), [(None, [1.3, 1.0, 1.3]), (0.5, [0.5, 1.0, 0.5])])
+async def test_drafts_and_revisions_have_one_temperature(ask, own, drawn):
+    """Its own, or that of the strategy around it; the critic has the judge's."""
+    policy, judge = ScriptedBackend(writer), ScriptedBackend([WRONG])
+    strategy = Vote(n=1, temperature=1.3, of=Refine(rounds=1, temperature=own))
+    await ask(strategy, policy, roles={"judge": judge})
+    draws = [policy.draws[0], judge.draws[0], policy.draws[1]]
+    assert [task.asked[0].temperature for task in draws] == drawn
+
+
 def test_a_prompt_has_to_show_what_it_is_for():
     """A place that is missing is named."""
     with pytest.raises(ValueError, match=r"\{critique\}"):

@@ -42,8 +42,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     functions = importlib.import_module("verifier_functions")
     made: list[Verifier] = []
 
-    def build(name: str, *, timeout: float = 5.0, workers: int = 1) -> Verifier:
-        made.append(Verifier(getattr(functions, name), timeout=timeout, workers=workers))
+    def build(name: str, **options: float | str | None) -> Verifier:
+        made.append(Verifier(getattr(functions, name), **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield build
@@ -157,6 +157,37 @@ def test_failing_call_scores_minus_infinity(make: Make, accident: str, reason: s
     assert score(verifier, "fine", accident, "fine") == [1.0, -math.inf, 1.0]
     assert len(verifier.failures) == 1
     assert reason in verifier.failures[0]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is the system's")
+@pytest.mark.parametrize("memory", ["1 GB", 10**9])
+def test_a_verifier_gets_no_more_memory_than_its_limit(make: Make, memory: str | int) -> None:
+    """Of a billion bytes two billion are refused, and cost only their own sample, 100 million are not; a program that it runs has the same limit."""
+    verifier = make("act", memory=memory)
+    assert score(verifier, "pid", "take 2000", "take 100") == [
+        *score(verifier, "pid"),
+        -math.inf,
+        1e8,
+    ]
+    assert verifier.failures == ["MemoryError"]
+    assert score(verifier, "child-take 2000", "child-take 100") == [0.0, 1.0]
+    assert score(make("act"), "take 2000", "child-take 2000") == [2e9, 1.0]
+
+
+@pytest.mark.parametrize(
+    "memory", ["2", "2 GB, 5 s", "much", "", "unlimited", 0, -1, 1.5, True, math.inf]
+)
+def test_a_memory_limit_that_is_none_is_refused(memory: object) -> None:
+    """It is an amount of memory above zero, and nothing else; the hint says how to write it."""
+    with pytest.raises(SettingError, match="memory=") as caught:
+        Verifier(max, memory=memory)  # type: ignore[arg-type]
+    assert "2 GB" in str(caught.value.hint)
+
+
+def test_an_async_verifier_has_no_memory_limit() -> None:
+    """It runs in the caller's process, which must not be limited."""
+    with pytest.raises(SettingError, match="async"):
+        Verifier(Judge().judge, memory="1 GB")
 
 
 def test_verifier_that_always_fails_is_an_error(make: Make) -> None:

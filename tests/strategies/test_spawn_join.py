@@ -448,6 +448,25 @@ async def test_spawns_beyond_the_rounds_have_found_nothing():
     assert outcome.answer.thought.answer is None
 
 
+@pytest.mark.parametrize("nothing", [{"joined": ""}, {"joined": "{results}", "missing": ""}])
+async def test_a_spawn_that_leaves_nothing_ends_the_thread_once_its_rounds_are_spent(nothing):
+    """It would be where it was before, and spawn for ever."""
+    lines = {"q": "[do]", "[do]": "a[done]", "a": "A", "a: A\n": "[do]"}
+    grammar = TASKS.model_copy(update={"results": None, **nothing})
+    async with asyncio.timeout(SOON):
+        outcome = await ask(SpawnJoin(grammar=grammar, rounds=2), backend_of(lines))
+    assert outcome.answer.figures["spawns"] == 3
+    assert outcome.answer.figures["children"] == 2
+
+
+async def test_children_are_as_long_as_the_call_says_and_have_stops_of_their_own():
+    """A child is a thread of the same model; what ends an answer is no end of its marks."""
+    lines = {"q": "[do]", "[do]": "a[done]", "a": "A\nB" + "b" * 90, "[end]\n": "Answer: 1"}
+    outcome = await ask(SpawnJoin(grammar=TASKS), backend_of(lines), max_tokens=40, stop=("B",))
+    [child] = [t for t in outcome.thoughts if t.aside]
+    assert (child.text, child.finish) == (("A\nB" + "b" * 90)[:40], "length")
+
+
 async def test_a_thread_ends_with_its_tokens():
     """Each thread has as many, what it spent on spawns included; what was cut off has found nothing."""
     lines = {

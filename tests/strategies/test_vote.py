@@ -12,6 +12,7 @@ from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Single, Vote
+from langchain_pareto.strategies.answers import Exact
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.settings import Settings
 from langchain_pareto.strategies.thoughts import Thought, ballot, leader
@@ -127,16 +128,46 @@ def test_the_lead_in_known_cases():
     assert (lead_probability(3, 0), lead_probability(4, 0)) == (15 / 16, 31 / 32)
 
 
-@given(st.lists(st.sampled_from("123"), max_size=8), st.integers(0, 4))
-def test_what_cannot_be_overtaken_is_decided(answers, left):
+CALLS = [Exact(answer, shape) for answer, shape in zip("123456", "wwssss", strict=True)]
+
+
+@given(
+    st.sampled_from(["1234", CALLS]).flatmap(
+        lambda pool: st.tuples(st.just(pool), st.lists(st.sampled_from(pool), max_size=9))
+    ),
+    st.integers(0, 4),
+)
+def test_what_cannot_be_overtaken_is_decided(case, left):
     """With a threshold of 1 the vote stops early only where no further sample can change its class."""
+    pool, answers = case
     cast = thoughts(*answers)
-    if not cast or not decided(*leads(cast), left, 1.0):
+    if not cast or not all(decided(*race, left, 1.0) for race in leads(cast)):
         return
     winner = leader(cast).thought.answer
-    for other in "1234":
+    for other in pool:
         more = [thought(100 + i, other, score=1.0) for i in range(left)]
         assert leader([*cast, *more]).thought.answer == winner
+
+
+def test_calls_are_decided_when_both_their_shape_and_their_arguments_are():
+    """Six equal calls of one tool lead by one, not by five, over five different ones of another; of one tool, the arguments race."""
+    weather, search = [Exact("w", "w")] * 6, [Exact(f"s{i}", "s") for i in range(5)]
+    assert leads(thoughts(*weather, *search)) == [(6, 5), (6, 0)]
+    assert leads(thoughts(*search, search[2])) == [(6, 0), (2, 1)]
+    assert leads(thoughts("1", "2", "1", None)) == [(3, 0), (2, 1)]
+    assert leads([]) == [(0, 0), (0, 0)]
+
+
+async def test_an_adaptive_vote_goes_on_while_the_race_of_shapes_is_open(ask):
+    """Every other sample is a call of one tool with the same arguments, the rest calls of another with four: no sample is spared."""
+
+    class Calls:
+        def extract(self, text):
+            return Exact(text, text[0])
+
+    lines = ["w", "s1", "w", "s2", "w", "s3", "w", "s4"]
+    outcome = await ask(Vote(n=16), ScriptedBackend(lines), answers=Calls())
+    assert len(outcome.thoughts) == 16
 
 
 async def test_an_adaptive_vote_stops_when_it_is_decided():

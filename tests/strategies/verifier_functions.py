@@ -38,6 +38,15 @@ def act(question: str, answer: str) -> object:
             program.wait()
         case ["sleep", seconds]:
             time.sleep(float(seconds))
+        case ["take", megabytes]:
+            return float(len(bytes(int(megabytes) * 10**6)))
+        case [
+            "child-take",
+            megabytes,
+        ]:  # and a program that it starts, which tells by its exit code
+            code = f"bytes({megabytes} * 10**6)"
+            done = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
+            return done.returncode == 0
         case ["pid"]:
             return os.getpid()
     return 1.0
