@@ -55,8 +55,9 @@ async def calibrate_quality(
     """The profile of a kind of questions for the models of `llm`, saved under the name `task`.
 
     `is_right(question, answer)` judges; without it answers are compared with labels, and without labels the answer of most samples
-    stands in. The same call again goes on where one was interrupted, or where its `budget` ended. Raises SettingError where nothing
-    was drawn, where labels are missing or contradict each other, and where another calibration of the same name is running.
+    stands in. Nothing but `budget`, and what is around, limits the samples: a budget, timeout, need or guarantee of `llm` is for its
+    calls. The same call again goes on where one was interrupted, or where its `budget` ended. Raises SettingError where nothing was
+    drawn, where labels are missing or contradict each other, and where another calibration of the same name is running.
     """
     if not isinstance(samples, int) or samples < 2:
         msg = f"a profile needs at least 2 samples of each question, got {samples!r}"
@@ -64,6 +65,7 @@ async def calibrate_quality(
             msg, hint="16 are enough, and many questions tell more than many samples."
         )
     questions = calibrate.checked(questions, judged=is_right is not None)
+    llm = _unlimited(llm)
     plans = llm.plans()
     kept = Samples(samples_path(task), plans.keys, samples)
     kept.lines()  # samples of other models are refused before any model is loaded
@@ -143,6 +145,14 @@ async def calibrate_device(
         write(device_path(key_of(cost.key)), cost.to_json())
         found[name] = cost
     return found
+
+
+def _unlimited(llm: ChatPareto) -> ChatPareto:
+    """The same chat model, with the same loaded models, whose calls neither have limits of their own nor ask for a certain plan."""
+    limits = dict.fromkeys(("budget", "timeout", "need", "guarantee"))
+    free = llm.model_copy(update=limits)
+    free._models, free._beside = llm._models, llm._beside  # noqa: SLF001 - of one house
+    return free
 
 
 async def _scoring(llm: ChatPareto, questions: Sequence[str]) -> dict[str, ScorerCost]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from typing_extensions import override
@@ -35,6 +35,7 @@ from langchain_pareto.messages import prompt_text, prompt_tokens
 from langchain_pareto.planning.drift import paces
 from langchain_pareto.reply import Reply
 from langchain_pareto.shares import limited, seat
+from langchain_pareto.sharing import asked
 from langchain_pareto.streaming import chunks
 
 if TYPE_CHECKING:
@@ -145,6 +146,19 @@ class ChatPareto(Doors, ChatPlanning):
     # --- generation
 
     @override
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """One answer; cancelling it stops the engine within a step. In a batch, one that is cached leaves its share to the others."""
+        with asked():
+            return await super().ainvoke(input, config, stop=stop, **kwargs)
+
+    @override
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -201,7 +215,7 @@ class ChatPareto(Doors, ChatPlanning):
         events: Events,
     ) -> AsyncIterator[AIMessageChunk]:
         """A single sample as it grows; any other strategy's winner in one piece, after the decision."""
-        with seat() as one:
+        async with seat() as one:
             call, backend = await self._ready(stop, kwargs, one)
             tokenizer = backend.tokenizer
             prompt = prompt_text(tokenizer, messages, call.template_kwargs, call.form)
@@ -229,7 +243,7 @@ class ChatPareto(Doors, ChatPlanning):
         kwargs: dict[str, Any],
         events: Events,
     ) -> Reply:
-        with seat() as one:
+        async with seat() as one:
             call, backend = await self._ready(stop, kwargs, one)
             with limited(call.effective, one):
                 return await _respond(call, backend, messages, events)

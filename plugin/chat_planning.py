@@ -24,9 +24,16 @@ from langchain_pareto.forms.form import Form, read_response_format
 from langchain_pareto.forms.tools import read_tools
 from langchain_pareto.ledger import current_account
 from langchain_pareto.models import model_name, one_of
+from langchain_pareto.placement import place_of
 from langchain_pareto.plan_settings import checked_task, named
 from langchain_pareto.planning.certificates import Guarantee
-from langchain_pareto.planning.identity import fingerprint, use_of
+from langchain_pareto.planning.identity import (
+    described,
+    fingerprint,
+    given_tokenizer,
+    own_draws,
+    use_of,
+)
 from langchain_pareto.plans import Plans
 from langchain_pareto.rates import Rates
 from langchain_pareto.shares import in_turns, left
@@ -133,20 +140,41 @@ class ChatPlanning(ChatPlayers):
             "aggregation": call.aggregation,
             "steps": call.steps,
             "stop": call.stop,
-            "scorer": repr(call.scorer),
+            "scorer": described(call.scorer),
         }
         if others := self._players.in_roles(call.scorer):
             settings["roles"] = {name: fingerprint(model) for name, model in others.items()}
+        loading = self._players.loading
         return Plans(
             models=models,
-            keys={name: use_of(model, **settings) for name, model in models.items()},
+            keys={
+                name: use_of(model, **settings, **self._unusual(model, call))
+                for name, model in models.items()
+            },
             task=checked_task(task) if task is not None else self.task,
             rates=call.rates,
             unlike=None
             if call.form is None
             else "no profile measures calls with tools or a schema",
-            footprint=Footprint(models, self._players.loading, self._models, self._beside),
+            footprint=Footprint(models, loading, self._models, self._beside),
+            here=lambda: {place_of(model, loading) for model in models.values()},
         )
+
+    def _unusual(self, model: object, call: Call) -> dict[str, object]:
+        """What else the answers of a model depend on, where it is not as usual: so keys of usual calls stay as they are."""
+        draws = call.draws.model_dump(exclude_none=True)
+        found: dict[str, object] = {
+            "model_kwargs": self.model_kwargs,
+            "revision": self.revision,
+            "model_draws": {n: v for n, v in own_draws(model).items() if n not in draws},
+        }
+        if self.tokenizer is not None:
+            found["tokenizer"] = given_tokenizer(self.tokenizer)
+        if not call.decoder.lossless:
+            draft = self._players.draft_for(model) if self.draft is None else self.draft
+            found["decoder"] = call.decoder
+            found["draft"] = None if draft is None else fingerprint(draft)
+        return {name: value for name, value in found.items() if value not in (None, {})}
 
     def _chosen(self, call: Call, kwargs: Mapping[str, Any]) -> object:
         """The model of a call, None for the one there is."""

@@ -34,6 +34,7 @@ class ChatPlayers(ChatSettings):
         names = "backend tokenizer device dtype revision model_kwargs memory max_context".split()
         return Players(
             model=self.model if self.models is None else next(iter(self.models.values())),
+            several=() if self.models is None else self.models.values(),
             backend=self.backend,
             draft=self.draft,
             decoder=self.decoder,

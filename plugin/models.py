@@ -66,6 +66,11 @@ class Models:
             one.close()
 
 
+def same(one: object, other: object) -> bool:
+    """Whether both name one model in the same way, or are one."""
+    return _key(one) == _key(other)
+
+
 def _key(model: object) -> str:
     return str(model) if isinstance(model, str | Path | None) else f"{id(model)}"
 
@@ -173,6 +178,11 @@ def reward_role(scorer: object, model: object) -> dict[str, str]:
     if isinstance(scorer.format, StepHead):  # the bundled one judges in words
         return {}
     return {scorer.role: PRM} if bundled(model) == policy_path() else {}
+
+
+def role_settings(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model that answers other calls is loaded beside one that is loaded so: as that one is, in less memory."""
+    return {**loading, "memory": _DRAFT_MEMORY}
 
 
 def draft_settings(

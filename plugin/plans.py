@@ -7,7 +7,7 @@ Knows settings and files of profiles; loads no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,7 @@ class Plans:
     task: Profile | Path | str | None = None
     rates: Rates = field(default_factory=Rates)
     footprint: Footprint | None = None  # of the models on their device
+    here: Callable[[], Collection[str]] | None = None  # devices they run on, all there are without
     unlike: str | None = None  # why this call is like none that was measured
 
     def plan(
@@ -95,11 +96,15 @@ class Plans:
                 for name, tokens in _samples(profile).items()
                 if name in self.models
             }
-        key = (id(profile), tuple(self.keys), self.rates, tuple(kept), tuple(memory.items()))
+        # asked only where seconds were measured: most plans need no torch
+        here = frozenset(self.here()) if self.here is not None and profile.devices else None
+        key = (id(profile), tuple(self.keys), self.rates, tuple(kept), tuple(memory.items()), here)
         if (known := _planners.get(key)) is not None:
             return known[1]
         usable = _part(profile, kept)
-        planner = Planner(usable, rates=self.rates, models=list(self.keys), memory=memory)
+        planner = Planner(
+            usable, rates=self.rates, models=list(self.keys), memory=memory, here=here
+        )
         _planners.clear()  # of one profile at a time: most programs have one
         _planners[key] = profile, planner
         return planner

@@ -7,7 +7,7 @@ Knows what was named, and what is loaded before what; knows no call and no messa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from langchain_pareto.models import (
     model_name,
     only,
     reward_role,
+    role_settings,
+    same,
 )
 
 
@@ -34,6 +36,7 @@ class Players:
     """
 
     model: object
+    several: Collection[object]  # that plans choose from, for any role
     backend: str | Backend
     draft: object
     decoder: object  # of calls that name none
@@ -76,10 +79,15 @@ class Players:
         return self.models.get(wanted, self.loading)
 
     def load_beside(self, model: object, *, role: bool = False) -> Backend:
-        """The backend of a draft or of another role, loaded as the model is; that of a role may have a head in place of words."""
+        """The backend of a draft or of another role, on the model's device; that of a role may have a head in place of words.
+
+        One of several that plans choose from is what it was measured as: it is loaded as if it answered.
+        """
         if is_backend(model):
             backend: Backend = model  # type: ignore[assignment]  # as `is_backend` says
             return backend
+        if any(same(model, one) for one in self.several):
+            return self.beside.get(model, role_settings(self.loading))
         own = self.backend if isinstance(self.backend, str) else "auto"
         device, dtype = self.loading["device"], self.loading["dtype"]
         settings = draft_settings(model, backend=own, device=device, dtype=dtype)

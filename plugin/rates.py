@@ -8,8 +8,8 @@ time that its budget still pays for, runs under that deadline, and gives the res
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -68,7 +68,8 @@ class Rates:
         """The account to run under, and where to say how many device seconds that took.
 
         Where joules or hourly usd are limited, calls under one budget run one after another; a call inside a call uses the time
-        of the outer one. Raises BudgetError, or BudgetExceeded when no time is left.
+        of the outer one. One that fails or is cancelled before it says anything is charged all the time since it began. Raises
+        BudgetError, or BudgetExceeded when no time is left.
         """
         self.check(account)
         unspent = account.room().unspent
@@ -80,7 +81,8 @@ class Rates:
             return
         if (outer := _open.get()) is not None:
             left = max(1e-6, outer.ends - time.monotonic())
-            yield account.child(Budget(seconds=left)), lambda s: _use(outer, s)
+            with _charged_if_it_fails(outer):
+                yield account.child(Budget(seconds=left)), lambda s: _use(outer, s)
             return
         lease = await account.reserve(lambda ms: self.of_time(ms / 1000), _LONGEST)
         if lease is None:
@@ -91,7 +93,8 @@ class Rates:
         clock = _Clock(time.monotonic() + seconds)
         token = _open.set(clock)
         try:
-            yield account.child(Budget(seconds=seconds)), lambda s: _use(clock, s)
+            with _charged_if_it_fails(clock):
+                yield account.child(Budget(seconds=seconds)), lambda s: _use(clock, s)
         finally:
             _open.reset(token)
             # a step that ends after the time is up is not charged
@@ -100,3 +103,14 @@ class Rates:
 
 def _use(clock: _Clock, seconds: float) -> None:
     clock.seconds += seconds
+
+
+@contextmanager
+def _charged_if_it_fails(clock: _Clock) -> Iterator[None]:
+    """What did not come to its end cannot say what it used: at most the time since it began, with what was said meanwhile."""
+    began, before = time.monotonic(), clock.seconds
+    try:
+        yield
+    except BaseException:
+        clock.seconds = max(clock.seconds, before + time.monotonic() - began)
+        raise

@@ -6,14 +6,14 @@ Knows accounts, batches and strategies that draw in turns; plans nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from langchain_pareto.budget import Budget, Cost, Limits
 from langchain_pareto.ledger import Account, current_account, run_budget
 from langchain_pareto.planning.plan import Plan
-from langchain_pareto.sharing import Seat, seated
+from langchain_pareto.sharing import Seat, seated, settled
 from langchain_pareto.strategies import Auto, Strategy, Vote
 
 _MOST_SHARES = 4  # that one call of a batch may take, where others save
@@ -32,9 +32,10 @@ def left(budget: Budget | None, account: Account | None, seat: Seat | None = Non
     return around if budget is None else budget.tightest(around)
 
 
-@contextmanager
-def seat() -> Iterator[Seat | None]:
+@asynccontextmanager
+async def seat() -> AsyncIterator[Seat | None]:
     """This call's seat in its batch, if it has one: its share of what the accounts around it have left."""
+    await settled()
     account = current_account()
     with seated({} if account is None else _shared(account.room().unspent)) as one:
         yield one

@@ -3,8 +3,8 @@ Turns and batches: who of many calls under one budget draws next, and how many t
 
 Each call asks for a turn before it spends more, and says how much that is worth. Few have a turn at a time, so that the others can be
 compared: whoever frees a place gives it to the most uncertain. Where nobody else waits, a turn is had at once. A batch knows how many
-calls are still to come: each has its part of what is left, and what one saves is there for the next. Knows calls by what they ask and
-what they have spent; knows neither accounts nor samples.
+calls are still to come: each has its part of what is left, and what one saves is there for the next. An input whose answer is cached makes
+no call, and has no part. Knows calls by what they ask and what they have spent; knows neither accounts nor samples.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Amounts = Mapping[str, int]  # of each resource that is limited
 
 _LEAST = 4  # turns at a time
 _SHARE = 4  # one turn for so many calls that take part
+_PATIENCE = 100  # times round the loop that a call waits for inputs beside it to make theirs, or to end without
 
 
 @dataclass(slots=True, order=True)
@@ -87,6 +88,7 @@ class Batch:
         self._together = together
         self._coming = size  # calls that have no share yet
         self._open = list[Seat]()
+        self._unknown = 0  # inputs that run, and may make a call or not
 
     @property
     def rounds(self) -> int:
@@ -119,6 +121,30 @@ class Batch:
         with self._lock:
             self._open.remove(seat)
 
+    def begin(self) -> _Input:
+        """One input runs, which may make a call or not."""
+        with self._lock:
+            self._unknown += 1
+            return _Input(self)
+
+    def calls(self, one: _Input) -> None:
+        """An input makes a call."""
+        with self._lock:
+            self._unknown -= not one.calls
+            one.calls = True
+
+    def end(self, one: _Input) -> None:
+        """An input has ended: one that had no seat needs no share."""
+        with self._lock:
+            self._unknown -= not one.calls
+            self._coming -= not one.seated
+
+    @property
+    def settled(self) -> bool:
+        """Whether every input that runs makes a call."""
+        with self._lock:
+            return self._unknown == 0
+
 
 @dataclass(slots=True, eq=False)
 class Seat:
@@ -135,7 +161,17 @@ class Seat:
         return {name: max(0, amount - spent.get(name, 0)) for name, amount in self.share.items()}
 
 
+@dataclass(slots=True, eq=False)
+class _Input:
+    """One input of a batch: whether it makes a call, and has a seat."""
+
+    batch: Batch
+    calls: bool = False
+    seated: bool = False
+
+
 _current: ContextVar[Batch | None] = ContextVar("langchain_pareto_batch", default=None)
+_input: ContextVar[_Input | None] = ContextVar("langchain_pareto_batch_input", default=None)
 
 
 @contextmanager
@@ -149,12 +185,42 @@ def batch_of(size: int, together: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def asked() -> Iterator[None]:
+    """One input of the batch around it, if there is one; if it ends without a call, the others have its share."""
+    batch = _current.get()
+    if batch is None:
+        yield
+        return
+    one = batch.begin()
+    token = _input.set(one)
+    try:
+        yield
+    finally:
+        _input.reset(token)
+        batch.end(one)
+
+
+async def settled() -> None:
+    """This input makes a call; returns once it is known of those beside it whether they do, or after a short while."""
+    one = _own_input()
+    if one is None:
+        return
+    one.batch.calls(one)
+    for _ in range(_PATIENCE):
+        await asyncio.sleep(0)  # first of all, those beside it begin
+        if one.batch.settled:
+            return
+
+
+@contextmanager
 def seated(unspent: Amounts) -> Iterator[Seat | None]:
     """This call's seat in the batch that it belongs to, if it does; calls inside it belong to none."""
     batch = _current.get()
     if batch is None:
         yield None
         return
+    if (own := _own_input()) is not None:
+        own.seated = True
     seat = batch.seat(unspent)
     token = _current.set(None)
     try:
@@ -163,3 +229,9 @@ def seated(unspent: Amounts) -> Iterator[Seat | None]:
         with suppress(ValueError):  # a stream that was closed from another context
             _current.reset(token)
         batch.leave(seat)
+
+
+def _own_input() -> _Input | None:
+    """The input of the batch around the caller that it works for, if there is a batch."""
+    one = _input.get()
+    return one if one is not None and one.batch is _current.get() else None

@@ -11,17 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from profiles import OPTIONS, RIGHT, TOKENS, cells
 from typer.testing import CliRunner
 
-from langchain_pareto import BestOfN, Budget, ChatPareto, run_budget
-from langchain_pareto.backends import devices
+from langchain_pareto import BestOfN, Budget, ChatPareto, placement, run_budget
+from langchain_pareto.backends import devices, hardware, llama_devices, loading
+from langchain_pareto.backends.base import Sampling
+from langchain_pareto.backends.characters import CharacterTokenizer
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.calibration import calibrate_quality
 from langchain_pareto.cli import app
-from langchain_pareto.errors import CertificateRefused, ContextLengthError, SettingError
+from langchain_pareto.errors import (
+    CertificateRefused,
+    ContextLengthError,
+    EngineClosedError,
+    SettingError,
+)
 from langchain_pareto.models import Models
 from langchain_pareto.planning.calibrate import Asked
 from langchain_pareto.planning.catalogue import Option
@@ -30,6 +39,8 @@ from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.profile import Family, Profile, load_profile
 from langchain_pareto.planning.store import profile_path, samples_path
 from langchain_pareto.strategies import Cascade, Single, Vote
+from langchain_pareto.strategies.scorers import MeanLogprob
+from langchain_pareto.strategies.verifier import Verifier
 
 QUESTIONS = [Asked(f"q{i}", f"Question {i}?", "7") for i in range(6)]
 
@@ -156,6 +167,78 @@ def test_a_call_that_draws_otherwise_is_another_quality(llm: ChatPareto) -> None
             llm.invoke("Question?", guarantee="agree", **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"model_kwargs": {"load_in_4bit": True}}, "model_kwargs.load_in_4bit not set"),
+        ({"revision": "v2"}, "revision not set, this call has v2"),
+        ({"tokenizer": CharacterTokenizer()}, "another tokenizer"),
+        ({"decoder": "big_little", "draft": "./tiny"}, "decoder.kind not set"),
+        ({"decoder": "big_little", "draft": "./tiny"}, "draft not set"),
+    ],
+)
+def test_what_changes_a_model_is_another_quality(settings: dict[str, Any], told: str) -> None:
+    """Its quantisation, its revision, another tokenizer, a decoder that is not lossless with its draft: nothing is certified."""
+    models = {"small": "./small", "large": "./large"}
+    plain, other = ChatPareto(models=models), ChatPareto(models=models, **settings)
+    plain.task = other.task = by_hand(plain)
+    [note] = [note for note in other.plans().plan(None).notes if "of other models" in note]
+    assert told in note
+    with pytest.raises(SettingError, match="nothing can be guaranteed"):
+        other.invoke("Question?", guarantee="agree")
+
+
+def test_what_changes_no_text_keeps_the_key(tmp_path: Path) -> None:
+    """A lossless decoder, settings that are as they were without, and a model's own draws where the call has others."""
+    folder = on_disk(tmp_path / "m", 100)
+    keys = ChatPareto(model=folder).plans().keys
+    for same in (
+        {"model_kwargs": {}, "revision": None},
+        {"decoder": "lookup"},
+        {"decoder": "speculative", "draft": "./tiny"},
+    ):
+        assert ChatPareto(model=folder, **same).plans().keys == keys
+    hot = ChatPareto(model=folder, temperature=0.5).plans().keys
+    (folder / "generation_config.json").write_text('{"temperature": 0.7, "top_p": 1.0}')
+    assert ChatPareto(model=folder, temperature=0.5).plans().keys == hot
+    [own] = [json.loads(key) for key in ChatPareto(model=folder).plans().keys.values()]
+    assert own["model_draws.temperature"] == 0.7
+    assert "model_draws.top_p" not in own
+    with ScriptedBackend(["Answer: 7"], sampling=Sampling(top_k=20)) as backend:
+        [own] = [json.loads(key) for key in ChatPareto(backend=backend).plans().keys.values()]
+    assert own["model_draws.top_k"] == 20
+
+
+async def _is_seven(_question: str, answer: str) -> bool:
+    return answer == "7"
+
+
+def test_a_scorer_of_ones_own_is_known_in_another_process() -> None:
+    """By its class and the settings it was made with, not by where it lies, nor by what it counts."""
+
+    class Judge:
+        def __init__(self, least: float, *, check: object = None) -> None:
+            self.least, self._check, self.asked = least, check, 0
+
+        async def score(self, thoughts: list[Any]) -> list[float]:
+            return [self.least for _ in thoughts]
+
+    def key(scorer: object) -> str:
+        with ScriptedBackend(["Answer: 7"]) as backend:
+            return ChatPareto(backend=backend, scorer=scorer).plans().keys["scripted"]
+
+    one, two = Judge(0.5, check=json.loads), Judge(0.5, check=json.loads)
+    two.asked = 3
+    assert key(one) == key(two)
+    assert " at 0x" not in key(one)
+    assert "Judge" in key(one)
+    assert len({key(one), key(Judge(0.6, check=json.loads)), key(Judge(0.5))}) == 3
+    checks = Verifier(_is_seven)
+    assert "_is_seven" in key(checks)
+    assert " at 0x" not in key(checks)
+    assert json.loads(key(MeanLogprob()))["scorer"] == "MeanLogprob(kind='mean_logprob')"
+
+
 def test_a_guarantee_is_kept_or_refused(llm: ChatPareto) -> None:
     """As a field too, without a profile, and where the call leaves the planner nothing to choose."""
     bare = ChatPareto(backend=llm.models["small"], guarantee="agree")
@@ -230,6 +313,100 @@ def test_a_stream_loads_what_its_plan_needs(
     assert text == "Answer: 7"
     assert set(loaded) == {wanted}
     backend.close()
+
+
+def test_a_model_in_another_role_is_the_model_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a cascade the large one is quantised, of the revision and as long as where it answers, in less memory; a role of one's own is not."""
+    loaded = dict[str, tuple[dict[str, Any], bool]]()
+    backend = ScriptedBackend(["Answer: 7", "Answer: 8"])
+
+    def get(
+        _: Models, model: object, settings: dict[str, Any], *, role: bool = False
+    ) -> ScriptedBackend:
+        loaded[str(model)] = settings, role
+        return backend
+
+    monkeypatch.setattr(Models, "get", get)
+    llm = ChatPareto(
+        models={"small": "./small", "large": "./large"},
+        roles={"judge": "./judge"},
+        model_kwargs={"load_in_4bit": True},
+        revision="v2",
+        max_context=500,
+    )
+    report = llm.invoke("Question?", budget="2000 tokens").response_metadata["pareto"]
+    assert report["strategy"]["kind"] == "cascade"
+    (small, _), (large, as_role), (judge, _) = (
+        loaded[f"./{name}"] for name in ("small", "large", "judge")
+    )
+    assert large == {**small, "memory": 0.1}
+    assert not as_role
+    assert judge == {"backend": "auto", "device": None, "dtype": None, "memory": 0.1}
+    assert small["model_kwargs"] == {"load_in_4bit": True}
+    assert (small["revision"], small["max_context"], small["memory"]) == ("v2", 500, None)
+    backend.close()
+
+
+# --- the device
+
+
+CPU, GPU = (hardware.called(name)[0] for name in ("cpu", "cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("measured", "settings", "known"),
+    [
+        (CPU, {"device": "cpu"}, True),
+        (CPU, {"device": "cuda:77"}, False),
+        ("Abacus", {"device": "cpu"}, False),
+        ("cuda:0", {"device": "cpu"}, False),
+        # what llama.cpp alone can use has no name but its number
+        (GPU, {"backend": "llama-cpp"}, True),
+        (GPU, {"device": "cuda:0", "backend": "llama-cpp"}, True),
+        (GPU, {"device": "cpu", "backend": "llama-cpp"}, False),
+        (CPU, {"device": "cpu", "backend": "llama-cpp"}, True),
+        (CPU, {"backend": "llama-cpp"}, False),
+        (CPU, {"backend": "llama-cpp", "model_kwargs": {"n_gpu_layers": 0}}, True),
+    ],
+)
+def test_seconds_are_those_of_the_device_that_is_asked_for(
+    measured: str, settings: dict[str, Any], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another device of this machine is another device; llama.cpp has one GPU here."""
+    monkeypatch.setattr(llama_devices, "gpus", lambda: [llama_devices.Gpu(0, "Vulkan", 1)])
+    monkeypatch.setattr(placement, "_llama_device", placement._llama_device.__wrapped__)
+    models = {"small": "./small", "large": "./large"}
+    llm = ChatPareto(models=models, **settings)
+    table = {"tokens": cells(), "seconds": cells()}
+    devices_ = dict.fromkeys(models, measured)
+    llm.task = Profile("p", OPTIONS, table, keys=dict(llm.plans().keys), devices=devices_)
+    plan = llm.plans().plan(Budget(seconds=400, tokens=1600))
+    assert ("seconds" in plan.expected) is known
+    assert any("another device" in note for note in plan.notes) is not known
+
+
+def test_plans_for_two_devices_are_not_mixed_up() -> None:
+    """One profile, and two chat models of it on two devices, one after another."""
+    one, two = (ChatPareto(models={"small": "./small"}, device=name) for name in ("cpu", "cuda:77"))
+    options = (Option(Single(), {"policy": "small"}),)
+    rows = cells(RIGHT[:1], TOKENS[:1])
+    keys = dict(one.plans().keys)
+    one.task = two.task = Profile(
+        "p", options, {"tokens": rows, "seconds": rows}, keys=keys, devices={"small": CPU}
+    )
+    budget = Budget(seconds=400, tokens=1600)
+    told = ["seconds" in chat.plans().plan(budget).expected for chat in (one, two, one)]
+    assert told == [True, False, True]
+
+
+def test_a_loaded_model_runs_where_it_is(llm: ChatPareto) -> None:
+    """Whatever device is asked for: the backends of this chat model are on the processor."""
+    llm.device = "cuda:77"
+    table = {"tokens": cells(), "seconds": cells()}
+    llm.task = replace(by_hand(llm), cells=table, devices=dict.fromkeys(llm.models, CPU))
+    assert "seconds" in llm.plans().plan(Budget(seconds=400)).expected
 
 
 # --- memory, joules, money
@@ -420,6 +597,24 @@ def test_a_batch_without_a_budget_shares_nothing(even: ChatPareto) -> None:
     assert {r["plan"]["expected"]["tokens"]["limit"] for r in found} == {1600}
 
 
+@pytest.mark.parametrize("new", [0, 3, 7])
+def test_what_is_cached_leaves_its_share_of_a_batch(even: ChatPareto, new: int) -> None:
+    """The one input that is asked may spend all that the batch has, wherever it stands."""
+    questions = [f"Question {i}?" for i in range(8)]
+    llm = even.bind(model="small", strategy=BestOfN(n=4))
+    set_llm_cache(InMemoryCache())
+    try:
+        for i, question in enumerate(questions):
+            if i != new:
+                llm.invoke(question)
+        with run_budget(Budget(tokens=8 * 60)) as account:
+            answers = llm.batch(questions)
+    finally:
+        set_llm_cache(None)
+    assert account.spent.tokens == 4 * 51
+    assert reports(answers)[new]["stopped_by"] == "done"
+
+
 def test_copies_share_their_backends(llm: ChatPareto) -> None:
     """A deep copy has settings of its own, and the same models; a pickle of loaded models is refused in our words."""
     copied = copy.deepcopy(llm)
@@ -487,6 +682,42 @@ def test_a_calibration_keeps_its_budget(llm: ChatPareto) -> None:
     some = calibrate(llm, budget="1500 tokens")
     assert 0 < some.questions < len(QUESTIONS)
     assert calibrate(llm).questions == len(QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"budget": "30 tokens", "timeout": 1e-6, "guarantee": "agree"}, {"need": 0.9}],
+)
+def test_what_limits_calls_does_not_limit_their_calibration(
+    llm: ChatPareto, limits: dict[str, Any]
+) -> None:
+    """All is drawn as without them, from the models that are loaded already; afterwards they are as before."""
+    limited = copy.copy(llm)
+    for name, value in limits.items():
+        setattr(limited, name, value)
+    profile = calibrate(limited)
+    assert profile.questions == len(QUESTIONS)
+    assert profile.keys == llm.plans().keys
+    assert limited.timeout == limits.get("timeout")
+    assert (limited.budget is None) is ("budget" not in limits)
+
+
+def test_a_calibration_loads_no_model_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it loads belongs to the chat model, is there for its calls, and is closed with it."""
+    loaded = list[ScriptedBackend]()
+
+    def load(model: object, **_: object) -> ScriptedBackend:
+        loaded.append(ScriptedBackend(["Answer: 7"], name=str(model)))
+        return loaded[-1]
+
+    monkeypatch.setattr(loading, "load", load)
+    llm = ChatPareto(model="./small", max_tokens=60, budget="30 tokens")
+    calibrate(llm)
+    llm.invoke("Question?")
+    assert len(loaded) == 1
+    llm.close()
+    with pytest.raises(EngineClosedError):
+        ChatPareto(backend=loaded[0]).invoke("Question?")
 
 
 def test_without_labels_most_samples_stand_in(llm: ChatPareto) -> None:

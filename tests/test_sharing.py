@@ -10,7 +10,7 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account, run_budget
-from langchain_pareto.sharing import Turns, batch_of, seated
+from langchain_pareto.sharing import Turns, asked, batch_of, seated, settled
 from langchain_pareto.strategies import Vote
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.settings import Settings
@@ -177,3 +177,47 @@ def test_a_call_within_a_call_is_none_of_the_batch() -> None:
             assert second.share["tokens"] == 10
     with seated({"tokens": 10}) as outside:
         assert outside is None
+
+
+def test_an_input_that_makes_no_call_leaves_its_share() -> None:
+    """One that is answered otherwise, or fails before it asks for a seat; one that had a seat is counted once."""
+    with batch_of(4, together=1):
+        with asked():
+            pass
+        with pytest.raises(ValueError, match="no question"), asked():
+            raise ValueError("no question")
+        with asked(), seated({"tokens": 100}) as third:
+            assert third is not None
+            assert third.share == {"tokens": 50}
+        with asked(), seated({"tokens": 100}) as last:
+            assert last is not None
+            assert last.share == {"tokens": 100}
+            assert last.batch.rounds == 1
+            with asked(), seated({"tokens": 1}) as inner:
+                assert inner is None
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_call_waits_for_those_beside_it_to_say_whether_they_are_calls(ends: bool) -> None:
+    """Not for ever: one that is slow to say so is taken for a call."""
+    go, shares = asyncio.Event(), list[int]()
+
+    async def call() -> None:
+        with asked():
+            await settled()
+            with seated({"tokens": 100}) as seat:
+                assert seat is not None
+                shares.append(seat.share["tokens"])
+                go.set()
+
+    async def cached() -> None:
+        with asked():
+            for _ in range(20):
+                await asyncio.sleep(0)
+            if not ends:
+                await go.wait()
+
+    with batch_of(4, together=4):
+        async with asyncio.timeout(60):
+            await asyncio.gather(call(), cached(), cached(), cached())
+    assert shares == [100 if ends else 25]

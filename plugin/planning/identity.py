@@ -7,7 +7,9 @@ Knows files, and settings as JSON; knows no library that loads a model.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,14 @@ from langchain_pareto.backends.nano import bundled, tokenizer_path
 _PIECE = 1 << 16  # bytes, at the beginning, in the middle and at the end of each file
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "*.jinja")  # with the chat template
+_DRAWS: Mapping[str, float] = {  # what a model's own draws may set, and what changes nothing
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+}
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 _SHOWN = 60  # characters of a setting
 _ROLE = "roles."
 _WORDS = {"weights": "other weights", "tokenizer": "another tokenizer or chat template"}
@@ -32,7 +42,8 @@ def key_of(*parts: object) -> str:
 def use_of(model: object, /, **settings: object) -> str:
     """A model and all that its answers depend on, as one line of JSON by which `differences` says what two uses have not in common.
 
-    Settings within settings have names with dots. What JSON does not know is told by its `repr`.
+    Settings within settings have names with dots. What JSON does not know is `described`. A `tokenizer` among them is in place of the
+    model's own.
     """
     known = {"weights": fingerprint(model), "tokenizer": tokenizer_fingerprint(model)}
     return json.dumps({**known, **dict(_flat("", settings))}, sort_keys=True)
@@ -71,6 +82,77 @@ def tokenizer_fingerprint(model: object) -> str:
         own = getattr(getattr(model, "tokenizer", None), "fingerprint", None)
         return _short(str(own or _called(model)).encode())
     return _hashed(folder, _TOKENIZER)
+
+
+def given_tokenizer(tokenizer: object) -> str:
+    """The same of a tokenizer that comes beside its model: a folder, a hub id, or an object."""
+    folder = _folder(tokenizer)
+    if folder is not None:
+        return _hashed(folder, _TOKENIZER)
+    own = getattr(tokenizer, "fingerprint", None)
+    size = getattr(tokenizer, "vocab_size", None)
+    template = getattr(tokenizer, "template", None) or getattr(tokenizer, "chat_template", None)
+    return _short(f"{own or _called(tokenizer)} {size} {template}".encode())
+
+
+def own_draws(model: object) -> dict[str, float]:
+    """How a model draws where a call does not say: what its generation config, or the Backend, sets otherwise than to no effect.
+
+    Nothing for a bundled model, whose weights tell all of it, and where there are no files on this machine.
+    """
+    if bundled(model) is not None:
+        return {}
+    chosen = getattr(model, "sampling", None) or getattr(model, "generation_config", None)
+    folder = _folder(model)
+    if folder is not None:
+        found = _generation_config(folder)
+    else:
+        found = {name: getattr(chosen, name, None) for name in _DRAWS}
+    return {
+        name: value
+        for name, neutral in _DRAWS.items()
+        if isinstance(value := found.get(name), int | float) and value != neutral
+    }
+
+
+def described(value: object) -> str:
+    """`repr` without addresses, which no other process has; of what says no more than its class, with the settings it was made with."""
+    said = _ADDRESS.sub("", repr(value))
+    if type(value).__repr__ is not object.__repr__:
+        return said
+    settings = {name: _called_or_said(part) for name, part in _made_with(value).items()}
+    return f"{said} {settings}" if settings else said
+
+
+def _called_or_said(value: object) -> str:
+    """A function or class by its whole name, all else as it shows itself."""
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if name else _ADDRESS.sub("", repr(value))
+
+
+def _made_with(thing: object) -> dict[str, object]:
+    """What an object was given when it was made, as it stands on it; all that is public where that does not show.
+
+    Counts and caches, which change from call to call, are no settings.
+    """
+    own: dict[str, object] = getattr(thing, "__dict__", {})
+    try:
+        given = list(inspect.signature(type(thing)).parameters)
+    except (TypeError, ValueError):  # made in C
+        given = []
+    names = {name: name if name in own else f"_{name}" for name in given}
+    if all(place in own for place in names.values()):
+        return {name: own[place] for name, place in names.items()}
+    return {name: value for name, value in own.items() if not name.startswith("_")}
+
+
+def _generation_config(folder: Path) -> Mapping[str, object]:
+    """The file of that name, empty where there is none to read."""
+    try:
+        found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _folder(model: object) -> Path | None:
@@ -135,7 +217,7 @@ def _plain(value: object) -> object:
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return value if value is None or isinstance(value, str | int | float) else repr(value)
+    return value if value is None or isinstance(value, str | int | float) else described(value)
 
 
 def _settings(use: str) -> dict[str, object] | None:
