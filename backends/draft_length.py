@@ -46,6 +46,7 @@ class Acceptance:
     right: float = _PRIOR_RATE * _PRIOR_WEIGHT
     looked_at: float = _PRIOR_WEIGHT
     rounds: int = 0
+    asked: int = 0  # times that a branch would have looked whether guessing pays by now
     _places: list[_Place] = field(default_factory=list)
 
     @property
@@ -76,6 +77,11 @@ class Acceptance:
             total += reached
             i += 1
 
+    def is_turn(self, branches: int) -> bool:
+        """Whether the branch that asks is the one of so many that looks: the draft then reads all that was drawn meanwhile."""
+        self.asked += 1
+        return self.asked % branches == 0
+
     def copy(self) -> Acceptance:
         """A group's own average, which begins with this one and soon forgets it."""
         weight = min(self.looked_at, _PRIOR_WEIGHT)
@@ -83,7 +89,7 @@ class Acceptance:
         for place in self._places:
             share = min(1.0, _PRIOR_WEIGHT / place.looked_at)
             places.append(_Place(place.right * share, place.looked_at * share))
-        return Acceptance(self.rate * weight, weight, self.rounds, places)
+        return Acceptance(self.rate * weight, weight, self.rounds, _places=places)
 
 
 class DraftLength:
@@ -114,7 +120,9 @@ class DraftLength:
         if self._quiet < self._pause:
             return 0
         self._quiet, self._pause = 0, min(2 * self._pause, _LONGEST_PAUSE)
-        return min(_PROBE, self._most)
+        if branches > 1:
+            self._own = self._pair.copy()  # another one may have found that it pays
+        return min(_PROBE, self._most) if self._pair.is_turn(branches) else 0
 
     def note(self, drafted: int, accepted: int) -> None:
         """What a guess came to."""

@@ -83,6 +83,28 @@ def test_guessing_stops_where_it_does_not_pay_and_is_tried_again():
     assert max(b - a for a, b in pairwise(guessed)) > 300
 
 
+def test_of_branches_that_share_steps_one_looks_whether_it_pays():
+    """Each look makes the draft read what was drawn meanwhile; what one finds, the others go by."""
+    target, draft, pair = (
+        curve(lambda w: 1 + 0.02 * w, range(1, 200)),
+        curve(lambda _: 0.3),
+        Acceptance(),
+    )
+    branches = [DraftLength(8, target, draft, pair) for _ in range(16)]
+    guesses = []
+    for i in range(3200):
+        if i == 2000:
+            for _ in range(100):  # one of them, or somebody else, finds an easy text
+                pair.note(8, 8)
+        lengths = [branch.next(16) for branch in branches]
+        guesses.append(sum(k > 0 for k in lengths))
+        for branch, k in zip(branches, lengths, strict=True):
+            branch.note(k, 0 if i < 2000 else k)
+    assert 2 <= sum(guesses[100:2000]) <= 16
+    assert max(guesses[100:2000]) <= 2
+    assert guesses[-1] == 16
+
+
 def test_nothing_is_guessed_before_a_plain_step_was_measured():
     """Without a curve there is nothing to go by: the first round is plain, the next ones find the curve."""
     target, draft = StepTimes(), StepTimes()
