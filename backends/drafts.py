@@ -45,9 +45,11 @@ def rewrite(runner: Runner, sequence: TokenSequence, length: int, tokens: Sequen
         at += 1
     kept, rest = length + at, list(tokens[at:])
     if kept < len(old):
-        # a truncation leaves the last token pending: where another one takes its place, nothing right is computed twice
-        runner.truncate(sequence, kept + bool(rest))
-        if rest:
+        # a truncation leaves the last token pending: where another one takes its place, nothing right is computed twice;
+        # but not within a stretch that relatives share, for there the other token is theirs
+        amends = bool(rest) and kept >= sequence.path[-1].start
+        runner.truncate(sequence, kept + amends)
+        if amends:
             sequence.amend(rest.pop(0))
     if rest:
         runner.append(sequence, rest)

@@ -35,6 +35,7 @@ from langchain_pareto.errors import (
     EngineFailedError,
 )
 
+_MAIL = 0.02  # seconds of mail between two steps; a batch of whole texts may take more
 _DRAINING = 2.0  # seconds that close() waits for the step in progress to end by itself
 _INTERRUPTED = 60.0  # seconds that it waits then for the step to give up
 
@@ -224,7 +225,11 @@ class Engine:
             runner.close()
 
     def _drain(self) -> bool:
-        """Takes the mail, waiting for some when there is nothing else to do; False when the engine closes."""
+        """Takes the mail, waiting for some when there is nothing else to do; False when the engine closes.
+
+        Mail that takes long is left for after a step, so that programs in flight end in time.
+        """
+        begun = time.monotonic()
         while True:
             try:
                 change = self._mailbox.get(block=not self._live)
@@ -233,6 +238,8 @@ class Engine:
             if change is None:
                 return False
             change()
+            if self._live and time.monotonic() - begun > _MAIL:
+                return True
 
     def _reject(self, reason: BackendError) -> None:
         """Whoever posted while the engine was ending is told so."""
@@ -268,6 +275,7 @@ class Engine:
         """Schedules and starts one step of `runner`; a failure ends the programs that it belongs to."""
         limit = PREFILL_ALONE
         for _ in range(2):
+            begun = time.perf_counter()
             step = self._scheduler.schedule(runner, limit)
             if isinstance(step, Refusal):
                 self._fail(step.running, step.error)
@@ -288,6 +296,7 @@ class Engine:
                 else:
                     self._fail_step(step, error)
             else:
+                step.seconds = time.perf_counter() - begun
                 return step
             return None
         return None
@@ -295,12 +304,13 @@ class Engine:
     # --- after the step
 
     def _finish_step(self, step: Step) -> None:
+        begun = time.perf_counter()
         try:
             results = self._results.collect(step)
         except Exception as error:  # noqa: BLE001 - a device may report a failed step only now
             self._fail_step(step, error)
             return
-        seconds = time.perf_counter() - step.started
+        seconds = step.seconds + time.perf_counter() - begun
         self.steps += 1
         self._charge(step, seconds)
         if step.goes_on:

@@ -9,7 +9,6 @@ it computes them again later).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +40,7 @@ class Step:
         self.rows_wanted = 0  # of logits
         self.unplaced = 0  # sequences that have no place on the device yet
         self.goes_on = True  # whether it reads no prompt
-        self.started = time.perf_counter()
+        self.seconds = 0.0  # from its start on, without those of steps of other runners beside it
         self.logits: Logits | None = None
         self._leaders = list[TokenSequence]()
 
@@ -168,7 +167,8 @@ class Scheduler:
         work = running.works[i]
         sequence = work.sequence
         found = step.runner.reuse(sequence, work.rows)
-        running.usage.cached_tokens += found
+        own = step.runner is running.runner  # what a draft finds is no part of the prompt
+        running.usage.cached_tokens += found * own
         headroom = _HEADROOM * len(step.chunks)
         # who begins like another one in this very step waits for it
         if step.leads(sequence) or not self._make_room(
@@ -176,10 +176,10 @@ class Scheduler:
         ):
             if found and not step.runner.can_step(step.tokens, step.unplaced):
                 step.runner.drop(sequence)  # it took the place of one that takes part
-                running.usage.cached_tokens -= found
+                running.usage.cached_tokens -= found * own
             return 0
         if not found:  # for want of a place, maybe
-            running.usage.cached_tokens += step.runner.reuse(sequence, work.rows)
+            running.usage.cached_tokens += step.runner.reuse(sequence, work.rows) * own
         n = _part(work, room, step.runner)
         step.add(running, i, n)
         return n

@@ -119,6 +119,7 @@ class Sequence:
     def amend(self, token: int) -> None:
         """Replaces the last token, which is pending."""
         assert self.pending >= 1, "what is computed cannot be replaced"
+        assert len(self.tokens) > self.path[-1].start, "what relatives share cannot be replaced"
         self.tokens[-1] = token
 
     def segments(self, end: int) -> list[tuple[Segment, int, int]]:

@@ -210,7 +210,8 @@ def _agreeing(guess: Sequence[int], rows: Sequence[Drawn]) -> int:
 def _likely(run: Sequence[int], rows: Sequence[Drawn], rollback: float) -> int:
     """How many of the little model's tokens stay: all before the first that is too unlikely."""
     for at, token in enumerate(run):
-        if -rows[at].judged > rollback and rows[at].token != token:
+        # at 0 nothing else stays, not even what is so likely that its probability rounds to 1
+        if rows[at].token != token and (rollback == 0 or -rows[at].judged > rollback):
             return at
     return len(run)
 

@@ -105,13 +105,19 @@ class WholeRunner(SlotRunner):
         if self.closed:
             return
         self.closed = True
-        for reading in self._waiting:
-            reading.end(EngineClosedError(f"the backend of {self.spec.name} was closed"))
-        self._waiting.clear()
+        self._end_all()
         del self.model
+
+    def _end_all(self) -> None:
+        while self._waiting:  # another thread may still add to them
+            error = EngineClosedError(f"the backend of {self.spec.name} was closed")
+            self._waiting.popleft().end(error)
 
     def _read_some(self) -> None:
         """One batch of those that wait; nothing that goes wrong in it is anybody else's."""
+        if self.closed:
+            self._end_all()
+            return
         batch = self._take()
         if not batch:
             return
