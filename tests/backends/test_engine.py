@@ -12,6 +12,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from langchain_pareto.backends import engine as engine_module
 from langchain_pareto.backends.base import Sampling, Stop, Usage
 from langchain_pareto.backends.engine import Engine, engine_for
 from langchain_pareto.backends.local_branch import LocalBranch
@@ -184,6 +185,46 @@ def test_decoding_goes_on_during_a_prefill(make_backend, gate):
     assert all(step[0] == (1, 1) for step in steps), "the decoder is in every step"
     assert max(sum(n for n, _ in step) for step in steps) <= 512
     assert sum(len(step) > 1 for step in steps) >= 6
+
+
+def test_long_mail_leaves_steps_their_turn(make_backend, gate, monkeypatch):
+    """Texts that are read whole come by mail, a batch at a time: who decodes beside them has steps, and ends in time."""
+    monkeypatch.setattr(engine_module, "_MAIL", 0.0)
+    backend = make_backend()
+    watch = gate(backend)
+    watch.stop_at(3)
+    task = backend.extend(backend.open(some(5)), PLAIN, upto(20))
+    watch.wait()
+    read = [backend.engine.call(lambda: len(watch.steps)) for _ in range(6)]
+    watch.open()
+    task.future.result(WAIT)
+    seen = [future.result(WAIT) for future in read]
+    assert len(set(seen)) == len(seen)
+
+
+def test_steps_side_by_side_are_timed_apart(make_backend, monkeypatch):
+    """Two models that step in the same round are each charged their own seconds, which add up to those of the round."""
+    clock = 0.0
+    engine = Engine("test")
+    slow = {}
+    for kind, seconds in (("llama", 0.01), ("qwen3", 0.03)):
+        backend = make_backend(kind, engine=engine)
+
+        def step(chunks, step=backend.runner.step, seconds=seconds):
+            nonlocal clock
+            clock += seconds
+            return step(chunks)
+
+        monkeypatch.setattr(backend.runner, "step", step)
+        slow[backend] = seconds
+    monkeypatch.setattr(engine_module.time, "perf_counter", lambda: clock)
+    tasks = [backend.extend(backend.open(some(5)), PLAIN, upto(20)) for backend in slow]
+    for task, seconds in zip(tasks, slow.values(), strict=True):
+        usage = task.future.result(WAIT) and task.usage
+        assert usage.device_seconds == pytest.approx(seconds * usage.forwards)
+    assert engine.meter.device_seconds == pytest.approx(clock)
+    for backend, seconds in slow.items():
+        assert engine.times(backend.runner).seconds(1) == pytest.approx(seconds)
 
 
 def test_many_decoders_do_not_starve_a_prefill(make_backend, gate):

@@ -444,6 +444,8 @@ def test_a_failure_is_its_batchs_alone(tmp_path, monkeypatch):
         waiting.future.result(SOON)
     with pytest.raises(EngineClosedError):
         head.open(TOKENS)
+    with pytest.raises(EngineClosedError, match="was closed"):
+        head.target.runner.submit([1, 2], [1], None).future.result(SOON)
 
 
 # --- what it is, and is not

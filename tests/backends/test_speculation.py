@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from langchain_pareto.backends import speculation
 from langchain_pareto.backends.base import Logits, Sampling, Stop, Usage
 from langchain_pareto.backends.decoders import BigLittle, Lookup, Plain, Rounds, Speculative
 from langchain_pareto.backends.decoding import DecodingBackend
 from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.programs import Drawn
 from langchain_pareto.backends.tokens import HFTokenizer
 from langchain_pareto.errors import (
     CapabilityError,
@@ -286,6 +288,45 @@ def test_big_little_with_rollback_0_is_the_target(pair, sampling):
         backend = DecodingBackend(target, BigLittle(rollback=0, fallback=0.1), draft)
         wanted = ids(drawn(target, branches=4, sampling=warp))
         assert ids(drawn(backend, branches=4, sampling=warp)) == wanted
+
+
+def test_what_is_so_likely_that_it_rounds_to_certain_stays_only_where_it_is_the_draw():
+    """At rollback 0 the text is the target's, whatever the little model says."""
+    drawn_otherwise = Drawn(7, 0.0, 0.0, 0.0, judged=-0.0)
+    assert speculation._likely([5], [drawn_otherwise], 0.0) == 0
+    assert speculation._likely([7], [drawn_otherwise], 0.0) == 1
+    assert speculation._likely([5], [drawn_otherwise], 0.1) == 1
+
+
+def test_what_siblings_were_given_instead_is_their_own(make_backend):
+    """Branches go back behind their fork and are each given another token there: the little model keeps them apart, too."""
+
+    def texts(which):
+        engine = Engine("test")
+        target, draft = (make_backend(kind, engine=engine) for kind in ("llama", "qwen3"))
+        backend = DecodingBackend(target, BigLittle(fallback=0.0, rollback=1e6), draft)
+        root = backend.open(PROMPT)
+        backend.extend(root, GREEDY, Stop(16, eos=False)).future.result(WAIT)
+        children = root.fork(4)
+        length = len(root.tokens) - 6
+        for i, child in enumerate(children):
+            child.truncate(length)
+            child.append([20 + 50 * i, 3])
+        tasks = [backend.extend(children[i], GREEDY, Stop(20, eos=False)) for i in which]
+        return ids([task.future.result(WAIT) for task in tasks])
+
+    assert texts(range(4)) == [texts([i])[0] for i in range(4)]
+
+
+def test_what_a_draft_finds_in_its_cache_is_no_part_of_the_prompt(pair):
+    """Cached tokens are those of plain decoding."""
+    target, draft = pair()
+    cached = []
+    for backend in (target, target, DecodingBackend(target, Speculative(draft_tokens=4), draft)):
+        for _ in range(2):
+            found = drawn(backend, branches=4, prompt=PROMPT * 20)
+        cached.append(sum(extension.usage.cached_tokens for extension in found))
+    assert len(set(cached)) == 1
 
 
 def test_big_little_thresholds_move_what_stays(pair):
