@@ -17,7 +17,8 @@ from langchain_pareto.backends.step_times import StepTimes
 _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
 _PROBE = 2  # guesses of a round that looks whether guessing pays by now
-_PAUSE, _LONGEST_PAUSE = 64, 1024  # rounds without a guess before the next such look
+# Rounds without a guess before the next such look, of one branch for all: it makes the draft read what was drawn meanwhile.
+_PAUSE, _LONGEST_PAUSE = 64, 1024
 _MARGIN = 1.03  # over no guess: what a round takes beside its steps, and branches that end apart and leave the others a narrower batch
 _PATIENCE = 4  # lengths: speeds rise and then fall, but for steps in the curve of times
 _PRIOR_RATE = 0.7  # of a pair that has not guessed yet
@@ -46,7 +47,6 @@ class Acceptance:
     right: float = _PRIOR_RATE * _PRIOR_WEIGHT
     looked_at: float = _PRIOR_WEIGHT
     rounds: int = 0
-    asked: int = 0  # times that a branch would have looked whether guessing pays by now
     _places: list[_Place] = field(default_factory=list)
 
     @property
@@ -77,11 +77,6 @@ class Acceptance:
             total += reached
             i += 1
 
-    def is_turn(self, branches: int) -> bool:
-        """Whether the branch that asks is the one of so many that looks: the draft then reads all that was drawn meanwhile."""
-        self.asked += 1
-        return self.asked % branches == 0
-
     def copy(self) -> Acceptance:
         """A group's own average, which begins with this one and soon forgets it."""
         weight = min(self.looked_at, _PRIOR_WEIGHT)
@@ -89,7 +84,7 @@ class Acceptance:
         for place in self._places:
             share = min(1.0, _PRIOR_WEIGHT / place.looked_at)
             places.append(_Place(place.right * share, place.looked_at * share))
-        return Acceptance(self.rate * weight, weight, self.rounds, _places=places)
+        return Acceptance(self.rate * weight, weight, self.rounds, places)
 
 
 class DraftLength:
@@ -117,12 +112,10 @@ class DraftLength:
             self._quiet, self._pause = 0, _PAUSE
             return length
         self._quiet += 1
-        if self._quiet < self._pause:
+        if self._quiet < self._pause * branches:
             return 0
         self._quiet, self._pause = 0, min(2 * self._pause, _LONGEST_PAUSE)
-        if branches > 1:
-            self._own = self._pair.copy()  # another one may have found that it pays
-        return min(_PROBE, self._most) if self._pair.is_turn(branches) else 0
+        return min(_PROBE, self._most)
 
     def note(self, drafted: int, accepted: int) -> None:
         """What a guess came to."""
