@@ -7,9 +7,9 @@ the same with every decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from langchain_pareto.backends import cost, speculation
 from langchain_pareto.backends.base import (
@@ -70,6 +70,14 @@ class DecodingBackend(BackendWrapper):
             state_bytes_per_sequence=spec.state_bytes_per_sequence + small.state_bytes_per_sequence,
         )
 
+    def open(self, prompt: str | Sequence[int], *, seed: int = 0) -> Branch:
+        """A new root, on the draft as well: so what forks of it have in common is read once by both."""
+        branch = self.target.open(prompt, seed=seed)
+        if self.draft is not None:
+            assert isinstance(branch, LocalBranch)
+            self.target.post(partial(self._begin, branch, self.draft))
+        return branch
+
     def extend(
         self,
         branch: Branch,
@@ -118,6 +126,10 @@ class DecodingBackend(BackendWrapper):
         """Nothing: whoever opened the models closes them."""
 
     # --- on the engine's thread
+
+    def _begin(self, root: LocalBranch, draft: LocalBackend) -> None:
+        if not (root.sequence.freed or draft.runner.closed):
+            root.follow(draft)
 
     @property
     def drafter(self) -> Runner | None:

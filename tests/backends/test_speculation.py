@@ -318,6 +318,27 @@ def test_what_siblings_were_given_instead_is_their_own(make_backend):
     assert texts(range(4)) == [texts([i])[0] for i in range(4)]
 
 
+@pytest.mark.parametrize(
+    "decoder", [Speculative(draft_tokens=3), BigLittle(fallback=0.0, rollback=1e6)]
+)
+def test_a_draft_reads_what_branches_have_in_common_once(pair, decoder):
+    """Forks of a root that has drawn nothing are one tree on the draft as well: a step of all reads their prompt once."""
+    target, draft = pair()
+    read, step = [], draft.runner.step
+
+    def reading(chunks):
+        logits = step(chunks)
+        read.append((len(chunks), logits.union))
+        return logits
+
+    draft.runner.step = reading
+    drawn(DecodingBackend(target, decoder, draft), branches=4, prompt=PROMPT * 20)
+    together = [union for branches, union in read if branches == 4]
+    assert together
+    assert max(together) < 2 * len(PROMPT) * 20
+    assert held(target, draft) == [0, 0]
+
+
 def test_what_a_draft_finds_in_its_cache_is_no_part_of_the_prompt(pair):
     """Cached tokens are those of plain decoding."""
     target, draft = pair()
