@@ -37,6 +37,7 @@ _TEXTS = (
 _NUMBER = r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:e[+-]?[0-9]{1,3})?"
 _AMOUNT = re.compile(rf"(?P<dollar>\$?)\s*(?P<number>{_NUMBER})\s*(?P<unit>[^0-9]*)")
 _ON_LIMIT = re.compile(r"on\s+(best|error)")
+_AMBIGUOUS = re.compile(r"[0-9],[0-9]")  # of thousands, of decimals, or between two limits
 _SEPARATOR = re.compile(r"\s*(?:[,;]|\band\b)\s*")
 _SCALES = {"": 1} | {prefix: 1000**n for n, prefix in enumerate("kmgtpe", start=1)}
 _SCALES |= {prefix + "i": 1024**n for n, prefix in enumerate("kmgt", start=1)}
@@ -129,10 +130,15 @@ class Budget(BaseModel):
             return cls(tokens=int(value))
         if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
             return cls(**value)  # type: ignore[arg-type]  # the fields check their values
-        raise BudgetError(f"Cannot read {value!r:.80} as a budget. {_FIELDS}")
+        raise BudgetError(f"Cannot read {_shown(value):.80} as a budget. {_FIELDS}")
 
     @classmethod
     def _from_text(cls, text: str) -> Self:
+        if _AMBIGUOUS.search(text):
+            raise BudgetError(
+                f"The budget {text!r:.80} has a comma between two digits. Leave thousands "
+                f"separators out, and write a space after a comma between two limits. {_TEXTS}"
+            )
         fields: dict[str, object] = {}
         for part in _SEPARATOR.split(text.strip().lower()):
             if part == "unlimited":
@@ -358,10 +364,17 @@ def _bytes(count: int) -> str:
     return next(f"{count // size} {name}" for name, size in names.items() if count % size == 0)
 
 
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no int of more than 4300 digits
+        return f"<{type(value).__name__} too long to show>"
+
+
 def _explain(error: ValidationError) -> str:
     faults = []
     for fault in error.errors():
         reason = "is not a resource" if fault["type"] == "extra_forbidden" else fault["msg"]
-        got = f"{'.'.join(map(str, fault['loc']))}={fault['input']!r:.40}"
+        got = f"{'.'.join(map(str, fault['loc']))}={_shown(fault['input']):.40}"
         faults.append(f"{got} ({reason.removeprefix('Value error, ')})")
     return f"Cannot read this budget: {', '.join(faults)}. {_FIELDS}"

@@ -114,8 +114,8 @@ class ChatPareto(Doors, ChatPlanning):
         form = read_tools(tools, tool_choice, parallel_tool_calls, strict)
         if form is not None:
             settings = {"tools": list(form.specs), "tool_choice": form.choice, **settings}
-            if not form.parallel:
-                settings["parallel_tool_calls"] = False
+            if parallel_tool_calls is not None:
+                settings["parallel_tool_calls"] = parallel_tool_calls
         return self.bind(**settings)
 
     @override

@@ -15,7 +15,7 @@ from pathlib import Path
 from langchain_pareto.errors import SettingError
 
 # What a row of `pareto ask --json` says; whatever else stood on a question's line comes after it.
-_COLUMNS = "question answer text strategy stopped_by budget spent samples usage error".split()
+_COLUMNS = "question answer text strategy plan stopped_by budget spent samples usage error".split()
 
 _LINE_HINT = 'Write one JSON object a line: {"question": "..."}'
 

@@ -31,7 +31,7 @@ async def chunks(
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
     splitter = ReasoningSplitter(thinking=thinking)
-    shown = False
+    shown = thought = False
 
     def on_text(piece: str) -> None:
         loop.call_soon_threadsafe(pieces.put_nowait, piece)
@@ -41,7 +41,9 @@ async def chunks(
     try:
         while (piece := await pieces.get()) is not None:
             shown = True
-            for chunk in _show(*splitter.feed(piece), calls):
+            reasoning, text = splitter.feed(piece)
+            thought = thought or bool(reasoning)
+            for chunk in _show(reasoning, text, calls):
                 yield chunk
         reply = await replying
     finally:
@@ -50,10 +52,15 @@ async def chunks(
             await asyncio.wait({replying})
     message = reply.message()
     if shown:
-        for chunk in _show(*splitter.flush(), calls):
+        reasoning, text = splitter.flush()
+        thought = thought or bool(reasoning)
+        for chunk in _show(reasoning, text, calls):
             yield chunk
         for part in () if calls is None else calls.flush():
             yield _part(part)
+        if not thought:  # what a response template knows at the end
+            for chunk in _show(message.additional_kwargs.get("reasoning_content", ""), "", calls):
+                yield chunk
     else:  # nothing was streamed: the winner comes now
         yield _whole(message)
     yield AIMessageChunk(

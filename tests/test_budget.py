@@ -110,6 +110,29 @@ def test_what_cannot_be_understood(value: object) -> None:
     assert len(message) < 600
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["$1,500", "2,500 J", "1,5s", "10,500 calls", "2,000 tokens", "3 calls, 1,000,000 flops"],
+)
+def test_a_comma_between_two_digits_is_refused(text: str) -> None:
+    """It may separate thousands, decimals or limits: the error says how to write what was meant."""
+    with pytest.raises(BudgetError, match="Leave thousands separators out") as caught:
+        Budget.parse(text)
+    assert "space after a comma" in str(caught.value)
+    assert Budget.parse("2000, 5s") == Budget.parse("2000;5s") == Budget(tokens=2000, seconds=5)
+    assert Budget.parse("200 tokens,2s") == Budget(tokens=200, seconds=2)
+
+
+@pytest.mark.parametrize("field", ["tokens", "seconds", "usd", "calls", "on_limit", "nobody"])
+def test_a_number_that_python_does_not_write_is_a_budget_error(field: str) -> None:
+    """Beyond 4300 digits an int has no text, and the error does without."""
+    huge = 10**5000
+    for value in ({field: huge}, {field: -huge}, {field: [huge]}, huge, -huge, [huge]):
+        with pytest.raises(BudgetError) as caught:
+            Budget.parse(value)  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 600
+
+
 def test_keywords_are_checked_too() -> None:
     """Budget(...) raises the same error, naming each field, what it got and why it cannot be."""
     with pytest.raises(

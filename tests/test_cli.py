@@ -272,6 +272,16 @@ def test_a_profile_answers_too(profile: str) -> None:
     assert row["answer"] == "8"
 
 
+def test_a_plan_on_a_line_is_not_the_plan_of_a_row(profile: str, tmp_path: Path) -> None:
+    """As with every other column, what was found stands there; what else was on the line stays."""
+    file = write(tmp_path / "q.jsonl", [{"question": CUPS, "plan": "buy milk", "id": 7}])
+    done = here("ask", "--file", file, "--task", profile, "--budget", "200", "--json")
+    assert done.exit_code == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["plan"]["strategy"] == row["strategy"]
+    assert row["id"] == 7
+
+
 def test_budgets_in_joules_and_money_have_rates() -> None:
     """A device's watts, or what an hour or a million tokens cost."""
     for budget, rate in (

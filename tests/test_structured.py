@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict as PlainTypedDict
 
 import pytest
 from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import Generation
 from pydantic import BaseModel, Field, RootModel, field_validator
 from typing_extensions import TypedDict
@@ -424,6 +425,91 @@ def test_an_object_of_types_that_hold_each_other_is_read():
         else:
             with pytest.raises(OutputParserException, match="breaks its schema"):
                 parser.parse(text)
+
+
+# --- streams
+
+
+class Idle(BaseModel):
+    """One that says nothing by itself."""
+
+    n: int = 0
+
+
+def said_by(method, arguments):
+    """Half an object, or half a call."""
+    if method != "function_calling":
+        return arguments
+    return f'<tool_call>\n{{"name": "Idle", "arguments": {arguments}'
+
+
+def whole_by(method, arguments):
+    return said_by(method, arguments) + ("}\n</tool_call>" if method == "function_calling" else "")
+
+
+async def streamed(chain, door):
+    return (
+        list(chain.stream("?")) if door == "stream" else [one async for one in chain.astream("?")]
+    )
+
+
+@pytest.mark.parametrize("door", ["stream", "astream"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schema", [Idle, Idle.model_json_schema()])
+async def test_a_stream_of_what_is_no_object_ends_in_an_error(schema, method, door):
+    """As a call that is not streamed does, whether it was cut off or breaks the schema; include_raw tells it."""
+    texts = {"cut off": said_by(method, '{"n": ')}
+    if schema is Idle or method != "json_mode":  # which holds a dict to no schema
+        texts["breaks|is not"] = whole_by(method, '{"n": "x"}')
+    for words, text in texts.items():
+        chain = says(text).with_structured_output(schema, method=method)
+        with pytest.raises(OutputParserException, match=words):
+            await streamed(chain, door)
+        chain = says(text).with_structured_output(schema, method=method, include_raw=True)
+        [shown] = await streamed(chain, door)
+        assert list(shown) == ["raw", "parsed", "parsing_error"]
+        assert shown["parsed"] is None
+        assert isinstance(shown["parsing_error"], OutputParserException)
+        assert shown["raw"].usage_metadata is not None
+        assert str(shown["parsing_error"]) not in ("", "None")
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("door", ["stream", "astream"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("text", ['{"n": 1}', "{}", '{"n": "1"}'])
+async def test_a_stream_ends_with_what_a_call_gives(text, method, door, streams):
+    """An instance once, a dict last; also where the model does not stream, and with include_raw."""
+    text = whole_by(method, text)
+    for schema in (Idle, Idle.model_json_schema()):
+        llm = says(text, disable_streaming=not streams)
+        chain = llm.with_structured_output(schema, method=method)
+        whole, found = chain.invoke("?"), await streamed(chain, door)
+        assert found[-1] == whole
+        assert len(found) == 1 or schema is not Idle
+        chain = llm.with_structured_output(schema, method=method, include_raw=True)
+        [shown] = await streamed(chain, door)
+        assert (shown["parsed"], shown["parsing_error"]) == (whole, None)
+        assert (await chain.ainvoke("?")).keys() == shown.keys()
+
+
+def test_a_dict_is_shown_as_it_grows_and_checked_at_the_end():
+    """What came before stays shown; the last piece of a text that fits is the whole."""
+    parser = says("?").with_structured_output(of({"type": "integer", "minimum": 0})).last
+    pieces = [*map(AIMessageChunk, ('{"a": ', "1", "2", "}", ""))]
+    assert list(parser.transform(iter(pieces))) == [{}, {"a": 1}, {"a": 12}]
+    grown = parser.transform(map(AIMessageChunk, ('{"a": ', "-5", "}")))
+    assert [next(grown), next(grown)] == [{}, {"a": -5}]
+    with pytest.raises(OutputParserException, match="breaks its schema"):
+        next(grown)
+    assert list(parser.transform(iter(['{"a": 1', "}"]))) == [{"a": 1}]
+    assert list(parser.transform(iter([]))) == []
+
+
+def test_a_stream_of_nothing_but_null_is_null():
+    """A value that is None is one."""
+    parser = says("?").with_structured_output({"title": "t", "type": ["object", "null"]}).last
+    assert list(parser.transform(iter(["nu", "ll"]))) == [None]
 
 
 # --- stops and budgets

@@ -96,6 +96,22 @@ def test_one_call_at_a_time(backend):
         assert valid(message.tool_calls[0])
 
 
+def test_the_last_word_on_parallel_calls_counts():
+    """Bound again, tools keep what was said, unless it is said otherwise."""
+    llm = ChatPareto().bind_tools(TOOLS, parallel_tool_calls=False)
+    assert llm.bind_tools(TOOLS).kwargs["parallel_tool_calls"] is False
+    assert llm.bind_tools(TOOLS, parallel_tool_calls=True).kwargs["parallel_tool_calls"] is True
+    assert "parallel_tool_calls" not in ChatPareto().bind_tools(TOOLS).kwargs
+    calls = "".join(
+        f'<tool_call>\n{{"name": "add", "arguments": {{"a": {a}, "b": 2}}}}\n</tool_call>'
+        for a in (1, 2)
+    )
+    said = ChatPareto(backend=ScriptedBackend([calls]), strategy="single")
+    one = said.bind_tools(TOOLS, parallel_tool_calls=False)
+    assert len(one.invoke("hi").tool_calls) == 1
+    assert len(one.bind_tools(TOOLS, parallel_tool_calls=True).invoke("hi").tool_calls) == 2
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_stream_sums_to_the_same_calls(backend, strategy):
     """For one seed, a stream's chunks add up to what invoke gives, and the name comes before the arguments."""

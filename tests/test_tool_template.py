@@ -329,6 +329,29 @@ def shown(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("strategy", ["single", {"kind": "vote", "n": 2}])
+@pytest.mark.parametrize(
+    ("text", "thought"),
+    [
+        (f"<|channel>thought\nHm {{<channel|>So:{CURLY}", "Hm {"),
+        (f"<think>Hm</think><|channel>thought\nAh<channel|>So:{CURLY}", "Hm"),
+        (f"So:{CURLY}", None),
+    ],
+)
+def test_what_was_thought_in_a_channel_is_in_the_stream(shown, text, thought, strategy):
+    """Its chunks add up to what invoke gives; what stands between think tags is what was thought, where there are any."""
+    config = shown / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"response_template": GEMMA_4}))
+    with load("nano", tokenizer=shown, memory="200 MB") as backend:
+        Mind(backend, lambda _: text)
+        llm = ChatPareto(backend=backend, strategy=strategy, seed=1, max_tokens=200)
+        bound = llm.bind_tools([weather, now])
+        for message in (bound.invoke("hi"), sum(bound.stream("hi"), AIMessageChunk(""))):
+            assert message.additional_kwargs.get("reasoning_content") == thought
+            assert message.content == "So:"
+            assert [(one["name"], one["args"]) for one in message.tool_calls] == [ROME]
+
+
 def test_a_model_whose_tokenizer_has_a_template_is_read_by_it(shown):
     """Loaded from its files, answering whole, streamed, and by a vote; and held to a grammar where it must call."""
     pytest.importorskip("llguidance")

@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field
 from pydantic.v1 import BaseModel as OldModel
 
 from langchain_pareto.errors import SettingError
+from langchain_pareto.forms.given_schemas import given_schema
+from langchain_pareto.forms.schemas import violation
 from langchain_pareto.forms.tools import Tools, read_tools
 
 
@@ -95,6 +97,92 @@ def test_what_a_user_gave_is_not_changed():
     [spec] = read_tools([given], strict=True).specs
     assert spec["function"]["parameters"]["additionalProperties"] is False
     assert "additionalProperties" not in given["function"]["parameters"]
+
+
+class Day(BaseModel):
+    """A day, which may have a night."""
+
+    hour: int = 12
+    unit: str | None = None
+
+
+class Days(BaseModel):
+    """Some days."""
+
+    first: Day
+    rest: list[Day] = []
+    words: dict[str, int] = {}
+
+
+class Node(BaseModel):
+    """One that may hold others."""
+
+    v: int
+    kids: list["Node"] = []
+
+
+def test_strict_reaches_a_class_within_a_class():
+    """Every object that names its properties requires all of them, and takes no other; a dict stays one."""
+    parameters = read_tools([Days], strict=True).parameters("Days")
+    day = parameters["$defs"]["Day"]
+    assert (parameters["required"], day["required"]) == (
+        ["first", "rest", "words"],
+        ["hour", "unit"],
+    )
+    assert (parameters["additionalProperties"], day["additionalProperties"]) == (False, False)
+    assert parameters["properties"]["words"]["additionalProperties"] == {"type": "integer"}
+    for strict in (False, None):
+        loose = read_tools([Days], strict=strict).parameters("Days")
+        assert loose["required"] == ["first"]
+        assert "additionalProperties" not in loose
+
+
+@pytest.mark.parametrize("strict", [True, None])
+def test_a_type_that_holds_itself_stays_whole_in_a_function(strict):
+    """What is given to the tool is held to it at every depth; a type that does not hold itself is written in place."""
+
+    def grow(node: Node, times: int = 1) -> str:
+        """Grows.
+
+        Args:
+            node: What grows.
+            times: How often.
+        """
+        return f"{node} {times}"
+
+    def sleep(day: Day) -> str:
+        """Sleeps."""
+        return str(day)
+
+    by_dict = StructuredTool(
+        name="grow",
+        description="Grows.",
+        args_schema={
+            "type": "object",
+            "properties": {"node": {"$ref": "#/$defs/Node"}},
+            "required": ["node"],
+            "$defs": {"Node": Node.model_json_schema()["$defs"]["Node"]},
+        },
+        func=grow,
+    )
+    for given_tool in (grow, tool(grow), by_dict):
+        [spec] = read_tools([given_tool], strict=strict).specs
+        parameters = spec["function"]["parameters"]
+        assert spec["function"]["description"].startswith("Grows.")
+        assert parameters.keys().isdisjoint({"title", "description"})
+        assert violation({"node": {"v": 1, "kids": []}, "times": 1}, parameters) is None or (
+            given_tool is by_dict
+        )
+        wrong = {"node": {"v": 1, "kids": [{"v": 2, "kids": [{"v": "x", "kids": []}]}]}}
+        assert "'x' is not of type 'integer'" in violation({**wrong, "times": 1}, parameters)
+        node = parameters["$defs"]["Node"]
+        assert node["required"] == (["v", "kids"] if strict else ["v"])
+        if given_tool is not by_dict:
+            assert parameters["properties"]["times"]["default"] == 1
+    assert given_schema(grow)["$defs"].keys() == {"Node"}
+    assert given_schema(grow)["title"] == "grow"
+    assert "$defs" not in read_tools([sleep]).parameters("sleep")
+    assert "$defs" not in read_tools([tool(sleep)]).parameters("sleep")
 
 
 @pytest.mark.parametrize(

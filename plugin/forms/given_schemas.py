@@ -6,9 +6,13 @@ Knows the forms that LangChain knows, and the types for which it has no words; k
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from langchain_core.tools import BaseTool, create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import TypeAdapter
@@ -18,6 +22,7 @@ from langchain_pareto.errors import SettingError
 from langchain_pareto.forms.schemas import check_schema
 
 _OF_TOOLS = {"function", "parameters", "input_schema"}  # words of a tool, not of a schema
+_REFERENCE = re.compile(r'"\$ref": "#/\$defs/([^"]+)"')
 _HINT = "Give a pydantic class, a TypedDict, or a JSON schema with a title."
 
 
@@ -60,16 +65,47 @@ def given_class(given: Any) -> Any:
     return given if isinstance(given, type) and is_basemodel_subclass(given) else None
 
 
+def own_schema(given: Any) -> dict[str, Any] | None:
+    """The schema, with its $defs, of what LangChain's form has no words for; None for all else.
+
+    That is a class with others in it, and a tool or a function one of whose types holds itself.
+    """
+    if isinstance(given, type):
+        own = getattr(given, "model_json_schema", None)
+        found = {} if own is None else own()
+        return found if "$defs" in found else None
+    if isinstance(given, BaseTool):
+        made = given.tool_call_schema
+    elif callable(given):
+        made = create_schema_from_function(
+            given.__name__, given, filter_args=(), parse_docstring=True, include_injected=False
+        )
+    else:
+        return None
+    if not isinstance(made, Mapping):
+        made = made.model_json_schema() if hasattr(made, "model_json_schema") else {}
+    return dict(made) if _holds_itself(made) else None
+
+
+def _holds_itself(schema: Mapping[str, Any]) -> bool:
+    """Whether one of its $defs leads back to itself."""
+    defined = schema.get("$defs", {})
+    leads = {name: _REFERENCE.findall(json.dumps(one)) for name, one in defined.items()}
+    try:
+        TopologicalSorter(leads).prepare()
+    except CycleError:
+        return True
+    return False
+
+
 def _schema_of(given: Any) -> dict[str, Any]:
     """The schema that LangChain makes, unless a type might hold itself or a key may be left out, for which it has no words."""
     if isinstance(given, Mapping) and not given.keys() & _OF_TOOLS:
         return dict(given)
     if _has_optional_keys(given):
         return _of_typed_dict(given)
-    own = getattr(given, "model_json_schema", None) if isinstance(given, type) else None
-    if own is not None and "$defs" in (found := own()):
-        return dict(found)
-    return convert_to_json_schema(given)
+    own = own_schema(given)
+    return convert_to_json_schema(given) if own is None else own
 
 
 def _has_optional_keys(given: Any) -> bool:

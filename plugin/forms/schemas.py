@@ -136,6 +136,23 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
+def sealed(schema: Any) -> Any:
+    """The schema, in which an object that names its properties requires all of them, and has no others."""
+    if isinstance(schema, list):
+        return [sealed(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = dict(schema)
+    for key, value in schema.items():
+        if key in _BY_NAME and isinstance(value, Mapping):
+            made[key] = {name: sealed(one) for name, one in value.items()}
+        elif key in _WITHIN:
+            made[key] = sealed(value)
+    if isinstance(named := made.get("properties"), Mapping):
+        made |= {"required": list(named), "additionalProperties": False}
+    return made
+
+
 def violation(
     value: object, schema: Mapping[str, object], *, root: Mapping[str, object] | None = None
 ) -> str | None:

@@ -7,16 +7,21 @@ Knows schemas, LangChain's parsers and the names under which a call takes them; 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from operator import itemgetter
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, BaseMessageChunk
 from langchain_core.output_parsers import JsonOutputParser
-from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    Generation,
+    GenerationChunk,
+)
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from typing_extensions import override
 
@@ -33,6 +38,7 @@ from langchain_pareto.forms.tool_arguments import read_json
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 ANY_OBJECT: Mapping[str, object] = {"type": "object"}
+_NOTHING = object()
 
 
 def structured(
@@ -90,7 +96,7 @@ class ObjectParser(JsonOutputParser):
 
     As the arguments of a call are, the object is made to fit where the meaning is plain.
 
-    A stream gives the object as it grows; an instance comes once, at the end.
+    A stream gives the object as it grows, and is an error where the whole text is one; an instance comes once, at the end.
     """
 
     json_schema: dict[str, Any]
@@ -99,13 +105,31 @@ class ObjectParser(JsonOutputParser):
     @override
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """The object of the first generation."""
+        if partial and self.pydantic_class is not None:
+            return None
         text = result[0].text
         try:
             return self._whole(text)
         except OutputParserException:
             if not partial:
                 raise
-        return self._growing(result) if self.pydantic_class is None else None
+        return self._growing(result)
+
+    @override
+    def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
+        grown = _Grown(self)
+        for piece in input:
+            yield from grown.feed(piece)
+        yield from grown.flush()
+
+    @override
+    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
+        grown = _Grown(self)
+        async for piece in input:
+            for value in await run_in_executor(None, grown.feed, piece):
+                yield value
+        for value in await run_in_executor(None, grown.flush):
+            yield value
 
     def _growing(self, result: list[Generation]) -> Any:
         """What can be read of an object so far; None where that is nothing, or nothing that could be written again."""
@@ -149,22 +173,53 @@ class CallParser(ObjectParser):
 
     @override
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """The arguments of the first call."""
-        generation = result[0]
-        message = generation.message if isinstance(generation, ChatGeneration) else None
-        calls = message.tool_calls if isinstance(message, AIMessage) else []
-        if calls:
-            try:
-                return self._made(calls[0]["args"], generation.text)
-            except OutputParserException:
-                if not partial:
-                    raise
+        """The arguments of the first call; they come once, at the end, since only then they are whole."""
         if partial:
             return None
+        generation = result[0]
+        message = generation.message if isinstance(generation, ChatGeneration) else None
+        if isinstance(message, AIMessage) and message.tool_calls:
+            return self._made(message.tool_calls[0]["args"], generation.text)
         broken = message.invalid_tool_calls if isinstance(message, AIMessage) else []
-        why = broken[0]["error"] if broken else "it calls nothing"
+        why = "it calls nothing"
+        if broken:
+            why = broken[0]["error"] or "the call is invalid"  # a chunk has no place for the error
         msg = f"the answer is not the call that was asked for: {why}. Was it cut off? A larger budget or max_tokens may help."
         raise OutputParserException(msg, llm_output=generation.text)
+
+
+class _Grown:
+    """An object that is streamed: what can be read of it so far, and at the end what a text that came whole would give."""
+
+    def __init__(self, parser: ObjectParser) -> None:
+        self._parser = parser
+        self._found: GenerationChunk | ChatGenerationChunk | None = None
+        self._last: object = _NOTHING
+
+    def feed(self, piece: str | BaseMessage) -> list[Any]:
+        """The object with this piece, where that is news."""
+        more = _generation(piece)
+        self._found = more if self._found is None else self._found + more  # type: ignore[operator]  # both are of one kind
+        value = self._parser.parse_result([self._found], partial=True)
+        return [] if value is None else self._news(value)
+
+    def flush(self) -> list[Any]:
+        """The whole object, where that is news, once nothing more comes; raises OutputParserException."""
+        if self._found is None:
+            return []
+        return self._news(self._parser.parse_result([self._found]))
+
+    def _news(self, value: object) -> list[Any]:
+        last, self._last = self._last, value
+        return [] if value == last else [value]
+
+
+def _generation(piece: str | BaseMessage) -> GenerationChunk | ChatGenerationChunk:
+    if isinstance(piece, str):
+        return GenerationChunk(text=piece)
+    if not isinstance(piece, BaseMessageChunk):  # of a model that does not stream
+        piece = AIMessageChunk(**piece.model_dump(exclude={"type"}))
+    return ChatGenerationChunk(message=piece)
 
 
 def _response_format(method: str, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,10 +233,13 @@ def _with_raw(
     llm: Runnable[LanguageModelInput, Any], parser: ObjectParser
 ) -> Runnable[LanguageModelInput, Any]:
     """Gives the message, what was read in it, and why nothing was."""
-    read = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser,
-        parsing_error=lambda _: None,
-    )
-    unread = RunnablePassthrough.assign(parsed=lambda _: None)
-    told = RunnableMap(raw=RunnablePassthrough())  # a map in front would keep a call's settings
-    return llm | told | read.with_fallbacks([unread], exception_key="parsing_error")
+
+    def read(message: AIMessage, config: RunnableConfig) -> dict[str, Any]:
+        parsed, wrong = None, None
+        try:
+            parsed = parser.invoke(message, config)
+        except OutputParserException as error:
+            wrong = error
+        return {"raw": message, "parsed": parsed, "parsing_error": wrong}
+
+    return llm | RunnableLambda(read)

@@ -22,8 +22,8 @@ class ToolSplitter:
 
     A call comes as a chunk with its name and id, as soon as the name is known, and one with its arguments once they are complete: not
     before, since arguments are made to fit the tool, and a call that is cut off is not valid. What a response template reads comes at
-    the end, but for the words before it. The sum of the chunks is what the format's
-    `parse` gives for the whole text, but for the ids, and for the errors of invalid calls, which a chunk has no place for.
+    the end, but for the words before it. The sum of the chunks is what the format's `parse` gives for the whole text, but for the ids,
+    the reasoning, and the errors of invalid calls, which a chunk has no place for.
     """
 
     def __init__(self, format: ToolFormat, tools: Tools) -> None:  # noqa: A002 - as it is called everywhere

@@ -15,7 +15,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from langchain_pareto.errors import SettingError
-from langchain_pareto.forms.schemas import check_schema
+from langchain_pareto.forms.given_schemas import own_schema
+from langchain_pareto.forms.schemas import check_schema, sealed
 
 CHOICES = ("auto", "any", "none")  # what a choice is when it is no tool's name
 _ANY = ("any", "required")
@@ -141,6 +142,7 @@ def _spec(tool: Any, *, strict: bool | None) -> dict[str, object]:
             source = source.get("function", {k: v for k, v in source.items() if k != "type"})
     try:
         made = convert_to_openai_tool(source, strict=strict)
+        own = own_schema(tool)
     except (TypeError, ValueError, KeyError, AttributeError, PydanticInvalidForJsonSchema) as error:
         msg = f"this is not a tool: {tool!r:.200}: {error!s:.300}"
         raise SettingError(msg, hint=f"A tool is {_FORMS}.") from error
@@ -149,16 +151,18 @@ def _spec(tool: Any, *, strict: bool | None) -> dict[str, object]:
         msg = f"a tool of type {made.get('type')!r:.80} runs at a hosted model's own service"
         raise SettingError(msg, hint=f"Give {_FORMS}.")
     name = _checked_name(function.get("name"), tool)
-    own = getattr(tool, "model_json_schema", None) if isinstance(tool, type) else None
-    if own is not None and "$defs" in (schema := own()):
-        # LangChain's form has no words for a type that holds itself
-        parameters = _parameters({k: v for k, v in schema.items() if k not in _NAMING}, name)
-    else:
-        parameters = _parameters(function.get("parameters"), name)
+    parameters = function.get("parameters")
+    if own is not None:
+        parameters = {k: v for k, v in own.items() if k not in _NAMING}
+        parameters = sealed(parameters) if strict else parameters
     description = function.get("description") or ""
     return {
         "type": "function",
-        "function": {"name": name, "description": str(description), "parameters": parameters},
+        "function": {
+            "name": name,
+            "description": str(description),
+            "parameters": _parameters(parameters, name),
+        },
     }
 
 
