@@ -96,7 +96,7 @@ class DraftLength:
         """`draft` is None where guesses cost nothing; `pair` is the average of all groups, and goes on with this one."""
         self._most, self._target, self._draft, self._pair = most, target, draft, pair
         self._own = pair.copy()
-        self._quiet, self._pause = 0, _PAUSE
+        self._quiet, self._pause, self._asked = 0, _PAUSE, 0
         self._known, self._length = (0, 0), 0  # what the last length was chosen by
 
     def next(self, branches: int) -> int:
@@ -111,6 +111,11 @@ class DraftLength:
         if length := self._length:
             self._quiet, self._pause = 0, _PAUSE
             return length
+        if (
+            1 < branches > self._asked
+        ):  # the first round of many tells much, and there is little yet that the draft must read
+            self._asked += 1
+            return min(_PROBE, self._most)
         self._quiet += 1
         if self._quiet < self._pause * branches:
             return 0

@@ -84,17 +84,27 @@ def test_guessing_stops_where_it_does_not_pay_and_is_tried_again():
 
 
 def test_of_branches_that_share_steps_one_looks_whether_it_pays():
-    """Each look makes the draft read what was drawn meanwhile, so sixteen branches look no oftener than one; fewer branches ask anew."""
+    """Each look makes the draft read what was drawn meanwhile: after their first round, sixteen branches look no oftener than one."""
     target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.8)), []
     for _ in range(1000):
         lengths = [length.next(16) for _ in range(16)]
         guesses.append(sum(k > 0 for k in lengths))
         for k in lengths:
-            length.note(k, min(k, 2))
-    assert 2 <= sum(guesses) <= 5
-    assert max(guesses) == 1
-    assert length.next(2) > 0
+            length.note(k, 0)
+    assert guesses[0] == 16
+    assert 2 <= sum(guesses[1:]) <= 5
+    assert max(guesses[1:]) == 1
+
+
+def test_a_tree_finds_out_by_itself_that_it_pays():
+    """Where other texts were hard, the first round of its branches tells that this one is not."""
+    target, draft = curve(lambda w: 1 + 0.02 * w, range(1, 200)), curve(lambda _: 0.3)
+    length = DraftLength(8, target, draft, learned(0.1))
+    assert length._fastest(16) == 0
+    for _ in range(16):
+        length.note(k := length.next(16), k)
+    assert length.next(16) > 0
 
 
 def test_nothing_is_guessed_before_a_plain_step_was_measured():
