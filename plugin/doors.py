@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig, ensure_config
 from typing_extensions import override
 
+from langchain_pareto.errors import SettingError
 from langchain_pareto.loop import run_sync
 from langchain_pareto.sharing import batch_of
 
@@ -106,9 +107,18 @@ class Doors(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """As `batch`; under a `run_budget` the calls share it."""
-        first = (config[0] if config else None) if isinstance(config, list) else config
-        with batch_of(len(inputs), (first or {}).get("max_concurrency")):
+        with batch_of(len(inputs), together(config)):
             return await super().abatch(inputs, config, **kwargs)
+
+
+def together(config: RunnableConfig | list[RunnableConfig] | None) -> int | None:
+    """How many inputs of a batch may run at a time, None for all; raises SettingError for none."""
+    first = (config[0] if config else None) if isinstance(config, list) else config
+    most = ensure_config(first).get("max_concurrency")
+    if most is not None and (not isinstance(most, int) or most < 1):
+        msg = f"max_concurrency must be a whole number, at least 1, got {most!r:.40}"
+        raise SettingError(msg, hint="Leave it out to run all inputs at once.")
+    return most
 
 
 def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:

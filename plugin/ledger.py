@@ -20,9 +20,10 @@ or commit costs O(depth), plus O(waiting * depth) while somebody waits.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal, Self
@@ -75,6 +76,17 @@ class Account:
         """An account within this one."""
         return Account(budget, parent=self)
 
+    def without(self, others: Iterable["Account"]) -> Self:
+        """This account, less those around it that are around `others` as well: they are paid for there."""
+        paid = {level for other in others for level in other._path}  # noqa: SLF001 - one of us
+        rest = copy(self)
+        rest._path = tuple(level for level in self._path if level not in paid)  # noqa: SLF001
+        return rest
+
+    def meets(self, other: "Account") -> bool:
+        """Whether some account pays for both."""
+        return not set(self._path).isdisjoint(other._path)  # noqa: SLF001 - one of us
+
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
@@ -116,11 +128,14 @@ class Account:
         claim.enter(want.tokens, want)
         return claim.leave()
 
-    async def reserve(self, price: Price, most: int, least: int = 1) -> "Lease | None":
+    async def reserve(
+        self, price: Price, most: int, least: int = 1, *, wait: bool = True
+    ) -> "Lease | None":
         """A lease on `price(k)`, for the largest k in `least..most` that the unspent room holds.
 
         Waits, first come first served, while only open leases stand in the way; None if even
-        `price(least)` does not fit what is unspent (held memory is spent), or time is up.
+        `price(least)` does not fit what is unspent (held memory is spent), or time is up. Also
+        None if it would have to, and may not `wait`.
         """
         assert 1 <= least <= most, f"reserve from {least} to {most} tokens"
         claim = _Claim(self._tree, self._path, self.deadline, loop=asyncio.get_running_loop())
@@ -130,6 +145,8 @@ class Account:
                 if amount is None:
                     break
                 claim.enter(amount, price(amount))
+                if not wait:
+                    break
                 await claim.wait(self.room().seconds)
         except BaseException:
             if (lease := claim.leave()) is not None:

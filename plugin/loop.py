@@ -27,6 +27,10 @@ _ENDING = 1.0  # seconds that the process waits for the loop at its end
 
 # Whether the caller runs on behalf of a coroutine of ours: the private loop may be waiting for it.
 _inside: ContextVar[bool] = ContextVar("langchain_pareto_inside", default=False)
+# The loops that sync code blocks until a coroutine of ours is done, each with what says whether it is.
+_waiting: ContextVar[tuple[tuple[asyncio.AbstractEventLoop, Callable[[], bool]], ...]] = ContextVar(
+    "langchain_pareto_waiting", default=()
+)
 
 
 class _Loop:
@@ -94,6 +98,9 @@ class Started(Generic[T]):
         self._alone = _inside.get()
         context = contextvars.copy_context()
         context.run(_inside.set, True)
+        with suppress(RuntimeError):  # there is none
+            loop = asyncio.get_running_loop()
+            context.run(_waiting.set, (*_waiting.get(), (loop, self.future.done)))
         self._begun = threading.Event()
         self._claim = threading.Lock()  # taken by the loop that runs it
         if not self._alone:
@@ -163,6 +170,11 @@ class Started(Generic[T]):
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+
+def waiting_loops() -> set[asyncio.AbstractEventLoop]:
+    """The event loops that stand still until the caller is done: sync code has called it from them."""
+    return {loop for loop, done in _waiting.get() if not done()}
 
 
 def run_sync(make: Callable[[], Coroutine[object, object, T]]) -> T:

@@ -7,29 +7,14 @@ time that its budget still pays for, runs under that deadline, and gives the res
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from langchain_pareto.budget import Budget, Cost
-from langchain_pareto.errors import BudgetError, BudgetExceeded
+from langchain_pareto.clocks import running
+from langchain_pareto.errors import BudgetError
 from langchain_pareto.ledger import Account
-
-_LONGEST = 3_600_000  # milliseconds that one call may take of a budget in joules or hourly usd
-
-
-@dataclass(slots=True)
-class _Clock:
-    """An open lease on device time: until when, and what was used."""
-
-    ends: float
-    seconds: float = 0.0
-
-
-# Of the call that we run on behalf of: a scorer or a callback may call the model again.
-_open: ContextVar[_Clock | None] = ContextVar("langchain_pareto_clock", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +53,9 @@ class Rates:
         """The account to run under, and where to say how many device seconds that took.
 
         Where joules or hourly usd are limited, calls under one budget run one after another; a call inside a call uses the time
-        of the outer one. One that fails or is cancelled before it says anything is charged all the time since it began. Raises
-        BudgetError, or BudgetExceeded when no time is left.
+        of the outer one, within its own budget and those between the two. One that fails or is cancelled before it says anything is
+        charged all the time since it began. Raises BudgetError, BudgetExceeded when no time is left, or SettingError when a sync call
+        blocks the event loop of the call that it would wait for.
         """
         self.check(account)
         unspent = account.room().unspent
@@ -79,38 +65,5 @@ class Rates:
         if not timed:
             yield account, lambda _: None
             return
-        if (outer := _open.get()) is not None:
-            left = max(1e-6, outer.ends - time.monotonic())
-            with _charged_if_it_fails(outer):
-                yield account.child(Budget(seconds=left)), lambda s: _use(outer, s)
-            return
-        lease = await account.reserve(lambda ms: self.of_time(ms / 1000), _LONGEST)
-        if lease is None:
-            account.raise_if_exhausted(self.of_time(0.001))
-            msg = "the budget has no time left"
-            raise BudgetExceeded(msg, resource="seconds", spent=0, limit=0)
-        seconds = lease.amount / 1000
-        clock = _Clock(time.monotonic() + seconds)
-        token = _open.set(clock)
-        try:
-            with _charged_if_it_fails(clock):
-                yield account.child(Budget(seconds=seconds)), lambda s: _use(clock, s)
-        finally:
-            _open.reset(token)
-            # a step that ends after the time is up is not charged
-            lease.commit(self.of_time(min(clock.seconds, seconds)))
-
-
-def _use(clock: _Clock, seconds: float) -> None:
-    clock.seconds += seconds
-
-
-@contextmanager
-def _charged_if_it_fails(clock: _Clock) -> Iterator[None]:
-    """What did not come to its end cannot say what it used: at most the time since it began, with what was said meanwhile."""
-    began, before = time.monotonic(), clock.seconds
-    try:
-        yield
-    except BaseException:
-        clock.seconds = max(clock.seconds, before + time.monotonic() - began)
-        raise
+        async with running(account, self.of_time) as clock:
+            yield account.child(Budget(seconds=clock.left)), clock.use

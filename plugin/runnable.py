@@ -21,6 +21,7 @@ from typing_extensions import override
 from langchain_pareto.backends.base import Backend
 from langchain_pareto.budget import Budget, BudgetLike
 from langchain_pareto.call import Call, Draws, read_stops, respond
+from langchain_pareto.doors import together
 from langchain_pareto.errors import SettingError
 from langchain_pareto.events import describe
 from langchain_pareto.loop import run_sync
@@ -104,6 +105,17 @@ class StrategyRunnable(Runnable[LanguageModelInput, AIMessage]):
     ) -> list[AIMessage]:
         """Submits all inputs at once, unless the config says `max_concurrency`: the engine merges them."""
         return run_sync(lambda: self.abatch(inputs, config, **kwargs))
+
+    @override
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """As `batch`."""
+        together(config)
+        return await super().abatch(inputs, config, **kwargs)
 
     def _invoke(
         self,

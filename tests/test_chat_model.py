@@ -348,6 +348,26 @@ def test_max_concurrency_is_respected(each):
     assert 1 <= most <= 2
 
 
+@pytest.mark.parametrize("most", [0, -1, "2"])
+async def test_a_batch_of_which_nothing_may_run_is_refused(most):
+    """It would wait for ever; also where the limit comes with a list of configs, or from a chain around it."""
+    llm, config = told("x"), {"max_concurrency": most}
+
+    async def both(_):
+        return await llm.abatch(["?", "?"])
+
+    asks = (
+        lambda: llm.abatch(["?", "?"], config),
+        lambda: llm.abatch(["?", "?"], [config, {}]),
+        lambda: RunnableLambda(both).ainvoke("?", config),
+    )
+    for ask in asks:
+        with pytest.raises(SettingError, match="max_concurrency"):
+            await asyncio.wait_for(ask(), 10)
+    with pytest.raises(SettingError, match="max_concurrency"):
+        llm.batch(["?", "?"], config)
+
+
 def test_batch_gives_exceptions_back_when_asked():
     """A bad input fails alone."""
     good, bad = told("x").batch(["?", []], return_exceptions=True)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 
-from langchain_pareto.loop import iterate_sync, run_sync
+from langchain_pareto.loop import iterate_sync, run_sync, waiting_loops
 
 where = contextvars.ContextVar("where", default="nowhere")
 GUARD = 20.0  # seconds that nothing here may take
@@ -234,3 +234,43 @@ def test_a_blocked_loop_does_not_hang_those_it_waits_for():
             return sum(pool.map(lambda _: run_sync(quick), range(2)))
 
     assert run_sync(blocking) == 2
+
+
+async def test_a_coroutine_knows_which_loops_wait_for_it():
+    """Those that sync code blocks until it is done, through however many calls; none once it is."""
+    assert waiting_loops() == set()
+    seen, over = [], threading.Event()
+
+    async def inner():
+        seen.append((asyncio.get_running_loop(), waiting_loops()))
+
+    async def late() -> set[asyncio.AbstractEventLoop]:
+        await asyncio.to_thread(over.wait, GUARD)
+        return waiting_loops()
+
+    async def outer():
+        seen.append((asyncio.get_running_loop(), waiting_loops()))
+        run_sync(inner)
+        return asyncio.create_task(late())
+
+    task = run_sync(outer)
+    (middle, of_outer), (last, of_inner) = seen
+    here = asyncio.get_running_loop()
+    assert of_outer == {here}
+    assert of_inner == {here, middle}
+    assert last not in of_inner
+
+    async def ended():
+        over.set()
+        return await task
+
+    assert run_sync(ended) == set()
+
+
+def test_nothing_waits_for_what_a_thread_without_a_loop_calls():
+    """Only that thread does."""
+
+    async def read() -> set[asyncio.AbstractEventLoop]:
+        return waiting_loops()
+
+    assert run_sync(read) == set()

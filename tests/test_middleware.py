@@ -219,6 +219,20 @@ def test_a_cut_by_the_calls_own_budget_is_an_answer() -> None:
     assert spent(out)["calls"] == 1
 
 
+@pytest.mark.parametrize("exit_", ["end", "error"])
+@pytest.mark.parametrize("fallback", [False, True])
+def test_a_cut_by_the_models_own_timeout_is_an_answer(exit_: str, fallback: bool) -> None:
+    """The run has more time: nothing is repeated, noted or raised."""
+    model = ours([DONE], backend=ScriptedBackend(["on and " * 500], delay=0.001), timeout=0.2)
+    asked = worker(lost=lambda: True).with_fallbacks([model]) if fallback else model
+    out = go(agent(asked, "100 s", exit=exit_, tools=() if fallback else (look,)))
+    last = out["messages"][-1]
+    assert last.response_metadata["pareto"]["stopped_by"] == "seconds"
+    assert last.text.startswith("on and")
+    assert len(out["messages"]) == 2
+    assert len(model.backend.draws) == 1
+
+
 def test_when_only_the_reserve_is_left_tools_are_withdrawn() -> None:
     """Ours keep the tools in sight, with tool_choice="none"; of a foreign model they are removed."""
     model = worker()

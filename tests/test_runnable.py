@@ -121,6 +121,15 @@ def test_a_budget_comes_by_every_door():
     assert account.spent.tokens == 7
 
 
+async def test_a_batch_of_which_nothing_may_run_is_refused():
+    """By both doors: it would wait for ever."""
+    config = {"max_concurrency": 0}
+    with pytest.raises(SettingError, match="max_concurrency"):
+        await asyncio.wait_for(voting().abatch(["?", "?"], config), 10)
+    with pytest.raises(SettingError, match="max_concurrency"):
+        voting().batch(["?", "?"], config)
+
+
 def test_batch_gives_each_its_own_answer():
     """In order; a bad one fails alone."""
     runnable = voting(strategy=Single())

@@ -46,7 +46,7 @@ class Attempt:
         self.response: ModelResponse[Any] | None = None
         self.cut: str | None = None  # the resource for want of which it ended early
         self._call = call
-        self._own = call.own
+        self._own = call.own.tightest(_timeouts(request.model))
         self._room = room
         self._bill = bill
         self._note = note
@@ -188,6 +188,12 @@ def _own_budget(request: ModelRequest[Any]) -> Budget:
     if asked is None:
         asked = next(iter(_players(model))).budget  # type: ignore[attr-defined]  # one of ours
     return Budget() if asked is None else Budget.parse(asked)
+
+
+def _timeouts(model: object) -> Budget:
+    """The time that ours take by themselves at most; of several, whoever answers, the least."""
+    ours = [one for one in _players(model) if isinstance(one, ChatPareto)]
+    return Budget(seconds=min((one.timeout for one in ours if one.timeout), default=None))
 
 
 def _most_tokens(request: ModelRequest[Any]) -> int | None:
