@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from typing_extensions import override
@@ -35,7 +35,6 @@ from langchain_pareto.messages import prompt_text, prompt_tokens
 from langchain_pareto.planning.drift import paces
 from langchain_pareto.reply import Reply
 from langchain_pareto.shares import limited, seat
-from langchain_pareto.sharing import asked
 from langchain_pareto.streaming import chunks
 
 if TYPE_CHECKING:
@@ -144,19 +143,6 @@ class ChatPareto(Doors, ChatPlanning):
         return Bound(bound=self, kwargs={}, config={**(config or {}), **kwargs})  # type: ignore[typeddict-item]
 
     # --- generation
-
-    @override
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """One answer; cancelling it stops the engine within a step. In a batch, one that is cached leaves its share to the others."""
-        with asked():
-            return await super().ainvoke(input, config, stop=stop, **kwargs)
 
     @override
     def _generate(

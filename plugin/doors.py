@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from langchain_pareto.errors import SettingError
 from langchain_pareto.loop import run_sync
-from langchain_pareto.sharing import batch_of
+from langchain_pareto.sharing import asked, batch_of
 
 # also through config["configurable"]
 TRAVEL = ("budget", "strategy", "scorer", "decoder", "task", "need", "guarantee")
@@ -47,8 +47,9 @@ class Doors(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        """One answer; cancelling it stops the engine within a step."""
-        return await super().ainvoke(input, config, stop=stop, **_with_config(config, kwargs))
+        """One answer; cancelling it stops the engine within a step. In a batch, one that is cached leaves its share to the others."""
+        with asked():
+            return await super().ainvoke(input, config, stop=stop, **_with_config(config, kwargs))
 
     @override
     def stream(
@@ -124,5 +125,5 @@ def together(config: RunnableConfig | list[RunnableConfig] | None) -> int | None
 def _with_config(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Adds what travels in `config["configurable"]`; a keyword of the call comes first."""
     configurable = ensure_config(config).get("configurable", {})
-    asked = {k: configurable[k] for k in TRAVEL if configurable.get(k) is not None}
-    return {**asked, **kwargs}
+    settings = {k: configurable[k] for k in TRAVEL if configurable.get(k) is not None}
+    return {**settings, **kwargs}

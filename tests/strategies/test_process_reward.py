@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
+from readings import drawn_by_one_and_read_by_another
 from transformers import AutoModelForCausalLM
 
 from langchain_pareto import ChatPareto
@@ -355,21 +356,8 @@ async def test_a_reading_is_given_back_to_whoever_paid_for_it(ask):
     """What one run draws and another reads is on two accounts, whoever drops it."""
     judge = Judge()
 
-    async def what(search):
-        one, two = search.child(), search.child()
-        [first] = await one.sample(one.root, until=STEP)
-        [again] = await two.sample(two.root, until=STEP)
-        drawn = search.room.unspent.memory
-        await two.score([again])
-        assert search.room.unspent.memory < drawn
-        held = first.memory + again.memory
-        one.drop([first])
-        two.drop([again])
-        assert search.room.unspent.memory == drawn + held
-        return Answer(first)
-
     await ask(
-        Do(what=what),
+        Do(what=drawn_by_one_and_read_by_another),
         lines("a line\n"),
         "90000 B",
         roles={"scorer": judge.backend},

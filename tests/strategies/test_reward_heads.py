@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
+from readings import drawn_by_one_and_read_by_another
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -383,21 +384,13 @@ async def test_what_is_dropped_gives_its_memory_back(heads, kind):
 
 async def test_a_reading_is_given_back_to_whoever_paid_for_it(heads):
     """What one run draws and another reads is on two accounts, whoever drops it."""
-
-    async def what(search):
-        one, two = search.child(), search.child()
-        [first] = await one.sample(one.root, until=STEP)
-        [again] = await two.sample(two.root, until=STEP)
-        drawn = search.room.unspent.memory
-        await two.score([again])
-        assert search.room.unspent.memory < drawn
-        held = first.memory + again.memory
-        one.drop([first])
-        two.drop([again])
-        assert search.room.unspent.memory == drawn + held
-        return Answer(first)
-
-    await ask(Do(what=what), ["a line\n"], heads["reward"], "900 KB", scorer=OutcomeReward())
+    await ask(
+        Do(what=drawn_by_one_and_read_by_another),
+        ["a line\n"],
+        heads["reward"],
+        "900 KB",
+        scorer=OutcomeReward(),
+    )
 
 
 # --- mistakes
