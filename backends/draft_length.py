@@ -111,9 +111,8 @@ class DraftLength:
         if length := self._length:
             self._quiet, self._pause = 0, _PAUSE
             return length
-        if (
-            1 < branches > self._asked
-        ):  # the first round of many tells much, and there is little yet that the draft must read
+        # the first round of many tells much, and there is little yet that the draft must read
+        if 1 < branches > self._asked:
             self._asked += 1
             return min(_PROBE, self._most)
         self._quiet += 1

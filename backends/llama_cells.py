@@ -53,19 +53,14 @@ class CellLanes(Lanes):
         lane = self._lane_of.get(sequence)
         if lane is None:
             lane = self._take(sequence)
-            for home, start, stop in _runs(self._home[sequence.slots]):
-                self._memory.copy(home, lane, start, stop)
-            self._take_home(sequence.slots, lane)
+            self._bring(sequence, lane, 0)
         return lane
 
     def adopt(self, sequence: Sequence, n: int) -> None:
         """The last `n` computed tokens of the sequence were found elsewhere: its lane, if it has one, gets their cells."""
         lane = self._lane_of.get(sequence)
         if lane is not None:
-            before = sequence.cached - n
-            for home, start, stop in _runs(self._home[sequence.slots[before:]]):
-                self._memory.copy(home, lane, before + start, before + stop)
-            self._take_home(sequence.slots[before:], lane)
+            self._bring(sequence, lane, sequence.cached - n)
 
     def revert(self, sequence: Sequence, n: int) -> None:
         """A step that would have added `n` tokens failed: the lane keeps what the sequence has."""
@@ -113,6 +108,13 @@ class CellLanes(Lanes):
         """Nobody holds these slots any more: their homes give the cells back."""
         self._unpark(slots)
         self._home[slots] = -1
+
+    def _bring(self, sequence: Sequence, lane: int, first: int) -> None:
+        """Gives `lane` the sequence's cells from position `first` on, wherever they are at home."""
+        slots = sequence.slots[first:]
+        for home, start, stop in _runs(self._home[slots]):
+            self._memory.copy(home, lane, first + start, first + stop)
+        self._take_home(slots, lane)
 
     def _take_home(self, slots: Slots, lane: int) -> None:
         """Parked lanes give to `lane`, which has the cells of all these slots, what of them they are home of."""
