@@ -17,6 +17,8 @@ from langchain_pareto.backends.step_times import StepTimes
 _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
 _PROBE = 2  # guesses of a round that looks whether guessing pays by now
+# Rounds of many branches that look, whatever other texts told: they cost little, and a tree that gave up too soon guesses long nothing.
+_LOOKS = 2
 # Rounds without a guess before the next such look, of one branch for all: it makes the draft read what was drawn meanwhile.
 _PAUSE, _LONGEST_PAUSE = 64, 1024
 _MARGIN = 1.03  # over no guess: what a round takes beside its steps, and branches that end apart and leave the others a narrower batch
@@ -35,9 +37,10 @@ class _Place:
     right: float = 0.0
     looked_at: float = 0.0
 
-    def note(self, right: bool) -> None:
-        kept = 1 - 1 / _PLACE_MEMORY
-        self.right, self.looked_at = self.right * kept + right, self.looked_at * kept + 1
+    def note(self, right: bool, share: float) -> None:
+        kept = 1 - share / _PLACE_MEMORY
+        self.right = self.right * kept + share * right
+        self.looked_at = self.looked_at * kept + share
 
 
 @dataclass(slots=True)
@@ -54,16 +57,16 @@ class Acceptance:
         """An exponential average over about the last 200 guesses."""
         return self.right / self.looked_at
 
-    def note(self, drafted: int, accepted: int) -> None:
-        """Adds one round."""
-        seen = min(drafted, accepted + 1)
-        kept = max(0.0, 1 - seen / _MEMORY)
-        self.right = self.right * kept + accepted
-        self.looked_at = self.looked_at * kept + seen
+    def note(self, drafted: int, accepted: int, alike: int = 1) -> None:
+        """Adds one round, of so many that guess after the same text: they tell together what one tells."""
+        seen, share = min(drafted, accepted + 1), 1 / alike
+        kept = max(0.0, 1 - share * seen / _MEMORY)
+        self.right = self.right * kept + share * accepted
+        self.looked_at = self.looked_at * kept + share * seen
         self.rounds += 1
         self._places += [_Place() for _ in range(seen - len(self._places))]
         for i, place in enumerate(self._places[:seen]):
-            place.note(i < accepted)
+            place.note(i < accepted, share)
 
     def tokens(self) -> Iterator[float]:
         """The tokens that a round of 0, 1, 2 ... guesses gives on average, for ever."""
@@ -111,8 +114,8 @@ class DraftLength:
         if length := self._length:
             self._quiet, self._pause = 0, _PAUSE
             return length
-        # the first round of many tells much, and there is little yet that the draft must read
-        if 1 < branches > self._asked:
+        # the first rounds of many tell much, and there is little yet that the draft must read
+        if branches > 1 and self._asked < _LOOKS * branches:
             self._asked += 1
             return min(_PROBE, self._most)
         self._quiet += 1
@@ -121,11 +124,11 @@ class DraftLength:
         self._quiet, self._pause = 0, min(2 * self._pause, _LONGEST_PAUSE)
         return min(_PROBE, self._most)
 
-    def note(self, drafted: int, accepted: int) -> None:
-        """What a guess came to."""
+    def note(self, drafted: int, accepted: int, alike: int = 1) -> None:
+        """What a guess came to, of so many after the same text."""
         if drafted:
-            self._own.note(drafted, accepted)
-            self._pair.note(drafted, accepted)
+            self._own.note(drafted, accepted, alike)
+            self._pair.note(drafted, accepted, alike)
 
     def _fastest(self, branches: int) -> int:
         """The shortest of the fastest lengths, up to where a few in a row have been no faster."""
@@ -157,5 +160,5 @@ class FixedLength:
         """That length."""
         return self._length
 
-    def note(self, drafted: int, accepted: int) -> None:
+    def note(self, drafted: int, accepted: int, alike: int = 1) -> None:
         """Nothing to learn."""

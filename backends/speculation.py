@@ -41,8 +41,8 @@ class Length(Protocol):
         """For one branch, where so many share the steps."""
         ...
 
-    def note(self, drafted: int, accepted: int) -> None:
-        """What became of a guess."""
+    def note(self, drafted: int, accepted: int, alike: int = 1) -> None:
+        """What became of a guess, of so many after the same text."""
         ...
 
 
@@ -103,7 +103,8 @@ def speculate(
                 continue
             # the target's own token comes on top of the guesses
             room = most_wrong(drawn + 1) - wrong
-            wanted = min(length.next(target.branches()), out.left - 1, room)
+            branches = target.branches()
+            wanted = min(length.next(branches), out.left - 1, room)
             drafted = list[Drawn]()
             if wanted > 0:
                 drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
@@ -111,8 +112,9 @@ def speculate(
             kept = tuple(one.distribution for one in drafted if one.distribution is not None)
             wants = replace(verify, guessed=kept) if kept else verify
             right = yield from _round(target, wants, out, guess, turn)
+            # branches begin where they were forked, and then write texts of their own
+            length.note(len(guess), right, 1 if drawn else branches)
             drawn, wrong = drawn + right + 1, wrong + len(guess) - right
-            length.note(len(guess), right)
     except Interrupted as interrupted:
         out.finish = interrupted.finish
     return out.extension()
