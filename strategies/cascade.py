@@ -59,7 +59,8 @@ class Cascade(Strategy):
         return _pooled(cheap, dear)
 
     async def _answers(self, search: Search, role: str, n: int) -> list[Thought]:
-        thoughts = await search.as_role(role).at_temperature(self.temperature).run(self.of, n)
+        told = _told(search) if self.temperature is None else self.temperature
+        thoughts = await search.as_role(role).at_temperature(told).run(self.of, n)
         if self.score is not None:
             await search.score(thoughts)
         return thoughts
@@ -71,6 +72,12 @@ class Cascade(Strategy):
     def _is_good(self, cheap: Sequence[Thought]) -> bool:
         scores = [thought.score for thought in cheap if thought.score is not None]
         return self.score is not None and any(score >= self.score for score in scores)
+
+
+def _told(search: Search) -> float | None:
+    """The temperature that a strategy around this one has set; None where it is the model's own."""
+    own, now = search.settings.roles.get(search.root.role), search.settings.sampling.temperature
+    return None if own is None or own.sampling.temperature == now else now
 
 
 def _pooled(cheap: Sequence[Thought], dear: Sequence[Thought]) -> Answer:

@@ -14,7 +14,7 @@ from pydantic import Field
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.prompts import fill, shown
 from langchain_pareto.strategies.search import Search
-from langchain_pareto.strategies.thoughts import Answer, Thought
+from langchain_pareto.strategies.thoughts import POLICY, Answer, Thought
 
 _PLAN = """\
 Split this problem into parts that can be solved side by side: no part may need the result of another.
@@ -57,8 +57,8 @@ class Decompose(Strategy):
     """Asks for up to `parts` independent parts, solves them side by side, and answers with what they gave.
 
     Where there is nothing to split, the question is simply answered. A part that was cut off is left out. Under a budget the
-    plan may take half of what is left, then each part and the answer an equal share. The answer's figures are `sequential_tokens`,
-    `total_tokens` and `children`, as those of `SpawnJoin`.
+    plan may take half of what is left, then each part and the answer an equal share; several side by side go in waves that it pays for,
+    the first by itself. The answer's figures are `sequential_tokens`, `total_tokens` and `children`, as those of `SpawnJoin`.
     """
 
     varied: ClassVar[bool] = False
@@ -84,6 +84,11 @@ class Decompose(Strategy):
         best = search.best(await search.sample(search.root))
         return Answer(best.thought, figures=_figures([*plan, best.thought], solved))
 
+    async def _run_one(self, search: Search) -> Thought | None:
+        """One of several, in its wave: it has no answer before its end."""
+        async with search.desk(POLICY).record.waves.turn(search) as own:
+            return await super()._run_one(own)
+
     async def _ask(
         self, search: Search, prompts: Sequence[str], among: int
     ) -> list[Thought | None]:
@@ -92,6 +97,8 @@ class Decompose(Strategy):
         asides = [search.asking(prompt, aside=True).within(share) for prompt in prompts]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(aside.sample(aside.root)) for aside in asides]
+        for task in tasks:
+            search.drop(task.result())  # nothing goes on where they end
         return [next(iter(task.result()), None) for task in tasks]
 
     def _results(self, parts: Sequence[str], solved: Sequence[Thought | None]) -> list[str]:

@@ -20,7 +20,8 @@ class FirstFinish(Strategy):
 
     Samples share the engine's steps, so the shortest end first, whatever the machine: those that vote depend on lengths, and on chance
     only where samples of one length compete for the last place. How far the rest had come when they were cancelled depends on time;
-    all of it is paid.
+    all of it is paid. Under a limit, time aside, they start in waves that it holds at their likely length, at first one by itself unless
+    it holds all at their longest: whoever starts earlier then ends earlier.
     """
 
     kind: Literal["first_finish"] = "first_finish"

@@ -17,6 +17,7 @@ from langchain_pareto.backends.base import Branch, Task, Usage
 from langchain_pareto.budget import Cost
 from langchain_pareto.strategies.seekers import Seekers
 from langchain_pareto.strategies.thoughts import Answer, Thought
+from langchain_pareto.strategies.waves import Waves
 
 # spread of the lengths of one question's samples, relative to their mean: standard deviation 0.30
 _Q95, _Q25 = 1.5, 0.8
@@ -99,6 +100,7 @@ class Record:
     asides: Lengths = field(default_factory=Lengths)
     steps: Lengths = field(default_factory=Lengths)  # of single steps
     seekers: Seekers = field(default_factory=Seekers)
+    waves: Waves = field(default_factory=Waves)
     judges: set[int] = field(default_factory=set)  # by id, of whom something could be read
     held: int = 0  # bytes of KV cache on the account
     prefix: int = 0  # tokens of the prompt that this run computed

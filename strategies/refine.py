@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from langchain_pareto.strategies.base import Strategy
+from langchain_pareto.strategies.judge import JudgeVote
 from langchain_pareto.strategies.prompts import fill, showing, shown
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
@@ -17,6 +18,8 @@ from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
+
+_MARKS = " *_`\"'.!#"  # around the approval
 
 _CRITIQUE = """\
 Find what is wrong with the answer to this question.
@@ -69,10 +72,12 @@ class Refine(Strategy):
         versions = await search.run(self.of)
         if not versions:
             raise NothingDrawn
+        kept = await self._kept(search, versions)
         for _ in range(self.rounds):
-            search.offer(await self._kept(search, versions))
+            search.offer(kept)
             latest = {"question": search.root.question, "answer": shown(versions[-1])}
             critiques = await search.ask(fill(self.critique, **latest), role=self.critic)
+            search.drop(critiques)
             if not critiques or self._approves(critiques[0]):
                 break
             prompt = fill(self.revision, critique=shown(critiques[0]), **latest)
@@ -81,17 +86,26 @@ class Refine(Strategy):
             if not any(_replaces(revision, versions[-1]) for revision in revisions):
                 break
             versions += revisions
-        return await self._kept(search, versions)
+            kept = await self._kept(search, versions)
+        return kept
 
     def _approves(self, critique: Thought) -> bool:
         """Whether its last line is the approval, whatever marks are around it."""
         last = shown(critique).strip().split("\n")[-1]
-        return critique.finished and last.strip(" *_`\"'.!#") == self.approval
+        return critique.finished and last.strip(_MARKS) == self.approval.strip(_MARKS)
 
     async def _kept(self, search: Search, versions: Sequence[Thought]) -> Answer:
         if self.keep == "last":
             return Answer(versions[-1])
-        await search.score(versions)
+        scorer = search.settings.scorer
+        if not isinstance(scorer, JudgeVote):
+            await search.score(versions)
+            return search.best(versions)
+        whole = [version for version in versions if version.whole]
+        shares = await scorer.score_in(search, whole)  # those of different votes do not compare
+        for version, share in zip(whole, shares, strict=True):
+            if share is not None:
+                version.score, version.scorer = share, scorer
         return search.best(versions)
 
 

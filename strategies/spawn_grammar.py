@@ -90,9 +90,12 @@ class TaskList(SpawnGrammar):
         text: str,  # noqa: ARG002 - a task says all that its child needs
         block: str,
     ) -> list[SpawnCall]:
-        """A child for each task."""
-        tasks = re.findall(self.task, block.replace(self.spawn, "\n"))
-        return [SpawnCall(t, fill(self.prompt, question=question, task=t)) for t in tasks]
+        """A child for each task; a blank one asks for nothing."""
+        tasks: list[str] = re.findall(self.task, block.replace(self.spawn, "\n"))
+        return [
+            SpawnCall(t, fill(self.prompt, question=question, task=t) if t.strip() else None)
+            for t in tasks
+        ]
 
     def result(self, text: str) -> str | None:
         """The last match, or all that it wrote."""

@@ -21,7 +21,7 @@ from langchain_pareto.strategies.marks import Before
 from langchain_pareto.strategies.prompts import fill
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.spawn_grammar import AnyGrammar, SpawnCall, TaskList
-from langchain_pareto.strategies.thoughts import Answer, NothingDrawn, Thought
+from langchain_pareto.strategies.thoughts import POLICY, Answer, NothingDrawn, Thought
 
 
 @dataclass(slots=True)
@@ -70,7 +70,8 @@ class SpawnJoin(Strategy):
     `sub_calls` tells the model how many children to start (the paper's conditioning); the question is then asked by itself, without what
     stands before it in the chat. Hard caps: `children` of one spawn, `rounds` of spawns in a thread, `depth` of threads below
     the first, `thread_tokens` of each and `total_tokens` of all. A child beyond a cap is not run and has found nothing, as one that
-    was cut off. Under a budget each child may take its equal share of what is left, the parent too.
+    was cut off. Under a budget each child may take its equal share of what is left, the parent too; several such runs side by side go in
+    waves that it pays for, the first by itself.
 
     The answer's figures are `sequential_tokens` (the longest chain that cannot be drawn side by side), `total_tokens`, `children` and
     `spawns`.
@@ -98,6 +99,11 @@ class SpawnJoin(Strategy):
         if thread.last is None:
             raise NothingDrawn
         return Answer(thread.last, figures=thread.figures)
+
+    async def _run_one(self, search: Search) -> Thought | None:
+        """One of several, in its wave: it has no answer before its end."""
+        async with search.desk(POLICY).record.waves.turn(search) as own:
+            return await super()._run_one(own)
 
     async def _thread(self, search: Search, question: str, level: int) -> _Thread:
         """A thread from its prompt to its end, through all its spawns."""

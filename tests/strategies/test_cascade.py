@@ -138,3 +138,18 @@ def test_thresholds_are_checked():
     for options in ({"agreement": 0}, {"agreement": 90}, {"score": float("nan")}):
         with pytest.raises(ValidationError):
             Cascade(**options)
+
+
+@pytest.mark.parametrize(
+    ("own", "around", "drawn"),
+    [(None, None, 1.0), (None, 1.3, 1.3), (0.5, 1.3, 0.5), (1.0, 1.3, 1.0), (0.5, None, 0.5)],
+)
+@pytest.mark.parametrize("small", ["policy", "tiny"])
+async def test_all_its_models_have_one_temperature(ask, small, own, around, drawn):
+    """Its own, or that of the strategy around it, or else each its own; whoever plays the small one."""
+    policy, large, tiny = (ScriptedBackend([say]) for say in (ONE, TWO, SIX))
+    cascade = Cascade(n=1, n_large=1, small=small, temperature=own)
+    strategy = Vote(n=1, temperature=around, of=cascade)
+    await ask(strategy, policy, roles={"large": large, "tiny": tiny})
+    draws = [*policy.draws, *tiny.draws, *large.draws]
+    assert [task.asked[0].temperature for task in draws] == [drawn, drawn]

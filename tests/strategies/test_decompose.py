@@ -136,6 +136,21 @@ async def test_a_budget_leaves_something_for_the_answer(budget):
     assert isinstance(budget, str) or outcome.answer is not None
 
 
+async def test_plan_and_parts_hold_no_memory_for_the_answer():
+    """Nothing goes on where they end: what the longest of the four calls takes is enough for all."""
+    lines = {
+        "plan 4: q?": PLAN + "\n" * 100,
+        "solve: count apples": "3 apples" + " " * 100,
+        "solve: count {pears}": "4 pears" + " " * 100,
+        list(LINES)[3]: "Answer: 7",
+    }
+    whole = len("plan 4: q?" + lines["plan 4: q?"]) + 2
+    budget = {"memory": 2 * 16 * whole}  # parts are side by side
+    outcome = await ask(SHORT, backend_of(lines), budget)
+    assert outcome.answer.thought.answer == "7"
+    assert outcome.stopped_by == "done"
+
+
 async def test_a_part_that_fails_fails_the_strategy():
     """With its own error."""
     error = NumericalError("no")

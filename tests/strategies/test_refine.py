@@ -7,6 +7,7 @@ import pytest
 from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.strategies import BestOfN, Refine, Vote
+from langchain_pareto.strategies.judge import JudgeVote
 from langchain_pareto.strategies.prompts import fill
 
 WRONG = "Wrong by one"  # 12 tokens and the end
@@ -86,6 +87,65 @@ async def test_approval_is_the_whole_last_line(ask, says, stops):
     roles = {"judge": ScriptedBackend([says])}
     outcome = await ask(Refine(rounds=1), ScriptedBackend(writer), roles=roles, max_tokens=80)
     assert len([t for t in outcome.thoughts if not t.aside]) == (1 if stops else 2)
+
+
+@pytest.mark.parametrize("approval", ["LGTM!", "**fine**", "# OK #"])
+async def test_an_approval_may_have_marks_of_its_own(ask, approval):
+    """It is recognised with and without them."""
+    for says in (approval, approval.strip("!*# ")):
+        roles = {"judge": ScriptedBackend([says])}
+        outcome = await ask(Refine(approval=approval), ScriptedBackend(writer), roles=roles)
+        assert [t.text for t in outcome.thoughts] == ["Answer: 1", says]
+
+
+async def test_a_vote_for_the_best_version_is_among_all_of_them(ask):
+    """The likelier draft is not kept, since a vote that knows each version alone would make them all the best."""
+
+    def policy(text, i):
+        return Line("Answer: 2", logprob=-2.0) if "critic says" in text else "Answer: 1"
+
+    def judge(text, i):
+        return f"Best: {1 + text.count('Answer 2:')}" if "Choose the best" in text else WRONG
+
+    roles = {"judge": ScriptedBackend(judge)}
+    strategy = Refine(rounds=1, keep="best")
+    scorer = JudgeVote(n=1)
+    outcome = await ask(strategy, ScriptedBackend(policy), roles=roles, scorer=scorer)
+    assert outcome.answer.thought.answer == "2"
+    assert len(roles["judge"].draws) == 2  # a critique and a vote: one version alone needs none
+
+
+async def test_votes_that_cannot_be_paid_leave_the_last_one_standing(ask):
+    """A version that no vote has seen is not better than the one that won."""
+
+    def policy(text, i):
+        version = text.count("critic says") and int(re.findall(r"Answer: (\d)", text)[-1])
+        return Line(f"Answer: {version + 1}", logprob=-1.0 - version)
+
+    def judge(text, i):
+        return "Best: 2" if "Choose the best" in text else WRONG
+
+    async def after(tokens):
+        roles = {"judge": ScriptedBackend(judge)}
+        strategy = Refine(rounds=2, keep="best")
+        return await ask(
+            strategy, ScriptedBackend(policy), tokens, roles=roles, scorer=JudgeVote(n=1)
+        )
+
+    whole = await after(None)
+    assert [t.text for t in whole.thoughts][3:] == ["Best: 2", WRONG, "Answer: 3", "Best: 2"]
+    for tokens in (whole.spent.tokens, whole.spent.tokens - 8):
+        outcome = await after(tokens)
+        assert outcome.answer.thought.answer == "2"
+
+
+async def test_critiques_hold_no_memory(ask):
+    """Nothing goes on where they end: of three rounds only the prompts' last one is held beside the versions."""
+    backend = ScriptedBackend(writer)
+    roles = {"judge": ScriptedBackend(["x" * 500])}
+    memory = 16 * (4 + 10 + 3 * 1100)
+    outcome = await ask(Refine(rounds=3), backend, {"memory": memory}, roles=roles)
+    assert outcome.answer.thought.answer == "4"
 
 
 async def test_a_revision_that_was_cut_off_is_not_the_answer(ask):

@@ -362,6 +362,15 @@ async def test_children_may_spawn_down_to_the_depth():
     assert outcome.answer.figures["children"] == 2
 
 
+async def test_a_blank_task_is_not_run_and_has_found_nothing():
+    """A pattern may match an item of a list that the model left empty."""
+    grammar = TASKS.model_copy(update={"task": r"(?m)^- (.*)$", "prompt": "{task}"})
+    lines = {"q": "[do]", "[do]": "- a\n- \n-  \n[done]", "a": "A", "[end]\n": "x"}
+    outcome = await ask(SpawnJoin(grammar=grammar), backend_of(lines))
+    assert outcome.answer.thought.whole_text == ("[results]\na: A\n: nothing\n : nothing\n[end]\nx")
+    assert outcome.answer.figures["children"] == 1
+
+
 async def test_a_spawn_without_any_task_is_joined_with_nothing():
     """The thread goes on."""
     outcome = await ask(
