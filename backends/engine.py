@@ -14,8 +14,10 @@ import queue
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 
 import torch
 
@@ -49,6 +51,7 @@ class Engine:
         self.steps = 0
         self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._live = list[Running]()
+        self._decoding = Counter[Runner]()  # of these, those that decode
         self._scheduler = Scheduler(self._live)
         self._results = Results()
         self._times = dict[Runner, StepTimes]()
@@ -81,6 +84,7 @@ class Engine:
             running.admitted = time.monotonic()
             running.meter = self.meter
             self._live.append(running)
+            self._decoding[running.runner] += running.decodes
             self._advance(running, None)
 
         self.post(admit)
@@ -173,7 +177,7 @@ class Engine:
 
     def sharing(self, runner: Runner) -> int:
         """Programs that decode with `runner`."""
-        return sum(running.decodes and running.runner is runner for running in self._live)
+        return self._decoding[runner]
 
     def times(self, runner: Runner) -> StepTimes:
         """What decode steps of `runner` have taken so far."""
@@ -197,6 +201,7 @@ class Engine:
         for running in list(self._live):
             if runner in (running.runner, running.drafter):
                 self._fail(running, reason)
+        self._decoding.pop(runner, None)
         self._scheduler.forget(runner)
         self._results.forget(runner)
         self._times.pop(runner, None)
@@ -315,8 +320,8 @@ class Engine:
         seconds = step.seconds + time.perf_counter() - begun
         self.steps += 1
         self._charge(step, seconds)
-        if step.goes_on:
-            self.times(step.runner).note(step.tokens, seconds)
+        if step.goes_on and step.logits is not None:
+            self.times(step.runner).note(step.tokens, seconds, step.logits.union)
         touched = dict[Running, None]()  # in order
         for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
             result, sequence = results.get(k), chunk.sequence
@@ -366,7 +371,9 @@ class Engine:
         """Resumes a program with its results, or starts it."""
         try:
             works = next(running.program) if results is None else running.program.send(results)
+            decoded = running.decodes
             running.want(works)
+            self._decoding[running.runner] += running.decodes - decoded
         except StopIteration as stop:
             self._resolve(running, stop.value)
         except Exception as error:  # noqa: BLE001 - it belongs to this program alone
@@ -394,7 +401,8 @@ class Engine:
     def _fail(self, running: Running, error: BaseException) -> None:
         if running.ended:
             return
-        running.program.close()
+        with suppress(Exception):  # what a program does on its way out is its own, too
+            running.program.close()
         self._end(running)
         if running.future.set_running_or_notify_cancel():
             running.future.set_exception(error)
@@ -411,6 +419,7 @@ class Engine:
     def _end(self, running: Running) -> None:
         if running in self._live:
             self._live.remove(running)
+            self._decoding[running.runner] -= running.decodes
         running.usage.wall_seconds = time.monotonic() - running.admitted
         self.meter.wall_seconds += running.usage.wall_seconds
         self.meter.cached_tokens += running.usage.cached_tokens

@@ -78,7 +78,7 @@ class FusedForward:
     def __init__(self, model: torch.nn.Module, windows: Mapping[int, int | None]) -> None:
         """`model` fits; `windows` are those of its layers' attention. Weights that are multiplied at once get common memory, and stay the model's."""
         body: Any = model.model
-        self._embeddings, self._norm = body.embed_tokens, body.norm
+        self._embeddings, self._norm = body.embed_tokens, _Norm.of(body.norm)
         self._head: Any = model.lm_head
         self._rotations = _Rotations(body.rotary_emb, model.config)
         with _ordinary():
@@ -91,8 +91,41 @@ class FusedForward:
         cos, sin = self._rotations.at(x, positions, stage.plan.reach)
         for layer in self._layers:
             x = layer.forward(x, cos, sin, stage)
-        x = _normed(x.index_select(0, keep), self._norm)
+        x = self._norm.of_rows(x.index_select(0, keep))
         return F.linear(x, self._head.weight, self._head.bias)
+
+
+@dataclass(slots=True)
+class _Norm:
+    """One root mean square norm."""
+
+    weight: Tensor
+    shape: torch.Size
+    epsilon: float
+
+    @classmethod
+    def of(cls, norm: Any) -> _Norm:
+        return cls(norm.weight, norm.weight.shape, norm.variance_epsilon)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.shape, self.weight, self.epsilon)
+
+
+@dataclass(slots=True)
+class _Projection:
+    """One linear map, turned for `addmm`."""
+
+    turned: Tensor  # (in, out), a view of the weight
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> _Projection:
+        return cls(linear.weight.data.t(), linear.bias)
+
+    def onto(self, x: Tensor, y: Tensor) -> Tensor:
+        """`x` and the projection of `y`, added within the product."""
+        out = torch.addmm(x, y, self.turned)
+        return out if self.bias is None else out.add_(self.bias)
 
 
 @dataclass(slots=True)
@@ -101,18 +134,18 @@ class _Layer:
 
     number: int
     form: Form
-    before: Any  # the norm before attention
+    before: _Norm  # attention
     qkv: Tensor
     qkv_bias: Tensor | None
     heads: int
     kv_heads: int
     width: int
     head_norm: tuple[Tensor, float] | None  # (heads + kv heads, width), and its epsilon
-    out: Any
-    after: Any  # the norm after attention
+    out: _Projection
+    after: _Norm  # attention
     gate_up: Tensor
     gate_up_bias: Tensor | None
-    down: Any
+    down: _Projection
 
     @classmethod
     def of(cls, layer: Any, number: int, window: int | None) -> _Layer:
@@ -130,24 +163,24 @@ class _Layer:
         return cls(
             number=number,
             form=Form(float(attention.scaling), window, None, None),
-            before=layer.input_layernorm,
+            before=_Norm.of(layer.input_layernorm),
             qkv=_joined([q.weight, k.weight, v.weight]),
             qkv_bias=None if q.bias is None else _joined([q.bias, k.bias, v.bias]),
             heads=heads,
             kv_heads=kv_heads,
             width=width,
             head_norm=head_norm,
-            out=attention.o_proj,
-            after=layer.post_attention_layernorm,
+            out=_Projection.of(attention.o_proj),
+            after=_Norm.of(layer.post_attention_layernorm),
             gate_up=_joined([gate.weight, up.weight]),
             gate_up_bias=None if gate.bias is None else _joined([gate.bias, up.bias]),
-            down=mlp.down_proj,
+            down=_Projection.of(mlp.down_proj),
         )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, stage: Stage) -> Tensor:
         """(rows, hidden) -> (rows, hidden)."""
         turned = self.heads + self.kv_heads
-        qkv = F.linear(_normed(x, self.before), self.qkv, self.qkv_bias)
+        qkv = F.linear(self.before.of_rows(x), self.qkv, self.qkv_bias)
         qkv = qkv.view(len(x), turned + self.kv_heads, self.width)
         qk, v = qkv[:, :turned], qkv[:, turned:]
         if self.head_norm is not None:
@@ -156,9 +189,9 @@ class _Layer:
         qk = torch.addcmul(qk * cos, qk.roll(self.width // 2, -1), sin)
         q, k = qk[:, : self.heads], qk[:, self.heads :]
         seen = attend(stage, self.number, q, k.transpose(0, 1), v.transpose(0, 1), self.form)
-        x = _onto(x, seen.view(len(x), -1), self.out)
-        gate, up = F.linear(_normed(x, self.after), self.gate_up, self.gate_up_bias).chunk(2, -1)
-        return _onto(x, F.silu(gate).mul_(up), self.down)
+        x = self.out.onto(x, seen.view(len(x), -1))
+        gate, up = F.linear(self.after.of_rows(x), self.gate_up, self.gate_up_bias).chunk(2, -1)
+        return self.down.onto(x, F.silu(gate).mul_(up))
 
 
 class _Rotations:
@@ -187,16 +220,6 @@ class _Rotations:
         cos, sin = (part[0] for part in self._module(x[None], positions[None]))
         half = sin.shape[-1] // 2
         return torch.stack([cos, torch.cat([-sin[:, :half], sin[:, half:]], -1)], 1)
-
-
-def _normed(x: Tensor, norm: Any) -> Tensor:
-    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def _onto(x: Tensor, y: Tensor, projection: Any) -> Tensor:
-    """`x` and the projection of `y`, added within the product."""
-    out = torch.addmm(x, y, projection.weight.t())
-    return out if projection.bias is None else out.add_(projection.bias)
 
 
 def _joined(parts: Sequence_[Tensor]) -> Tensor:

@@ -34,8 +34,11 @@ class Call:
     row_positions: torch.Tensor  # (groups, rows)
     column_positions: torch.Tensor  # (groups, columns)
     heads: int  # query heads per kv head that the mask is laid out for
+    whole: bool  # whether its rows are all packed rows, in their order
     # of a plan that was extended: the new columns (flat), and the packed rows that they came from
     fresh: tuple[torch.Tensor, torch.Tensor] | None = None
+    # what layers gathered, by their number and its name, and the same as attention takes it; a later step of the plan adds to it
+    gathered: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _derived: dict[tuple[int | None, int], torch.Tensor] = field(default_factory=dict)
 
     def masked(self, window: int | None = None, heads: int | None = None) -> torch.Tensor:
@@ -81,8 +84,8 @@ class StepPlan:
     kept: int  # logit rows that are real
     in_order: InOrder | None
     calls: list[Call]
-    # (rows,) into the rows of `in_order` and then of the calls, laid end to end
-    gather: torch.Tensor
+    # (rows,) into the rows of `in_order` and then of the calls, laid end to end; None where they are in that order
+    gather: torch.Tensor | None
     union: int  # distinct slots read, for metering
     reach: int  # all positions are below it
 
@@ -163,6 +166,7 @@ class Planner:
             layout.place(gather, ahead)
             ahead += layout.groups * layout.rows
 
+        moved = ahead != total or not np.array_equal(gather, np.arange(total))
         host = np.concatenate([ids, positions, write, gather, np.array(keep, np.int64)])
         sizes = [total, total, total, total, len(keep)]
         ids_, positions_, write_, gather_, keep_ = _upload(host, self._device).split(sizes)
@@ -173,8 +177,8 @@ class Planner:
             keep=keep_,
             kept=kept,
             in_order=None if in_order is None else self._in_order(in_order),
-            calls=[layout.call(self._device, self._dtype) for layout in layouts],
-            gather=gather_,
+            calls=[layout.call(total, self._device, self._dtype) for layout in layouts],
+            gather=gather_ if moved else None,
             union=sum(g.union for g in groups) + (in_order.context if in_order else 0),
             reach=max(m.context for m in members),
         )
@@ -238,8 +242,8 @@ class _Layout:
             start = ahead + g * self.rows + row
             gather[m.first : m.first + m.n] = np.arange(start, start + m.n)
 
-    def call(self, device: torch.device, dtype: torch.dtype) -> Call:
-        """The tensors."""
+    def call(self, total: int, device: torch.device, dtype: torch.dtype) -> Call:
+        """The tensors, of a step of so many rows."""
         seen = torch.from_numpy(self._seen).to(device)
         mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, _HIDDEN)
         mask = mask[:, :, None, :].expand(-1, -1, self.heads, -1).contiguous()
@@ -251,7 +255,8 @@ class _Layout:
         rows, slots, row_positions, column_positions = (
             part.view(a.shape) for part, a in zip(parts, arrays, strict=True)
         )
-        return Call(rows, slots, mask, row_positions, column_positions, self.heads)
+        whole = np.array_equal(self._row_index.ravel(), np.arange(total))
+        return Call(rows, slots, mask, row_positions, column_positions, self.heads, whole)
 
 
 class _Decode:
@@ -284,8 +289,11 @@ class _Decode:
         plan.write = write[0]
         for k, (growing, call) in enumerate(zip(self._growing, plan.calls, strict=True)):
             columns, cells = uploaded[1 + 2 * k : 3 + 2 * k]
-            new_positions = plan.positions[0].index_select(0, growing.packed)
-            slots = plan.write.index_select(0, growing.packed)
+            new_positions, slots = plan.positions[0], plan.write
+            if not call.whole:
+                new_positions, slots = (
+                    x.index_select(0, growing.packed) for x in (new_positions, slots)
+                )
             call.columns.view(-1).index_copy_(0, columns, slots)
             call.column_positions.view(-1).index_copy_(0, columns, new_positions)
             call.row_positions.view(-1).index_copy_(0, growing.lines, new_positions)

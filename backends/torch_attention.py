@@ -135,12 +135,12 @@ def attend(
     outs = list[torch.Tensor]()
     if plan.in_order is not None:
         outs.append(_in_order(plan.in_order, pool, query, (key, value), form))
-    keys = _Gathering(stage, layer, "keys", pool.keys)
-    values = _Gathering(stage, layer, "values", pool.values)
-    for call in plan.calls:
-        outs.append(_call(call, query, keys.of_call(call, key), values.of_call(call, value), form))
+    for i, call in enumerate(plan.calls):
+        k = _columns(stage, i, layer, "keys", pool.keys, key)
+        v = _columns(stage, i, layer, "values", pool.values, value)
+        outs.append(_call(call, query, k, v, form))
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return out.index_select(0, plan.gather)
+    return out if plan.gather is None else out.index_select(0, plan.gather)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,8 @@ def _call(
     groups, r = call.rows.shape
     kv_heads = k.shape[1]
     per_kv = rows.shape[1] // kv_heads
-    q = rows.index_select(0, call.rows.view(-1)).view(groups, r, kv_heads, per_kv, -1)
+    q = rows if call.whole else rows.index_select(0, call.rows.view(-1))
+    q = q.reshape(groups, r, kv_heads, per_kv, -1)
     q = q.transpose(1, 2).reshape(groups, kv_heads, r * per_kv, -1)
     mask = call.masked(form.window, per_kv)  # (groups, 1, r * per_kv, columns)
     if not form.plain:
@@ -188,39 +189,38 @@ def _call(
     return out.reshape(groups * r, kv_heads * per_kv, -1)
 
 
-class _Gathering:
-    """Where the slots of a plan's calls are gathered, one call after the other.
+def _columns(
+    stage: Stage, number: int, layer: int, name: str, data: torch.Tensor, new: torch.Tensor
+) -> torch.Tensor:
+    """What one call of the plan attends to in a layer's keys or values, gathered: (groups, kv heads, columns, width).
 
     On the CPU each layer keeps its own for all calls while the same sequences decode, unless that is too much: then only the new columns
     are written. On a GPU the gather is cheap beside the launch, and memory is not.
     """
-
-    def __init__(self, stage: Stage, layer: int, name: str, data: torch.Tensor) -> None:
-        assert stage.plan is not None
-        self._stage, self._name, self._data = stage, name, data
-        self._at = 0  # elements of the calls before
-        heads, _, width = data.shape
-        every = heads * width * sum(call.columns.numel() for call in stage.plan.calls)
-        size = len(stage.pools) * every * data.element_size()
-        self._arena: torch.Tensor | None = None
-        if data.device.type == "cpu" and size <= _KEPT:
-            self._arena = stage.buffer(f"{name} of layer {layer}", (every,), data)
-
-    def of_call(self, call: Call, new: torch.Tensor) -> torch.Tensor:
-        """The next call's, (groups, kv heads, columns, width)."""
-        heads, _, width = self._data.shape
-        shape = (heads, call.columns.numel(), width)
-        if self._arena is None:
-            buffer = self._stage.buffer(self._name, shape, self._data)
-        else:
-            start, self._at = self._at, self._at + math.prod(shape)
-            buffer = self._arena[start : self._at].view(shape)
-        if self._arena is not None and call.fresh is not None:
-            at, rows = call.fresh
-            buffer.index_copy_(1, at, new.index_select(1, rows))
-        else:
-            torch.index_select(self._data, 1, call.columns.view(-1), out=buffer)
-        return buffer.view(heads, *call.columns.shape, width).transpose(0, 1)
+    assert stage.plan is not None
+    call = stage.plan.calls[number]
+    if call.fresh is not None and (known := call.gathered.get((layer, name))) is not None:
+        buffer, seen = known
+        at, rows = call.fresh
+        buffer.index_copy_(1, at, new if call.whole else new.index_select(1, rows))
+        return seen
+    heads, _, width = data.shape
+    sizes = [heads * width * one.columns.numel() for one in stage.plan.calls]
+    shape = (heads, call.columns.numel(), width)
+    kept = data.device.type == "cpu" and (
+        len(stage.pools) * sum(sizes) * data.element_size() <= _KEPT
+    )
+    if kept:
+        arena = stage.buffer(f"{name} of layer {layer}", (sum(sizes),), data)
+        start = sum(sizes[:number])
+        buffer = arena[start : start + sizes[number]].view(shape)
+    else:
+        buffer = stage.buffer(name, shape, data)
+    torch.index_select(data, 1, call.columns.view(-1), out=buffer)
+    seen = buffer.view(heads, *call.columns.shape, width).transpose(0, 1)
+    if kept:
+        call.gathered[layer, name] = buffer, seen
+    return seen
 
 
 def _in_order(

@@ -95,7 +95,7 @@ class Trees:
                 assert plan.tokens[0, row] == tokens[position]
                 assert plan.positions[0, row] == position
                 assert plan.write[row] == chunk.sequence.slots[position]
-                at = int(plan.gather[row])
+                at = row if plan.gather is None else int(plan.gather[row])
                 span = plan.in_order
                 if span is not None and span.start <= row < span.stop:
                     assert at == row - span.start
@@ -112,6 +112,8 @@ class Trees:
         assert set(plan.write[row:].tolist()) <= {0}, "padding rows write the padding slot"
         assert plan.tokens.shape == plan.positions.shape == (1, len(plan.write))
         for call in plan.calls:
+            in_order = call.rows.flatten().tolist() == list(range(len(plan.write)))
+            assert call.whole == in_order, "only then rows are not picked"
             for window in windows:
                 assert (call.masked(window) == 0).any(-1).all(), "no row may be all -inf"
 
