@@ -3,8 +3,9 @@ llama.cpp with forked sequences against llama.cpp as it comes: `python examples/
 
 A random 100M Llama in Q8_0, one thread for each contender, both warm. `n branches of one prompt`: the tokens of n samples of one
 prompt a second; `Llama` generates them one after another, and finds the prompt in its cache. `n requests over two prompts`: prompts
-alternate, so that its single prefix misses. `best of 16`: one call of ours on the bundled policy against 16 invocations of a chat
-model over `Llama`. `same greedy text`: questions to which the bundled policy says the same on torch and on llama.cpp.
+alternate, so that its single prefix misses. `without flash attention`: ours so, against what llama.cpp chooses. `best of 16`: one
+call of ours on the bundled policy against 16 invocations of a chat model over `Llama`. `same greedy text`: questions to which the
+bundled policy says the same on torch and on llama.cpp.
 """
 
 import sys
@@ -41,6 +42,7 @@ ROWS = (  # tokens of a prompt, different prompts, requests, bar
     (1024, 2, 8, 2.5),
     (1024, 2, 32, 5.0),
 )
+FLASH_ROWS = ((256, 1, 8), (3000, 1, 8), (512, 8, 8))
 PRECISIONS: tuple[tuple[Precision, float], ...] = (("f32", 0.99), ("f16", 0.97))
 
 
@@ -100,6 +102,24 @@ def throughput_rows(path: Path) -> None:
             )
             report("llama", name, mine, other, mine / other, "tokens/s", bar=f">= {bar}")
     llama.close()
+
+
+def flash_rows(path: Path) -> None:
+    """Plain attention against llama.cpp's own choice, which on a processor is the flash kind."""
+    with (
+        load(path, model_kwargs={"n_threads": 1}, device="cpu") as chosen,
+        load(path, model_kwargs={"n_threads": 1, "flash_attn": False}, device="cpu") as plain,
+    ):
+        for length, different, n in FLASH_ROWS:
+            prompts = [prompt(length, seed % different) for seed in range(n)]
+            s = alternate(
+                {"plain": partial(ours, plain, prompts), "chosen": partial(ours, chosen, prompts)},
+                rounds=3,
+            )
+            mine, other = (n * TOKENS / s[k] for k in ("plain", "chosen"))
+            kind = "branches of one prompt" if different == 1 else "unrelated prompts"
+            name = f"without flash attention, {n} {kind} of {length}"
+            report("llama", name, mine, other, mine / other, "tokens/s")
 
 
 class LlamaChat(SimpleChatModel):
@@ -173,7 +193,9 @@ def main() -> None:
     """All rows."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        throughput_rows(gguf_100m(Path(folder)))
+        path = gguf_100m(Path(folder))
+        throughput_rows(path)
+        flash_rows(path)
     best_of_row()
     greedy_rows()
 
