@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +78,8 @@ async def calibrate_quality(
         scoring = await _scoring(llm, [question.text for question in questions])
     lines = calibrate.labelled_as(kept.lines(), questions)
     pools = calibrate.pools_of(lines, list(plans.models), is_right)
-    profile = await measured(llm, str(task), pools, scoring, on_option=on_option)
+    name = profile_path(task).stem
+    profile = await measured(llm, name, pools, scoring, on_option=_ended_by_cancelling(on_option))
     profile.save(profile_path(task))
     return profile
 
@@ -114,7 +117,7 @@ async def measured(
             options, recordings, seconds, resource="seconds", on_option=on_option
         ).cells()
     return Profile(
-        name=Path(name).stem,
+        name=name,
         options=options,
         cells=cells,
         keys=dict(plans.keys),
@@ -137,14 +140,37 @@ async def calibrate_device(
     Nothing else should run meanwhile. Raises what `device.calibrate` raises.
     """
     found = dict[str, CostModel]()
+    ended = threading.Event()
+
+    def progress(done: float, what: str) -> None:
+        if ended.is_set():  # whoever waited has gone, and a thread is ended by nobody but itself
+            raise CancelledError
+        on_progress(done, what)
+
     for name, model in llm.plans().models.items():
         backend = await backend_of(llm, model)
-        cost = await asyncio.to_thread(
-            device.calibrate, backend, seconds=seconds, progress=on_progress
-        )
+        try:
+            cost = await asyncio.to_thread(
+                device.calibrate, backend, seconds=seconds, progress=progress
+            )
+        except asyncio.CancelledError:
+            ended.set()
+            raise
         write(device_path(key_of(cost.key)), cost.to_json())
         found[name] = cost
     return found
+
+
+def _ended_by_cancelling(on_option: Callable[[], None]) -> Callable[[], None]:
+    """The same, where a task that was cancelled meanwhile ends: measuring awaits nothing, and would go on for minutes."""
+
+    def told() -> None:
+        on_option()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+
+    return told
 
 
 def _unlimited(llm: ChatPareto) -> ChatPareto:

@@ -161,8 +161,9 @@ def quality(
         try:
             found = asyncio.run(calibrate())
         except KeyboardInterrupt:
-            resumed = f"Interrupted; what was drawn is kept in {samples_path(task)}. The same command goes on from there."
-            err.print(Text(resumed), soft_wrap=True)
+            if (kept := samples_path(task)).exists():
+                resumed = f"Interrupted; what was drawn is kept in {kept}. The same command goes on from there."
+                err.print(Text(resumed), soft_wrap=True)
             raise
         finally:
             llm.close()
@@ -190,7 +191,11 @@ def device(
     """Measures what each model takes on this device, so that budgets in seconds, joules and money are planned for; stop other work first."""
     with told():
         from langchain_pareto.calibration import calibrate_device
+        from langchain_pareto.planning.store import device_path
 
+        path = device_path("any")
+        hint = "Name another directory by LANGCHAIN_PARETO_HOME."
+        _check_writable(path, f"what is measured, to be kept in {path.parent},", hint)
         llm = Named(models=model or ()).chat()
         try:
             with console.stderr().status("Measuring") as status:
@@ -246,7 +251,8 @@ def check_task(task: str | None, *, writing: bool = False) -> None:
         raise SettingError(msg, hint="Give a profile's name, or the path of its .json file.")
     path = profile_path(task)
     if writing:
-        _check_writable(path)
+        hint = "Give another --task: a name, or the path of a .json file."
+        _check_writable(path, f"the profile {path}", hint)
     elif not path.is_file():
         msg = f"there is no profile {task!r}: {path} is no file"
         known = known_tasks()
@@ -259,13 +265,12 @@ def _is_name(task: str) -> bool:
     return not task.endswith(".json") and Path(task).name == task and task not in {".", ".."}
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(path: Path, what: str, hint: str) -> None:
     """Raises SettingError where a file cannot be made, with the folders above it."""
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK) or path.is_dir():
         why = "it is a folder" if path.is_dir() else f"{above} may not be written to"
-        msg = f"the profile {path} cannot be written: {why}"
-        raise SettingError(msg, hint="Give another --task: a name, or the path of a .json file.")
+        raise SettingError(f"{what} cannot be written: {why}", hint=hint)
 
 
 def _check_plot(path: Path, task: str | None) -> None:

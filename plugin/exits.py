@@ -48,5 +48,15 @@ def told() -> Iterator[None]:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        console.show_error(ParetoError(f"cannot write the answer: {error.strerror or error}"))
-        raise typer.Exit(1) from None
+        failed = _in_words(error)
+        console.show_error(failed)
+        raise typer.Exit(code_of(failed)) from None
+
+
+def _in_words(error: OSError) -> ParetoError:
+    """Streams have no name: what has one is a file that an option names."""
+    why = error.strerror or error
+    if error.filename is None:
+        return ParetoError(f"cannot write the answer: {why}")
+    msg = f"cannot open {str(error.filename)!r:.200}: {why}"
+    return SettingError(msg, hint="Check its name, and who may open it.")

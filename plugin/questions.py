@@ -7,6 +7,7 @@ Knows files and their mistakes, and names each before anything runs; knows no mo
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,9 +84,17 @@ def _refuse(constant: str) -> object:
     raise ValueError(msg)
 
 
+def _finite(digits: str) -> float:
+    """What is too large would be written out again as Infinity, which is no JSON."""
+    if math.isinf(number := float(digits)):
+        msg = f"{digits:.40} is too large a number"
+        raise ValueError(msg)
+    return number
+
+
 def _parse(path: Path, number: int, line: str) -> Question:
     try:
-        row = json.loads(line, parse_constant=_refuse)
+        row = json.loads(line, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         msg = f"{path}, line {number}: not JSON: {error}"
         raise SettingError(msg, hint=_LINE_HINT) from None

@@ -192,6 +192,8 @@ def test_an_error_at_a_limit_is_exit_code_1() -> None:
         (["hi", "--model", "a=x", "--model", "b=y", "--need", "0.5"], "Name a profile with --task"),
         (["hi", "--model", "a=x", "--model", "b=y", "--strategy", '{"kind": "vote"}'], "a plan"),
         (["hi", "--model", "/no/such/model"], "/no/such/model"),
+        (["hi", "--model", "x" * 5000], "xxx"),
+        (["hi", "--task", f"{'x' * 5000}.json"], "xxx"),
         (["hi", "--device", "abacus"], "cpu"),
         (["hi", "--dtype", "int3"], "float32"),
         (["hi", "--file", "some.jsonl"], "Leave one of them out"),
@@ -234,6 +236,7 @@ def test_a_setting_that_only_loading_finds_wrong_is_exit_code_2_too(tmp_path: Pa
         ('{"question": 3}', "line 1: no JSON object"),
         ('{"question": " "}', "line 1: the question is empty"),
         ("[" * 100_000, "line 1: not JSON"),
+        ('{"question": "a", "id": 1e999}', "line 1: not JSON: 1e999 is too large"),
         ("\n \n", "has no line with a question"),
     ],
 )
@@ -353,6 +356,18 @@ def test_a_calibration_that_could_not_be_kept_is_refused_first(
     assert not list(tmp_path.rglob("*.samples.jsonl"))
 
 
+def test_a_measurement_that_could_not_be_kept_is_refused_first(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a minute is spent on each model."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LANGCHAIN_PARETO_HOME", str(tmp_path / "file"))
+    done = here("calibrate", "device", "--model", "/no/such/model")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "cannot be written" in done.stderr
+    assert "LANGCHAIN_PARETO_HOME" in done.stderr
+
+
 def test_a_plot_is_written_beside_the_plan(profile: str, tmp_path: Path) -> None:
     """`--plot` draws, and the plan is told all the same."""
     pytest.importorskip("matplotlib")
@@ -425,3 +440,18 @@ def test_an_interrupted_calibration_says_that_it_goes_on(tmp_path: Path) -> None
     assert "The same command goes on from there." in err
     assert "Traceback" not in err
     assert samples.read_text().count("\n") > 1
+
+
+def test_an_interrupt_before_the_first_draw_promises_nothing(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not drawn is not kept anywhere."""
+
+    async def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("langchain_pareto.calibration.calibrate_quality", interrupted)
+    file = write(tmp_path / "q.jsonl", [{"question": CUPS}])
+    done = here("calibrate", "quality", file, "--task", "never-begun")
+    assert done.exit_code == 130
+    assert "kept in" not in done.stderr

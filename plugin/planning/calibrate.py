@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from langchain_pareto.errors import SettingError
-from langchain_pareto.planning.files import held, write
+from langchain_pareto.errors import ParetoError, SettingError
+from langchain_pareto.planning.files import append, held, write
 from langchain_pareto.planning.identity import (
     differences,
     key_of as key_of,  # noqa: PLC0414 - others take it from here
@@ -81,6 +81,11 @@ class _Line(BaseModel):
     scores: list[float] | None
     logprobs: list[float] | None
 
+    def holds(self, samples: int) -> bool:
+        """Whether everything is there once a sample."""
+        columns = (self.answers, self.tokens, self.scores, self.logprobs)
+        return all(len(column) == samples for column in columns if column is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -103,6 +108,10 @@ class Samples:
         except ValidationError as error:
             msg = f"{self.path} holds no samples of a calibration: {error.errors()[0]['msg']}"
             raise SettingError(msg, hint="Move it away, or take another name.") from None
+        for number, line in enumerate(lines, start=2):
+            if not line.holds(header.samples):
+                msg = f"{self.path}, line {number}: it does not hold {header.samples} samples"
+                raise SettingError(msg, hint="Take the line out: it is drawn again.")
         if others := self._misfits(header):
             msg = (
                 f"{self.path} has other samples a question than are asked for: {'; '.join(others)}"
@@ -139,7 +148,7 @@ class Samples:
         """Draws what is missing, a question of one model at a time; how many rows are missing still, when the budget has ended.
 
         What is drawn is kept at once: the same call again goes on where this one was interrupted. Raises SettingError where another one
-        is drawing into the same file.
+        is drawing into the same file; what `draw` raises names its question.
         """
         with held(self.path):
             return await self._draw(questions, draw, on_row)
@@ -165,7 +174,11 @@ class Samples:
             for model, question in queue:
                 if ended:
                     return
-                found = await draw(model, question, self.samples)
+                try:
+                    found = await draw(model, question, self.samples)
+                except ParetoError as error:
+                    error.args = (f"{question}: {error}",)  # one of many
+                    raise
                 if found is None:
                     ended = True
                     return
@@ -195,8 +208,7 @@ class Samples:
             label=question.label,
             **asdict(drawn),
         )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line.model_dump_json() + "\n")
+        append(self.path, line.model_dump_json() + "\n")
 
     def _whole_lines(self) -> list[str]:
         try:

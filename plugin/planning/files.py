@@ -32,6 +32,15 @@ def write(path: Path, text: str) -> None:
         raise _unwritable(path, error) from None
 
 
+def append(path: Path, text: str) -> None:
+    """Puts `text` at the end of a file, some of it if no more can be written. Raises SettingError."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Inside, nobody else who asks may write `path`; SettingError where somebody does already.

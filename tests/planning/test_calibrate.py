@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +17,17 @@ import pytest
 from langchain_pareto import ChatPareto
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.calibration import calibrate_device, calibrate_quality, known_cost
-from langchain_pareto.errors import SettingError
+from langchain_pareto.errors import ContextLengthError, SettingError
 from langchain_pareto.planning import device
 from langchain_pareto.planning.calibrate import Asked, Drawn, Samples, checked, pools_of
 from langchain_pareto.planning.catalogue import catalogue
 from langchain_pareto.planning.cost_model import CostModel
 from langchain_pareto.planning.identity import key_of, use_of
 from langchain_pareto.planning.measure import budgets, measure
+from langchain_pareto.planning.profile import load_profile
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.step_cost import PrefillCost, StepCost
-from langchain_pareto.planning.store import device_path, samples_path
+from langchain_pareto.planning.store import device_path, profile_path, samples_path
 from langchain_pareto.questions import read_questions
 
 ASKED = [Asked(f"q{i}", f"Question {i}?", "7") for i in range(4)]
@@ -138,6 +141,78 @@ def test_samples_of_other_settings_say_which(tmp_path: Path) -> None:
         Samples(path, {"m": use_of("m", temperature=0.6)}, 3).lines()
     with pytest.raises(SettingError, match="some of m; there are none of n"):
         Samples(path, {"n": "k"}, 2).lines()
+
+
+def test_what_ends_a_calibration_names_its_question(tmp_path: Path) -> None:
+    """One of many may be too long for a model: the error is the same one, and says which."""
+    kept = Samples(tmp_path / "s.jsonl", {"m": "k"}, 2)
+    asked = [*ASKED, Asked("long", "x" * 99, "7", "line 5 of q.jsonl")]
+
+    async def draw(model: str, question: Asked, n: int) -> Drawn:
+        if question.id == "long":
+            raise ContextLengthError("too long", length=99, limit=9, hint="Shorten it.")
+        return await seven(model, question, n)
+
+    with pytest.raises(ContextLengthError, match=r"^line 5 of q\.jsonl: too long") as caught:
+        asyncio.run(kept.draw(asked, draw))
+    assert (caught.value.length, caught.value.hint) == (99, "Shorten it.")
+    assert len(kept.lines()) == len(ASKED)
+
+
+def test_a_line_without_all_its_samples_is_named(tmp_path: Path) -> None:
+    """With what to do, where an edited file would break every plan that is measured over it."""
+    kept = Samples(tmp_path / "s.jsonl", {"m": "k"}, 2)
+    asyncio.run(kept.draw(ASKED, seven))
+    text = kept.path.read_text()
+    kept.path.write_text(text.replace('"tokens":[3,3]', '"tokens":[3]', 1))
+    with pytest.raises(SettingError, match=r"s\.jsonl, line 2: it does not hold 2") as caught:
+        kept.lines()
+    assert "drawn again" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where else it could go."""
+    kept = Samples(tmp_path / "s.jsonl", {"m": "k"}, 2)
+
+    def full(self: Path, *_: object, **__: object):
+        return open("/dev/full", "a")  # noqa: PTH123 - Path.open is this function
+
+    async def draw(model: str, question: Asked, n: int) -> Drawn:
+        monkeypatch.setattr(Path, "open", full)
+        return await seven(model, question, n)
+
+    with pytest.raises(SettingError, match=r"cannot write .*s\.jsonl: No space left") as caught:
+        asyncio.run(kept.draw(ASKED, draw))
+    assert caught.value.hint
+
+
+def test_a_cancelled_calibration_ends_while_it_measures(backend: ScriptedBackend) -> None:
+    """After the option that it is at: nothing is awaited there, and all options take minutes."""
+    llm, options = ChatPareto(backend=backend, max_tokens=60), list[None]()
+
+    async def cancelled() -> None:
+        def on_option() -> None:
+            options.append(None)
+            task.cancel()
+
+        task = asyncio.create_task(
+            calibrate_quality(llm, ASKED, task="t", samples=4, on_option=on_option)
+        )
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    assert len(options) == 1
+    assert not profile_path("t").exists()
+
+
+@pytest.mark.parametrize("name", ["maths", "maths-v1.2"])
+def test_a_profile_is_called_as_its_task(backend: ScriptedBackend, name: str) -> None:
+    """Whatever dots the name has."""
+    llm = ChatPareto(backend=backend, max_tokens=60)
+    asyncio.run(calibrate_quality(llm, ASKED, task=name, samples=4))
+    assert load_profile(profile_path(name)).name == name
 
 
 # --- questions and labels
@@ -291,6 +366,39 @@ def test_a_measured_device_is_kept_whole(
     path = device_path(key_of(cost.key))
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert known_cost(backend) == cost
+
+
+def test_a_cancelled_measurement_ends_its_thread(
+    backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its next run: else nobody could leave before all of its time is over."""
+    begun, ended = threading.Event(), threading.Event()
+    runs = list[None]()
+
+    def measuring(*_: object, progress: device.Progress, **__: object) -> CostModel:
+        try:
+            for _ in range(5000):
+                progress(0.1, "reading 16 tokens")
+                begun.set()
+                time.sleep(1e-3)
+                runs.append(None)
+        finally:
+            ended.set()
+        return cost_of(backend)
+
+    async def cancelled() -> None:
+        llm = ChatPareto(backend=backend, max_tokens=60)
+        task = asyncio.create_task(calibrate_device(llm))
+        await asyncio.to_thread(begun.wait, 60)
+        task.cancel()
+        await task
+
+    monkeypatch.setattr(device, "calibrate", measuring)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    assert ended.wait(60)
+    assert len(runs) < 5000
+    assert known_cost(backend) is None
 
 
 def test_a_profile_says_where_its_seconds_were_measured(backend: ScriptedBackend) -> None:
