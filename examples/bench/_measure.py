@@ -9,9 +9,12 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -187,6 +190,27 @@ class Supplied:
 
 def _place(tokens: Sequence[int]) -> tuple[int, ...]:
     return len(tokens), *tokens[-4:]
+
+
+@contextmanager
+def mean_steps(backend: LocalBackend) -> Iterator[Callable[[int], float]]:
+    """Mean seconds of the backend's decode steps inside, by how many tokens they compute; between such widths a straight line."""
+    times, seconds = backend.engine.times(backend.runner), defaultdict[int, list[float]](list)
+    note = times.note
+
+    def noted(tokens: int, took: float, read: int = 0) -> None:
+        seconds[tokens].append(took)
+        note(tokens, took, read)
+
+    def mean(tokens: int) -> float:
+        widths = sorted(seconds)
+        return float(np.interp(tokens, widths, [statistics.fmean(seconds[w]) for w in widths]))
+
+    times.note = noted  # type: ignore[method-assign]
+    try:
+        yield mean
+    finally:
+        del times.note  # type: ignore[method-assign]  # the class's is there again
 
 
 def alternate(

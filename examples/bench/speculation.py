@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _measure import LLAMA_100M, Shape, Supplied, alternate, backend_of, report
+from _measure import LLAMA_100M, Shape, Supplied, alternate, backend_of, mean_steps, report
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from langchain_pareto.backends.base import Logits, Sampling, Stop, Usage
@@ -189,20 +189,20 @@ def _race(
     def turn(name: str) -> None:
         _, usages[name] = go(backends[name])
 
-    seconds = alternate({name: partial(turn, name) for name in backends}, rounds=3)
-    verify, guess = (target.engine.times(b.runner).seconds for b in (target, draft))
+    with mean_steps(target) as verify, mean_steps(draft) as guess:
+        seconds = alternate({name: partial(turn, name) for name in backends}, rounds=3)
 
     def round_of(k: int, n: int) -> float:  # seconds
-        return k * (guess(n) or 0) + (verify(n * (k + 1)) or 0)
+        return k * guess(n) + verify(n * (k + 1))
 
     def predicted(k: int) -> float:
         rounds = [usage.rounds for usage in usages[str(k)]]
         live = [sum(n > i for n in rounds) for i in range(max(rounds))]
-        return TOKENS * (verify(branches) or 0) / sum(round_of(k, n) for n in live)
+        return TOKENS * verify(branches) / sum(round_of(k, n) for n in live)
 
     def nominal(k: int) -> float:
         tokens = (1 - rate ** (k + 1)) / (1 - rate)
-        return tokens * (verify(branches) or 0) / round_of(k, branches)
+        return tokens * verify(branches) / round_of(k, branches)
 
     best = min((seconds[str(k)], k) for k in LENGTHS)
     fastest = min(best[0], seconds["plain"])
