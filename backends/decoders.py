@@ -63,7 +63,7 @@ class Guessing(Decoder):
 class Speculative(Guessing):
     """A draft model guesses, the target verifies.
 
-    A guess ends before a token to which the draft gives less than `confidence`.
+    A guess ends where the draft gives its most probable token less than `confidence`.
 
     `accept="draw"` keeps a guess that is the target's own draw: the text for a seed is that of plain decoding. "max" keeps a little more
     (Leviathan et al. 2023, arXiv 2211.17192): greedy text and the distribution of sampled text are those of plain decoding, the text

@@ -10,6 +10,7 @@ are right more often. A round takes k steps of the draft and one step of the tar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from langchain_pareto.backends.step_times import StepTimes
@@ -17,7 +18,8 @@ from langchain_pareto.backends.step_times import StepTimes
 _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
 _PROBE = 2  # guesses of a round that looks whether guessing pays by now
-# Rounds of many branches that look, whatever other texts told: they cost little, and a tree that gave up too soon guesses long nothing.
+# First rounds of each branch of many that look, whatever other texts told: they cost little, and a tree that gave up too soon guesses
+# nothing for long.
 _LOOKS = 2
 # Rounds without a guess before the next such look, of one branch for all: it makes the draft read what was drawn meanwhile.
 _PAUSE, _LONGEST_PAUSE = 64, 1024
@@ -25,6 +27,8 @@ _MARGIN = 1.03  # over no guess: what a round takes beside its steps, and branch
 _PATIENCE = 4  # lengths: speeds rise and then fall, but for steps in the curve of times
 _PRIOR_RATE = 0.7  # of a pair that has not guessed yet
 _PRIOR_WEIGHT = 4.0  # of that rate, in guesses
+# Of the average of all groups in a group's own, in guesses: that of one guess's variance to that of texts, whose rates differ by 0.12.
+_PAIR_WEIGHT = 16.0
 _MEMORY = 200.0  # guesses that count
 _PLACE_MEMORY = 64.0  # rounds that count for a place in a guess
 _PLACE_WEIGHT = 8.0  # of the rate of all places, in that of one: in guesses
@@ -82,10 +86,10 @@ class Acceptance:
 
     def copy(self) -> Acceptance:
         """A group's own average, which begins with this one and soon forgets it."""
-        weight = min(self.looked_at, _PRIOR_WEIGHT)
+        weight = min(self.looked_at, _PAIR_WEIGHT)
         places = list[_Place]()
         for place in self._places:
-            share = min(1.0, _PRIOR_WEIGHT / place.looked_at)
+            share = min(1.0, _PAIR_WEIGHT / place.looked_at)
             places.append(_Place(place.right * share, place.looked_at * share))
         return Acceptance(self.rate * weight, weight, self.rounds, places)
 
@@ -99,23 +103,33 @@ class DraftLength:
         """`draft` is None where guesses cost nothing; `pair` is the average of all groups, and goes on with this one."""
         self._most, self._target, self._draft, self._pair = most, target, draft, pair
         self._own = pair.copy()
+        self._branches = 0  # of this group that are drawn now
         self._quiet, self._pause, self._asked = 0, _PAUSE, 0
-        self._known, self._length = (0, 0), 0  # what the last length was chosen by
+        self._known, self._length = (0, 0, 0), 0  # what the last length was chosen by
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """A branch of the group is drawn inside."""
+        self._branches += 1
+        try:
+            yield
+        finally:
+            self._branches -= 1
 
     def next(self, branches: int) -> int:
-        """How many tokens to guess for one branch where so many share the steps; 0 where it does not pay."""
+        """How many tokens to guess for one branch where so many, of whatever groups, share the steps; 0 where it does not pay."""
         if self._target.seconds(branches) is None:
             return 0
         if self._pair.rounds < _FIRST_ROUNDS:
             return min(_FIRST, self._most)
-        known = branches, self._own.rounds
-        if known != self._known:  # while nothing is guessed, nothing new is known
+        known = branches, self._own.rounds, self._target.reads
+        if known != self._known:  # what was chosen is chosen again, while texts are about as long
             self._known, self._length = known, self._fastest(branches)
         if length := self._length:
             self._quiet, self._pause = 0, _PAUSE
             return length
         # the first rounds of many tell much, and there is little yet that the draft must read
-        if branches > 1 and self._asked < _LOOKS * branches:
+        if branches > 1 and self._asked < _LOOKS * self._branches:
             self._asked += 1
             return min(_PROBE, self._most)
         self._quiet += 1
@@ -124,9 +138,10 @@ class DraftLength:
         self._quiet, self._pause = 0, min(2 * self._pause, _LONGEST_PAUSE)
         return min(_PROBE, self._most)
 
-    def note(self, drafted: int, accepted: int, alike: int = 1) -> None:
-        """What a guess came to, of so many after the same text."""
+    def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
+        """What a guess came to; the `first` ones of a group's branches are made after the same text."""
         if drafted:
+            alike = max(1, self._branches) if first else 1
             self._own.note(drafted, accepted, alike)
             self._pair.note(drafted, accepted, alike)
 
@@ -156,9 +171,13 @@ class FixedLength:
     def __init__(self, length: int) -> None:
         self._length = length
 
+    def drawing(self) -> AbstractContextManager[None]:
+        """Nothing to count."""
+        return nullcontext()
+
     def next(self, branches: int) -> int:  # noqa: ARG002 - the controlled length's name
         """That length."""
         return self._length
 
-    def note(self, drafted: int, accepted: int, alike: int = 1) -> None:
+    def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
         """Nothing to learn."""

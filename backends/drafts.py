@@ -13,7 +13,10 @@ from dataclasses import replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from langchain_pareto.backends.base import Runner
+import numpy as np
+
+from langchain_pareto.backends.base import Runner, Sampling
+from langchain_pareto.backends.constraint import Constraint, TokenMask
 from langchain_pareto.backends.keys import guess_key
 from langchain_pareto.backends.programs import Draw, Drawn, Work
 from langchain_pareto.backends.sequences import Segment, Sequence as TokenSequence
@@ -39,7 +42,7 @@ class Silent:
 
 
 def rewrite(runner: Runner, sequence: TokenSequence, length: int, tokens: Sequence[int]) -> None:
-    """Makes the sequence its first `length` tokens and then `tokens`, and keeps what is computed as far as that agrees."""
+    """Makes the sequence its first `length` tokens and then `tokens`, the last one pending, and keeps what is computed as far as that agrees."""
     old, at = sequence.tokens, 0
     while at < len(tokens) and length + at < len(old) and old[length + at] == tokens[at]:
         at += 1
@@ -51,8 +54,12 @@ def rewrite(runner: Runner, sequence: TokenSequence, length: int, tokens: Sequen
         runner.truncate(sequence, kept + amends)
         if amends:
             sequence.amend(rest.pop(0))
+            own = sequence.path[-1]
+            own.computed = min(own.computed, kept)  # this token has never been
     if rest:
         runner.append(sequence, rest)
+    elif not sequence.pending:
+        runner.truncate(sequence, len(sequence.tokens))
 
 
 class ModelGuesser:
@@ -73,15 +80,22 @@ class ModelGuesser:
     ) -> None:
         """`draw` is that of the branch: with the same keys the small model mostly draws the same.
 
-        It stops before a token to which it gives less than `confidence`, or which is not in the branch's `vocabulary`, and guesses
-        nothing beyond its own `context`, nor after a token of which it has no embedding: `known` are those that it has. With `keep` it draws with keys of its own, and each guess comes with the distribution that it
-        was drawn from, which stays on the device until it is verified: `vocabulary` float32 a guess. `stats`: each guess has figures.
+        It stops where its most probable token has less than `confidence`, before a token which is not in the branch's `vocabulary`,
+        and where the branch's constraint leaves no token that it has, or fails: there the target may never come. It guesses nothing
+        beyond its own `context`, nor after a token of which it has no embedding: `known` are those that it has. With `keep` it draws
+        with keys of its own, and each guess comes with the distribution that it was drawn from, which stays on the device until it is
+        verified: `vocabulary` float32 a guess. `stats`: each guess has figures.
         """
         self._runner, self._sequence = runner, sequence
         self._shared, self._context = min(vocabulary, known), context
         kept = vocabulary if keep else 0
         self._draw = replace(
-            draw, counted=False, judged=False, stats=stats or confidence > 0, keep=kept
+            draw,
+            sampling=_within(draw.sampling, known),
+            counted=False,
+            judged=False,
+            stats=stats or confidence > 0,
+            keep=kept,
         )
         self._least = math.log(confidence) if confidence > 0 else -math.inf
         self._agreed = 0  # tokens at the start that are known to be the branch's
@@ -96,21 +110,22 @@ class ModelGuesser:
         draw, drawn = self._draw, list[Drawn]()
         if draw.keep:
             draw = replace(draw, key=guess_key(draw.key, len(tokens)))
-        constraint = draw.constraint
-        advanced = 0
+        way = None if draw.constraint is None else _Way(draw.constraint, self._shared)
+        draw = replace(draw, constraint=way)
         try:
             while len(drawn) < most and not (drawn and drawn[-1].token in ends):
+                if way is not None and not way.goes_on():
+                    break
                 [[one]] = yield [Work(self._sequence, draw, runner=self._runner)]
                 if one.token >= self._shared or one.peak < self._least:
                     break
                 self._runner.append(self._sequence, [one.token])
                 drawn.append(one)
-                if constraint is not None:
-                    constraint.advance(one.token)
-                    advanced += 1
+                if way is not None:
+                    way.advance(one.token)
         finally:
-            if constraint is not None and advanced:
-                constraint.rollback(advanced)
+            if way is not None:
+                way.go_back()
         return drawn
 
     def follow(self, tokens: Sequence[int]) -> None:
@@ -120,9 +135,71 @@ class ModelGuesser:
         while at < min(len(own), len(tokens)) and own[at] == tokens[at]:
             at += 1
         rewrite(self._runner, self._sequence, at or 1, tokens[at or 1 :])
-        if not self._sequence.pending:  # an earlier request ended after a guess that was not made
-            self._runner.truncate(self._sequence, len(tokens))
         self._agreed = len(tokens)
+
+
+class _Way:
+    """A constraint as a small model goes on in it, over the tokens that it has; what fails there ends the way and nothing else."""
+
+    def __init__(self, constraint: Constraint, vocabulary: int) -> None:
+        self._constraint, self._vocabulary = constraint, vocabulary
+        self._allowed: TokenMask | None = None
+        self._advanced, self._failed = 0, False
+
+    def goes_on(self) -> bool:
+        """Looks what may come next; whether that is anything."""
+        if self._failed:
+            return False
+        try:
+            allowed = self._constraint.allowed()
+            self._allowed = None if allowed is None else _known(allowed, self._vocabulary)
+        except Exception:  # noqa: BLE001 - of a wrong guess, maybe; else who draws there hears of it
+            return False
+        return self._allowed is None or len(self._allowed) > 0
+
+    def allowed(self) -> TokenMask | None:
+        """What was found so."""
+        return self._allowed
+
+    def advance(self, token: int) -> None:
+        """Consumes one token."""
+        try:
+            self._constraint.advance(token)
+        except Exception:  # noqa: BLE001 - as above
+            self._failed = True
+        else:
+            self._advanced += 1
+
+    def rollback(self, n: int) -> None:
+        """Takes the last `n` tokens back."""
+        self._constraint.rollback(n)
+        self._advanced -= n
+
+    def go_back(self) -> None:
+        """To where it began."""
+        if self._advanced:
+            self.rollback(self._advanced)
+
+    def fork(self) -> _Way:
+        """An independent copy."""
+        return _Way(self._constraint.fork(), self._vocabulary)
+
+
+def _known(tokens: Sequence[int], vocabulary: int) -> TokenMask:
+    """Those of the tokens that a model has."""
+    if isinstance(tokens, TokenMask):
+        bits = int.from_bytes(tokens.bits, "little") & ((1 << vocabulary) - 1)
+        return TokenMask(bits.to_bytes(-(-vocabulary // 8), "little"))
+    ids = np.asarray(tokens, dtype=np.int64)
+    flags = np.zeros(vocabulary, dtype=np.bool_)
+    flags[ids[(ids >= 0) & (ids < vocabulary)]] = True
+    return TokenMask(np.packbits(flags, bitorder="little").tobytes())
+
+
+def _within(sampling: Sampling, vocabulary: int) -> Sampling:
+    """The settings without a bias for tokens that a model does not have."""
+    bias = tuple((token, by) for token, by in sampling.logit_bias if token < vocabulary)
+    return sampling if bias == sampling.logit_bias else replace(sampling, logit_bias=bias)
 
 
 class WrittenBefore:

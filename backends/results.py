@@ -21,6 +21,8 @@ from langchain_pareto.backends.scheduler import Step
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.errors import NumericalError, SettingError
 
+_MISTAKES = (SettingError, TypeError, ValueError, OverflowError)  # in what a program says may come
+
 
 class Results:
     """Draws and looks up for one engine, whose thread holds its scratch memory."""
@@ -51,18 +53,32 @@ class Results:
             step.runner.synchronize()
         try:
             out |= self._draw(step, draws)
-        except SettingError:  # of one of them: each draws the same alone
+        except _MISTAKES:  # of one of them: each draws the same alone
             for k, rows in draws.items():
-                try:
-                    out |= self._draw(step, {k: rows})
-                except SettingError as error:
-                    out[k] = error
+                out[k] = self._draw_alone(step, k, rows)
         return out | self._look_up(step, named)
 
-    def _draw(self, step: Step, draws: dict[int, list[Row]]) -> dict[int, Result | Exception]:
-        if not draws:
+    def _draw_alone(self, step: Step, k: int, rows: list[Row]) -> Result | Exception:
+        """What one program draws, up to where it cannot: behind a guess, where it may never come."""
+        found: Result | Exception = []
+        good, tried = 0, len(rows)
+        failed = len(rows) + 1  # fewest rows that are known to fail
+        while good + 1 < failed:
+            try:
+                found = self._draw(step, {k: rows[:tried]})[k]
+                good = tried
+            except _MISTAKES as error:
+                failed = tried
+                if failed == 1:
+                    return error
+            tried = (good + failed) // 2
+        return found
+
+    def _draw(self, step: Step, drawable: dict[int, list[Row]]) -> dict[int, Result | Exception]:
+        if not drawable:
             return {}
         sampler = self._samplers.setdefault(id(step.runner), Sampler())
+        draws = {k: _filled(part, step.chunks[k].rows) for k, part in drawable.items()}
         wants = {k: _want(step, k) for k in draws}
         stats = any(want.stats for want in wants.values())
         widths = {k: want.keep for k, want in wants.items() if want.keep}
@@ -77,9 +93,11 @@ class Results:
         drawn, finite = map(Drawn, host.tokens, *columns, judged, kept), iter(host.finite)
         out = dict[int, Result | Exception]()
         for k, part in draws.items():
-            ok = all(list(itertools.islice(finite, len(part))))
+            ok = [*itertools.islice(finite, len(part)), False]
             result = list(itertools.islice(drawn, len(part)))
-            out[k] = result if ok else _not_finite(step.runner)
+            # behind a guess what fails may never be needed: who comes there asks again
+            good = min(ok.index(False), len(drawable[k]))
+            out[k] = result[:good] or _not_finite(step.runner)
         return out
 
     def _judged(self, step: Step, draws: dict[int, list[Row]]) -> list[float]:
@@ -133,7 +151,10 @@ def _want(step: Step, k: int) -> Draw:
 
 
 def _rows(want: Draw, sequence: TokenSequence, rows: int) -> list[Row]:
-    """The draws that follow the last `rows` tokens of a sequence; all but the first of these are guesses."""
+    """The draws that follow the last `rows` tokens of a sequence; all but the first of these are guesses.
+
+    Behind a guess the constraint may fail where the text never comes, since the guess is wrong or ends it: the draws end there.
+    """
     tokens, constraint = sequence.tokens, want.constraint
     first = len(tokens) - rows + 1
     out, advanced = list[Row](), 0
@@ -151,10 +172,18 @@ def _rows(want: Draw, sequence: TokenSequence, rows: int) -> list[Row]:
                 else:
                     constraint.advance(tokens[position])
                     advanced += 1
+    except Exception:
+        if not out:
+            raise
     finally:
         if want.constraint is not None and advanced:
             want.constraint.rollback(advanced)
     return out
+
+
+def _filled(part: list[Row], rows: int) -> list[Row]:
+    """As many rows as were computed; nobody looks at what is added."""
+    return part + [Row(row.key, 0, row.sampling) for row in part[:1] * (rows - len(part))]
 
 
 def _repeated(step: Step, named: dict[int, tuple[int, ...]]) -> torch.Tensor:

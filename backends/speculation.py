@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -35,14 +36,18 @@ _MOST_FORCED = 64  # tokens of one guess
 
 
 class Length(Protocol):
-    """How many tokens to guess."""
+    """How many tokens to guess, in the branches of one group."""
 
-    def next(self, branches: int) -> int:
-        """For one branch, where so many share the steps."""
+    def drawing(self) -> AbstractContextManager[None]:
+        """One of them is drawn inside."""
         ...
 
-    def note(self, drafted: int, accepted: int, alike: int = 1) -> None:
-        """What became of a guess, of so many after the same text."""
+    def next(self, branches: int) -> int:
+        """For one of them, where so many branches share the steps."""
+        ...
+
+    def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
+        """What became of a guess, and whether it was the branch's first: they begin after the same text."""
         ...
 
 
@@ -96,27 +101,27 @@ def speculate(
     """
     sequence, drawn, wrong = target.sequence, 0, 0
     verify = replace(draw, counted=False)
-    try:
-        while out.left:
-            if sure := _forced(draw, out):
-                drawn += 1 + (yield from _round(target, verify, out, sure, "now"))
-                continue
-            # the target's own token comes on top of the guesses
-            room = most_wrong(drawn + 1) - wrong
-            branches = target.branches()
-            wanted = min(length.next(branches), out.left - 1, room)
-            drafted = list[Drawn]()
-            if wanted > 0:
-                drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
-            guess = [one.token for one in drafted]
-            kept = tuple(one.distribution for one in drafted if one.distribution is not None)
-            wants = replace(verify, guessed=kept) if kept else verify
-            right = yield from _round(target, wants, out, guess, turn)
-            # branches begin where they were forked, and then write texts of their own
-            length.note(len(guess), right, 1 if drawn else branches)
-            drawn, wrong = drawn + right + 1, wrong + len(guess) - right
-    except Interrupted as interrupted:
-        out.finish = interrupted.finish
+    with length.drawing():
+        try:
+            while out.left:
+                if sure := _forced(draw, out):
+                    drawn += 1 + (yield from _round(target, verify, out, sure, "now"))
+                    continue
+                # the target's own token comes on top of the guesses
+                room = most_wrong(drawn + 1) - wrong
+                wanted = min(length.next(target.branches()), out.left - 1, room)
+                drafted = list[Drawn]()
+                if wanted > 0:
+                    drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
+                guess = [one.token for one in drafted]
+                kept = tuple(one.distribution for one in drafted if one.distribution is not None)
+                wants = replace(verify, guessed=kept) if kept else verify
+                right = yield from _round(target, wants, out, guess, turn)
+                # branches begin where they were forked, and then write texts of their own
+                length.note(len(guess), right, first=not drawn)
+                drawn, wrong = drawn + right + 1, wrong + len(guess) - right
+        except Interrupted as interrupted:
+            out.finish = interrupted.finish
     return out.extension()
 
 
@@ -161,7 +166,8 @@ def big_little(
                 break
             rows = yield from _verified(target, verify, run, turn)
             kept = _likely(run, rows, policy.rollback)
-            target.take(out, [*_as_judged(run, rows)[:kept], rows[kept]], len(run), kept)
+            stays = [*_as_judged(run, rows)[:kept], *rows[kept : kept + 1]]
+            target.take(out, stays, len(run), kept)
     except Interrupted as interrupted:
         out.finish = interrupted.finish
     return out.extension()
@@ -180,7 +186,10 @@ def _round(
 def _verified(
     target: Target, draw: Draw, guess: Sequence[int], turn: Turn
 ) -> Generator[list[Work], list[list[Drawn]], list[Drawn]]:
-    """What the target draws at each guessed place and after the last one; the sequence ends with the guess, unless this raises."""
+    """What the target draws at each guessed place and after the last one, or up to where nothing can be drawn.
+
+    The sequence ends with the guess, unless this raises.
+    """
     sequence = target.sequence
     base = len(sequence.tokens)
     if guess:
@@ -203,19 +212,17 @@ def _forced(draw: Draw, out: Continuation) -> list[int]:
 
 def _agreeing(guess: Sequence[int], rows: Sequence[Drawn]) -> int:
     """How many guesses are what the target draws, up to the first that is not."""
-    right = 0
-    while right < len(guess) and rows[right].token == guess[right]:
-        right += 1
-    return right
+    pairs = zip(guess, rows, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1].token, pairs))
 
 
 def _likely(run: Sequence[int], rows: Sequence[Drawn], rollback: float) -> int:
     """How many of the little model's tokens stay: all before the first that is too unlikely."""
-    for at, token in enumerate(run):
+    for at, (token, row) in enumerate(zip(run, rows, strict=False)):
         # at 0 nothing else stays, not even what is so likely that its probability rounds to 1
-        if rows[at].token != token and (rollback == 0 or -rows[at].judged > rollback):
+        if row.token != token and (rollback == 0 or -row.judged > rollback):
             return at
-    return len(run)
+    return min(len(run), len(rows))
 
 
 def _as_judged(run: Sequence[int], rows: Sequence[Drawn]) -> list[Drawn]:

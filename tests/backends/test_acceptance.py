@@ -10,12 +10,14 @@ from langchain_pareto.backends import coupling, drafts, results
 from langchain_pareto.backends.base import Logits, ModelSpec, Sampling, Stop, Usage
 from langchain_pareto.backends.decoders import Rounds, Speculative
 from langchain_pareto.backends.decoding import DecodingBackend
+from langchain_pareto.backends.draft_length import FixedLength
 from langchain_pareto.backends.draws import Guess, Row
 from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.keys import guess_key
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.sampling import Sampler
 from langchain_pareto.backends.slot_runner import SlotRunner
+from langchain_pareto.errors import NumericalError
 
 WAIT = 120  # seconds
 HOT = Sampling(temperature=1.0)
@@ -180,22 +182,40 @@ def test_vocabularies_may_be_padded_differently(toys):
     assert uniform(found_p_values(toys, "max", [WIDER, NARROWER])) > 0.01
 
 
-class Varying:
+@pytest.mark.parametrize("accept", ["draw", "max"])
+def test_what_overflows_behind_a_wrong_guess_is_never_asked(toys, accept):
+    """A target that breaks after a token which it never draws works as well as without guesses; one that draws it is named."""
+    broken = TARGET.clone()
+    broken[:, 3] = -1e9
+    broken[3] = math.nan
+    always = torch.zeros_like(TARGET)
+    always[:, 3] = 1e9
+    backend = toys(broken, always, Speculative(draft_tokens=3, accept=accept))
+    [plain] = drawn(backend.target, 1)
+    [found] = drawn(backend, 1)
+    assert found.usage.drafted > 0
+    assert len(found.tokens) == LENGTH
+    if accept == "draw":
+        assert found.tokens == plain.tokens
+    broken[0, 3] = 1e9
+    branch = backend.open([0])
+    task = backend.extend(branch, HOT, Stop(LENGTH, eos=False))
+    with pytest.raises(NumericalError, match="NaN"):
+        task.future.result(WAIT)
+    assert list(branch.tokens) == [0, 3]
+    assert task.usage.new_tokens == 1
+
+
+class Varying(FixedLength):
     """A length of guesses that depends on what became of the last ones."""
 
-    def __init__(self):
-        self.length = 2
-
-    def next(self, branches):
-        return self.length
-
-    def note(self, drafted, accepted):
-        self.length = 3 if accepted == drafted else accepted
+    def note(self, drafted, accepted, *, first=False):
+        self._length = 3 if accepted == drafted else accepted
 
 
 def test_lengths_may_depend_on_what_was_accepted(toys, monkeypatch):
     """A controlled length, which may be 0, too, leaves the distribution as it is."""
-    monkeypatch.setattr(DecodingBackend, "_length", lambda self, branch: Varying())
+    monkeypatch.setattr(DecodingBackend, "_length", lambda self, branch: Varying(2))
     assert uniform(found_p_values(toys, "max", [QUALITY["unlike"], QUALITY["uniform"]])) > 0.01
 
 

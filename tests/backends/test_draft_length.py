@@ -1,6 +1,8 @@
 """How many tokens to guess, by measured steps and acceptance."""
 
 import itertools
+import math
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -26,6 +28,15 @@ def learned(rate, rounds=200, length=4):
             accepted += 1
         acceptance.note(length, accepted)
     return acceptance
+
+
+@contextmanager
+def drawing(length, branches):
+    """So many branches of the group are drawn inside."""
+    with ExitStack() as stack:
+        for _ in range(branches):
+            stack.enter_context(length.drawing())
+        yield
 
 
 @pytest.mark.parametrize(("rate", "slope"), [(0.5, 0.0), (0.7, 0.1), (0.9, 0.02), (0.9, 0.3)])
@@ -87,14 +98,45 @@ def test_of_branches_that_share_steps_one_looks_whether_it_pays():
     """Each look makes the draft read what was drawn meanwhile: after their first two rounds, sixteen branches look no oftener than one."""
     target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.8)), []
-    for _ in range(1000):
-        lengths = [length.next(16) for _ in range(16)]
-        guesses.append(sum(k > 0 for k in lengths))
-        for k in lengths:
-            length.note(k, 0)
+    with drawing(length, 16):
+        for _ in range(1000):
+            lengths = [length.next(16) for _ in range(16)]
+            guesses.append(sum(k > 0 for k in lengths))
+            for k in lengths:
+                length.note(k, 0)
     assert guesses[:2] == [16, 16]
     assert 2 <= sum(guesses[2:]) <= 5
     assert max(guesses[2:]) == 1
+
+
+def test_of_trees_that_share_steps_each_looks_as_often_as_it_has_branches():
+    """Sixteen calls of one branch each look twice, as sixteen branches of one call do: not each as often as all together."""
+    target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
+    length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.1)), []
+    with drawing(length, 1):
+        for _ in range(100):
+            guesses.append(k := length.next(16))
+            length.note(k, 0)
+    assert guesses[:2] == [2, 2]
+    assert not any(guesses[2:])
+
+
+def test_only_branches_of_one_tree_begin_after_the_same_text():
+    """First guesses of sixteen trees are sixteen, and those of sixteen branches of one tree are one."""
+    target, draft = curve(lambda w: 1 + 0.02 * w, range(1, 200)), curve(lambda _: 0.2)
+    trees, tree = learned(0.85), learned(0.85)
+    for _ in range(16):
+        length = DraftLength(8, target, draft, trees)
+        with drawing(length, 1):
+            length.note(4, 0, first=True)
+    length = DraftLength(8, target, draft, tree)
+    with drawing(length, 16):
+        for _ in range(16):
+            length.note(4, 0, first=True)
+    one = learned(0.85)
+    one.note(4, 0)
+    assert tree.rate == pytest.approx(one.rate, abs=0.001)
+    assert trees.rate < one.rate - 0.05
 
 
 def test_a_tree_finds_out_by_itself_that_it_pays():
@@ -102,9 +144,10 @@ def test_a_tree_finds_out_by_itself_that_it_pays():
     target, draft = curve(lambda w: 1 + 0.02 * w, range(1, 200)), curve(lambda _: 0.3)
     length = DraftLength(8, target, draft, learned(0.1))
     assert length._fastest(16) == 0
-    for _ in range(16):
-        length.note(k := length.next(16), k)
-    assert length.next(16) > 0
+    with drawing(length, 16):
+        for _ in range(16):
+            length.note(k := length.next(16), k)
+        assert length.next(16) > 0
 
 
 @pytest.mark.parametrize("known", [0.1, 0.85])
@@ -112,11 +155,12 @@ def test_a_wrong_guess_that_all_branches_make_is_one_wrong_guess(known):
     """They begin after the same text, so that the first guess is right or wrong for all; the next ones tell what the text is like."""
     target, draft = curve(lambda w: 1 + 0.02 * w, range(1, 200)), curve(lambda _: 0.2)
     length = DraftLength(8, target, draft, learned(known))
-    for first, _ in itertools.product((True, False), range(16)):
-        k = length.next(16)
-        length.note(k, 0 if first else k, 16 if first else 1)
-        assert k > 0
-    assert length.next(16) > 0
+    with drawing(length, 16):
+        for first, _ in itertools.product((True, False), range(16)):
+            k = length.next(16)
+            length.note(k, 0 if first else k, first=first)
+            assert k > 0
+        assert length.next(16) > 0
 
 
 def test_nothing_is_guessed_before_a_plain_step_was_measured():
@@ -144,7 +188,7 @@ def test_acceptance_follows_what_happens():
     for _ in range(200):
         acceptance.note(4, 0)
     assert acceptance.rate < 0.4
-    assert acceptance.copy().looked_at <= 4
+    assert acceptance.copy().looked_at <= 16
 
 
 def test_a_fixed_length_is_fixed():
@@ -168,3 +212,31 @@ def test_step_times_are_averages_with_lines_between():
     times.note(100, 9.0)
     times.note(104, 10.0)  # within an eighth of it: the same average
     assert times.seconds(104) == pytest.approx(9.1)
+
+
+def test_step_times_are_told_for_texts_as_long_as_those_of_now():
+    """Of widths that were measured after short texts and after long ones, the wider one still takes longer."""
+    times = StepTimes()
+
+    def step(width, read):
+        noise = 1 + 0.05 * math.sin(7919 * (width + read))
+        times.note(width, noise * (1 + 0.1 * width + 0.0005 * read), read)
+
+    for read in range(1600, 3200, 16):
+        step(80, read)
+    for read in range(1600, 17600, 16):
+        step(16, read)
+    assert times.seconds(16) == pytest.approx(1 + 1.6 + 8.8, rel=0.1)
+    assert times.seconds(80) == pytest.approx(1 + 8 + 8.8, rel=0.1)
+    for read in range(1600, 1920, 16):  # a new tree begins
+        step(16, read)
+    assert times.seconds(80) == pytest.approx(1 + 8 + 0.96, rel=0.1)
+
+
+def test_steps_that_take_no_longer_after_long_texts_are_told_so():
+    """Those of recurrent models."""
+    times = StepTimes()
+    for read in range(1, 500):
+        times.note(4, 1 + 0.05 * math.sin(7919 * read), read)
+    assert times.seconds(4) == pytest.approx(1, abs=0.05)
+    assert times.seconds(1) == pytest.approx(1, abs=0.05)

@@ -207,6 +207,38 @@ def divide_by_zero():
     raise ZeroDivisionError
 
 
+class OneWay:
+    """A constraint that cannot go back, and need not where nothing is guessed."""
+
+    def allowed(self):
+        return range(256)
+
+    def advance(self, token):
+        pass
+
+    def rollback(self, n):
+        raise NotImplementedError
+
+    def fork(self):
+        raise NotImplementedError
+
+
+def test_what_fails_on_its_way_out_takes_nobody_along(pair):
+    """A draft's step fails, and so does what its program does then: the engine and other requests go on."""
+    target, draft = pair
+    wanted = plain_texts(target, 1)
+    backend, moment = DecodingBackend(target, Speculative(draft_tokens=8), draft), Moment([draft])
+    branch, stop = target.open(PROMPT, seed=1).fork()[0], Stop(TOKENS, eos=False)
+    moment.before(3, divide_by_zero)
+    with held_up(target.engine):
+        beside = target.extend(branch, HOT, stop)
+        task = backend.extend(backend.open(PROMPT), HOT, stop, constraint=OneWay())
+    with pytest.raises(EngineFailedError, match="failed in a step"):
+        task.future.result(WAIT)
+    assert beside.future.result(WAIT).tokens == wanted[0]
+    assert plain_texts(target, 1) == wanted
+
+
 @pytest.mark.parametrize("decoder", CUT, ids=lambda decoder: decoder.kind)
 def test_a_branch_may_be_freed_during_any_step(pair, decoder):
     """It is gone when its request ends, and its relatives never notice."""

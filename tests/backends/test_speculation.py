@@ -187,6 +187,128 @@ def test_constraints_advance_by_accepted_tokens_only(pair):
         assert (guided.count, got.tokens[3]) == (24, 250)
 
 
+class Cliff:
+    """A constraint with nothing to say after a token that is one more than a multiple of `steep`."""
+
+    def __init__(self, fails, steep):
+        self.fails, self.steep, self.tokens = fails, steep, []
+
+    def allowed(self):
+        if not self.tokens or self.tokens[-1] % self.steep != 1:
+            return range(256)
+        if self.fails == "raises":
+            raise ZeroDivisionError(self.tokens)
+        return {"allows nothing": [], "allows what is none": [3, 10_000], "allows no ids": ["a"]}[
+            self.fails
+        ]
+
+    def advance(self, token):
+        if self.fails == "refuses" and token % self.steep == 1:
+            raise ZeroDivisionError(self.tokens)
+        self.tokens.append(token)
+
+    def rollback(self, n):
+        del self.tokens[len(self.tokens) - n :]
+
+    def fork(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "fails", ["raises", "allows nothing", "allows what is none", "allows no ids", "refuses"]
+)
+def test_a_constraint_that_fails_behind_a_wrong_guess_fails_nobody(pair, fails):
+    """Text, branch, error and figures are those of plain decoding, which never comes there; and where it does come, it fails alike."""
+    target, draft = pair(NOISE["like"])
+
+    def outcome(backend, steep, seed):
+        branch, heard = backend.open(PROMPT, seed=seed), []
+        constraint, stop = Cliff(fails, steep), Stop(16, eos=False)
+        task = backend.extend(branch, HOT, stop, constraint=constraint, on_text=heard.append)
+        error = task.future.exception(WAIT)
+        branch.free()
+        drawn = list(branch.tokens)[len(PROMPT) :]
+        return repr(error), drawn, "".join(heard), constraint.tokens, task.usage.new_tokens
+
+    failed = 0
+    for steep, seed in ((17, 0), (17, 1), (40, 2)):
+        wanted = outcome(target, steep, seed)
+        failed += wanted[0] != "None"
+        for decoder in (
+            Speculative(draft_tokens=5),
+            Lookup(shortest=1, draft_tokens=4),
+            BigLittle(rollback=0, fallback=0),
+        ):
+            assert outcome(DecodingBackend(target, decoder, draft), steep, seed) == wanted
+    assert 0 < failed < 3
+    assert held(target, draft) == [0, 0]
+
+
+def test_a_constraint_need_not_know_what_comes_after_the_end(pair):
+    """Nothing does: it is not asked for it, and if it is, its error is nobody's."""
+
+    class Ended(Cliff):
+        def allowed(self):
+            if 256 in self.tokens:
+                raise ZeroDivisionError
+            return range(257)
+
+    target, draft = pair(0.0)
+    bias = Sampling(logit_bias=((256, 9.0),))
+    for decoder in (Speculative(draft_tokens=5), BigLittle(fallback=0, verify_tail=True)):
+        backend = DecodingBackend(target, decoder, draft)
+        [found] = drawn(backend, sampling=bias, stop=Stop(60), constraint=Ended("", 1))
+        assert found.finish == "eos"
+        assert found.usage.accepted > 0
+
+
+def test_a_draft_with_fewer_tokens_is_told_of_those_that_it_has(pair):
+    """A bias or a constraint that names others, padding rows of the target, is no mistake."""
+    target, draft = pair(0.0)
+    step = draft.runner.step
+    draft.spec = replace(draft.spec, vocabulary=258)
+
+    def fewer(chunks):
+        logits = step(chunks)
+        return Logits(logits.rows[:, :258], logits.union)
+
+    draft.runner.step = fewer
+
+    class All(Cliff):
+        def allowed(self):
+            return range(1, 260)
+
+    bias = Sampling(logit_bias=((259, -100.0), (7, 1.0)))
+    backend = DecodingBackend(target, Speculative(draft_tokens=3), draft)
+    for settings in ({"sampling": bias}, {"constraint": All("", 1)}):
+        [wanted] = drawn(target, **settings)
+        [found] = drawn(backend, **settings)
+        assert found.tokens == wanted.tokens
+        assert found.usage.accepted > 0
+
+
+def test_a_token_in_the_place_of_a_wrong_guess_is_charged(pair):
+    """Whoever computes it first pays, as in plain decoding: the guess that was computed there is another token."""
+    target, draft = pair(NOISE["unlike"])
+    first = target.open(PROMPT)
+    plain = target.extend(first, HOT, Stop(6, eos=False)).future.result(WAIT)
+    stop = Stop(24, eos=False, tokens=frozenset(plain.tokens[5:]))
+    first.free()
+
+    def read(backend):
+        target.engine.call(target.runner.forget).result(WAIT)
+        branch = backend.open(PROMPT)
+        assert backend.extend(branch, HOT, stop).future.result(WAIT).tokens == plain.tokens
+        branch.append(list(range(20)))
+        task = target.prefill(branch)
+        task.future.result(WAIT)
+        branch.free()
+        return task.usage.prompt_tokens, task.usage.flops, task.usage.replayed_tokens
+
+    wanted = read(target)
+    assert read(DecodingBackend(target, Speculative(draft_tokens=6), draft)) == wanted
+
+
 def test_a_perfect_draft_is_accepted_whole(pair):
     """With the target's own distribution every guess stays: 4 tokens a round with 3 guesses."""
     target, draft = pair(0.0)
@@ -460,6 +582,27 @@ def test_only_what_decodes_shares_the_steps(pair, gate):
     for task in [target.extend(one, HOT, stop) for one in roots]:
         task.future.result(WAIT)
     assert max(shared) == 1
+
+
+def test_a_step_does_not_look_at_all_programs_for_each_of_them(pair):
+    """Sixteen branches are gone through no oftener a step than four."""
+
+    class Watched(list):
+        looks = 0
+
+        def __iter__(self):
+            self.looks += 1
+            return super().__iter__()
+
+    def looks(branches):
+        target, draft = pair(0.0)
+        engine, live = target.engine, Watched()
+        engine._live = engine._scheduler._live = live
+        backend = DecodingBackend(target, Speculative(draft_tokens=1), draft)
+        drawn(backend, branches=branches)
+        return live.looks / engine.steps
+
+    assert looks(16) < 1.5 * looks(4)
 
 
 def test_a_draft_is_never_shown_a_token_that_it_does_not_have(pair, gate):
