@@ -13,13 +13,11 @@ from dataclasses import replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
-from langchain_pareto.backends.base import Runner, Sampling
-from langchain_pareto.backends.constraint import Constraint, TokenMask
+from langchain_pareto.backends.base import Runner
 from langchain_pareto.backends.keys import guess_key
 from langchain_pareto.backends.programs import Draw, Drawn, Work
 from langchain_pareto.backends.sequences import Segment, Sequence as TokenSequence
+from langchain_pareto.backends.tentative import Tentative, within
 
 Guessing = Generator[list[Work], list[list[Drawn]], list[Drawn]]
 
@@ -91,7 +89,7 @@ class ModelGuesser:
         kept = vocabulary if keep else 0
         self._draw = replace(
             draw,
-            sampling=_within(draw.sampling, known),
+            sampling=within(draw.sampling, known),
             counted=False,
             judged=False,
             stats=stats or confidence > 0,
@@ -110,7 +108,7 @@ class ModelGuesser:
         draw, drawn = self._draw, list[Drawn]()
         if draw.keep:
             draw = replace(draw, key=guess_key(draw.key, len(tokens)))
-        way = None if draw.constraint is None else _Way(draw.constraint, self._shared)
+        way = None if draw.constraint is None else Tentative(draw.constraint, self._shared)
         draw = replace(draw, constraint=way)
         try:
             while len(drawn) < most and not (drawn and drawn[-1].token in ends):
@@ -136,70 +134,6 @@ class ModelGuesser:
             at += 1
         rewrite(self._runner, self._sequence, at or 1, tokens[at or 1 :])
         self._agreed = len(tokens)
-
-
-class _Way:
-    """A constraint as a small model goes on in it, over the tokens that it has; what fails there ends the way and nothing else."""
-
-    def __init__(self, constraint: Constraint, vocabulary: int) -> None:
-        self._constraint, self._vocabulary = constraint, vocabulary
-        self._allowed: TokenMask | None = None
-        self._advanced, self._failed = 0, False
-
-    def goes_on(self) -> bool:
-        """Looks what may come next; whether that is anything."""
-        if self._failed:
-            return False
-        try:
-            allowed = self._constraint.allowed()
-            self._allowed = None if allowed is None else _known(allowed, self._vocabulary)
-        except Exception:  # noqa: BLE001 - of a wrong guess, maybe; else who draws there hears of it
-            return False
-        return self._allowed is None or len(self._allowed) > 0
-
-    def allowed(self) -> TokenMask | None:
-        """What was found so."""
-        return self._allowed
-
-    def advance(self, token: int) -> None:
-        """Consumes one token."""
-        try:
-            self._constraint.advance(token)
-        except Exception:  # noqa: BLE001 - as above
-            self._failed = True
-        else:
-            self._advanced += 1
-
-    def rollback(self, n: int) -> None:
-        """Takes the last `n` tokens back."""
-        self._constraint.rollback(n)
-        self._advanced -= n
-
-    def go_back(self) -> None:
-        """To where it began."""
-        if self._advanced:
-            self.rollback(self._advanced)
-
-    def fork(self) -> _Way:
-        """An independent copy."""
-        return _Way(self._constraint.fork(), self._vocabulary)
-
-
-def _known(tokens: Sequence[int], vocabulary: int) -> TokenMask:
-    """Those of the tokens that a model has."""
-    if isinstance(tokens, TokenMask):
-        bits = int.from_bytes(tokens.bits, "little") & ((1 << vocabulary) - 1)
-        return TokenMask(bits.to_bytes(-(-vocabulary // 8), "little"))
-    ids = np.asarray(tokens, dtype=np.int64)
-    flags = np.zeros(vocabulary, dtype=np.bool_)
-    flags[ids[(ids >= 0) & (ids < vocabulary)]] = True
-    return TokenMask(np.packbits(flags, bitorder="little").tobytes())
-
-
-def _within(sampling: Sampling, vocabulary: int) -> Sampling:
-    """The settings without a bias for tokens that a model does not have."""
-    bias = tuple((token, by) for token, by in sampling.logit_bias if token < vocabulary)
-    return sampling if bias == sampling.logit_bias else replace(sampling, logit_bias=bias)
 
 
 class WrittenBefore:
