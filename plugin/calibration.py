@@ -32,6 +32,7 @@ from langchain_pareto.planning.files import write
 from langchain_pareto.planning.identity import key_of
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import Profile
+from langchain_pareto.planning.profile_file import check_place
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.scorer_cost import ScorerCost
 from langchain_pareto.planning.store import device_path, profile_path, samples_path
@@ -67,6 +68,7 @@ async def calibrate_quality(
             msg, hint="16 are enough, and many questions tell more than many samples."
         )
     questions = calibrate.checked(questions, judged=is_right is not None)
+    _check_place(task)
     llm = _unlimited(llm)
     plans = llm.plans()
     kept = Samples(samples_path(task), plans.keys, samples)
@@ -82,6 +84,12 @@ async def calibrate_quality(
     profile = await measured(llm, name, pools, scoring, on_option=_ended_by_cancelling(on_option))
     profile.save(profile_path(task))
     return profile
+
+
+def _check_place(task: str | Path) -> None:
+    """Raises SettingError where something else would be replaced; what is called by a name is a profile."""
+    if isinstance(task, Path) or task.endswith(".json"):
+        check_place(profile_path(task))
 
 
 async def measured(

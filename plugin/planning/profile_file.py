@@ -177,6 +177,21 @@ def read_profile(path: Path) -> ProfileFile:
     raise SettingError(f"the profile {path} is of another version of this package", hint=_HINT)
 
 
+def check_place(path: Path) -> None:
+    """Raises SettingError where a profile's file would take the place of something else: it would be lost."""
+    try:
+        data = path.read_bytes()
+    except OSError:  # there is nothing, or nothing that could be replaced
+        return
+    try:
+        known = not data.strip() or _Version.model_validate_json(data)
+    except ValidationError:
+        known = False
+    if not known:
+        msg = f"{path} is there already and is no profile: it would be lost"
+        raise SettingError(msg, hint="Give the profile another name, or move that file.")
+
+
 def _first(error: ValidationError) -> str:
     """The first mistake, and where it is."""
     fault = error.errors()[0]

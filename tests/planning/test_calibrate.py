@@ -303,6 +303,24 @@ def test_a_calibration_checks_its_questions(backend: ScriptedBackend) -> None:
     assert not samples_path("t").exists()
 
 
+@pytest.mark.parametrize("content", ['{"question": "2 + 2"}\n', "[1, 2]", "notes"])
+def test_a_file_that_is_no_profile_is_not_replaced(
+    tmp_path: Path, backend: ScriptedBackend, content: str
+) -> None:
+    """It is refused before anything is drawn, and stays; a profile is made anew, and an empty file is filled."""
+    path = tmp_path / "questions.json"
+    path.write_text(content)
+    llm = ChatPareto(backend=backend, max_tokens=60)
+    with pytest.raises(SettingError, match="it would be lost"):
+        asyncio.run(calibrate_quality(llm, ASKED, task=path, samples=2))
+    assert path.read_text() == content
+    assert not samples_path(path).exists()
+    path.write_text("")
+    for _ in range(2):
+        asyncio.run(calibrate_quality(llm, ASKED, task=str(path), samples=2))
+    assert load_profile(path).questions == len(ASKED)
+
+
 # --- what devices take
 
 
