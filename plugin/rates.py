@@ -40,11 +40,16 @@ class Rates:
         unspent = account.room().unspent
         if unspent.nanojoules is not None and not self.watts:
             msg = "a budget in joules needs to know what the device draws"
-            raise BudgetError(msg, hint="Give watts=, the device's power limit.")
+            raise BudgetError(
+                msg, hint="Give watts= (--watts in a shell): the device's power limit."
+            )
         prices = (self.usd_per_million_tokens, self.usd_per_hour)
         if unspent.nanodollars is not None and prices.count(None) != 1:
             msg = f"a budget in usd needs one price, and has {2 - prices.count(None)}"
-            raise BudgetError(msg, hint="Give either usd_per_million_tokens= or usd_per_hour=.")
+            raise BudgetError(
+                msg,
+                hint="Give either usd_per_million_tokens= or usd_per_hour= (--usd-per-... in a shell).",
+            )
 
     @asynccontextmanager
     async def device_time(
