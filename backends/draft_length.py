@@ -122,7 +122,7 @@ class DraftLength:
             return 0
         if self._pair.rounds < _FIRST_ROUNDS:
             return min(_FIRST, self._most)
-        known = branches, self._own.rounds, self._target.reads
+        known = branches, self._own.rounds, self._target.context
         if known != self._known:  # what was chosen is chosen again, while texts are about as long
             self._known, self._length = known, self._fastest(branches)
         if length := self._length:

@@ -320,8 +320,8 @@ class Engine:
         seconds = step.seconds + time.perf_counter() - begun
         self.steps += 1
         self._charge(step, seconds)
-        if step.goes_on and step.logits is not None:
-            self.times(step.runner).note(step.tokens, seconds, step.logits.union)
+        if step.goes_on:
+            self.times(step.runner).note(step.tokens, seconds, step.context)
         touched = dict[Running, None]()  # in order
         for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
             result, sequence = results.get(k), chunk.sequence

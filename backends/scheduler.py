@@ -65,6 +65,11 @@ class Step:
         """Whether the program has work in this step."""
         return any(other is running for other, _ in self.items)
 
+    @property
+    def context(self) -> float:
+        """How many tokens its sequences have on average, once it is computed."""
+        return sum(chunk.sequence.cached for chunk in self.chunks) / len(self.chunks)
+
     def rows(self, chunks: Collection[int]) -> torch.Tensor:
         """The logits of the chunks of these numbers, in order; all of them without a copy."""
         assert self.logits is not None

@@ -2,8 +2,8 @@
 What a decode step takes on one runner, by how many tokens it computes: the measured curve that draft lengths are chosen by.
 
 Knows counts and seconds; knows no model. Steps of up to 8 tokens are told apart, wider ones within an eighth of their width. A step also
-takes longer the more it reads of the cache. Steps of some widths were measured after short texts and others after long ones, so all are
-told as they would be now: seconds grow with the slots that are read, by one slope for all widths.
+takes longer the longer its texts are. Some widths were measured after short texts and others after long ones, so all are told as they
+would be now: seconds of all widths grow by the same share with each token of context.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 _EXACT = 8  # tokens
 _OLD = 0.9  # weight of what is known when a step is noted: the machine drifts
-_OLD_SLOPE = 0.99  # the same for the slope, which takes texts of different lengths to see
+_OLD_GROWTH = 0.99  # the same for the growth, which takes texts of different lengths to see
 _SLOW = 3.0  # times what is known: an interruption of the machine, noted with that much only
+_LEAST = 0.5  # of what a width took: so far it is taken back, however short texts are now
 
 
 class StepTimes:
@@ -23,31 +24,30 @@ class StepTimes:
     def __init__(self) -> None:
         self._by_width = dict[int, _Width]()
         self._widths = list[int]()
-        self._read = 0  # slots, by the last step
-        self._slope = 0.0  # seconds a slot
+        self._context = 0.0  # of the last step
+        self._growth = 0.0  # share of its seconds that a step takes more for each token of context
 
-    def note(self, tokens: int, seconds: float, read: int = 0) -> None:
-        """Adds one measured step, which has read so many slots of the cache."""
+    def note(self, tokens: int, seconds: float, context: float = 0.0) -> None:
+        """Adds one measured step, whose sequences are `context` tokens long on average."""
         width = _width(tokens)
         known = self._by_width.get(width)
+        self._context = context
         if known is None:
             self._widths.insert(bisect_left(self._widths, width), width)
-            self._by_width[width] = _Width(seconds, read)
-        else:
-            usual = known.seconds + self._slope * (read - known.read)
-            known.note(min(seconds, _SLOW * usual) if usual > 0 else seconds, read)
-            spread = sum(one.spread for one in self._by_width.values())
-            together = sum(one.together for one in self._by_width.values())
-            self._slope = max(0.0, together / spread) if spread > 0 else 0.0
-        self._read = read
+            self._by_width[width] = _Width(seconds, context)
+            return
+        known.note(min(seconds, _SLOW * self._at(width)), context)
+        spread = sum(one.spread for one in self._by_width.values())
+        together = sum(one.together / one.mean_seconds for one in self._by_width.values())
+        self._growth = max(0.0, together / spread) if spread > 0 else 0.0
 
     @property
-    def reads(self) -> int:
-        """About how many slots the last step has read, within an eighth."""
-        return _width(self._read)
+    def context(self) -> int:
+        """About how long the sequences of the last step were, within an eighth."""
+        return _width(round(self._context))
 
     def seconds(self, tokens: int) -> float | None:
-        """Seconds that a step of so many tokens takes, where it reads as much as the last one; None before anything was measured."""
+        """Seconds that a step of so many tokens takes, after texts as long as those of the last step; None before anything was measured."""
         if not self._widths:
             return None
         at = bisect_left(self._widths, tokens)
@@ -64,37 +64,36 @@ class StepTimes:
         return (1 - share) * self._at(before) + share * self._at(after)
 
     def _at(self, width: int) -> float:
-        """What one measured width takes now; never less than half of what it took, however far away that was."""
+        """What one measured width takes now."""
         known = self._by_width[width]
-        now = known.seconds + self._slope * (self._read - known.read)
-        return max(now, known.seconds / 2)
+        return known.seconds * max(_LEAST, 1 + self._growth * (self._context - known.context))
 
 
 @dataclass(slots=True)
 class _Width:
-    """Steps of one width: averages of the last ones, and how seconds and slots went together in many."""
+    """Steps of one width: averages of the last ones, and how seconds and context went together in many."""
 
     seconds: float
-    read: float  # slots
+    context: float  # tokens
     mean_seconds: float = 0.0
-    mean_read: float = 0.0
-    steps: float = 0.0
-    spread: float = 0.0  # sum of squares of the slots around their mean
+    mean_context: float = 0.0
+    steps: float = 1.0
+    spread: float = 0.0  # sum of squares of the contexts around their mean
     together: float = 0.0  # sum of products with the seconds around theirs
 
     def __post_init__(self) -> None:
-        self.mean_seconds, self.mean_read, self.steps = self.seconds, self.read, 1.0
+        self.mean_seconds, self.mean_context = self.seconds, self.context
 
-    def note(self, seconds: float, read: int) -> None:
+    def note(self, seconds: float, context: float) -> None:
         """Adds one step (Welford's sums, of which the old ones fade)."""
         self.seconds = _OLD * self.seconds + (1 - _OLD) * seconds
-        self.read = _OLD * self.read + (1 - _OLD) * read
-        self.steps = _OLD_SLOPE * self.steps + 1
-        away = read - self.mean_read
-        self.mean_read += away / self.steps
+        self.context = _OLD * self.context + (1 - _OLD) * context
+        self.steps = _OLD_GROWTH * self.steps + 1
+        away = context - self.mean_context
+        self.mean_context += away / self.steps
         self.mean_seconds += (seconds - self.mean_seconds) / self.steps
-        self.spread = _OLD_SLOPE * self.spread + away * (read - self.mean_read)
-        self.together = _OLD_SLOPE * self.together + away * (seconds - self.mean_seconds)
+        self.spread = _OLD_GROWTH * self.spread + away * (context - self.mean_context)
+        self.together = _OLD_GROWTH * self.together + away * (seconds - self.mean_seconds)
 
 
 def _width(tokens: int) -> int:

@@ -198,9 +198,9 @@ def mean_steps(backend: LocalBackend) -> Iterator[Callable[[int], float]]:
     times, seconds = backend.engine.times(backend.runner), defaultdict[int, list[float]](list)
     note = times.note
 
-    def noted(tokens: int, took: float, read: int = 0) -> None:
+    def noted(tokens: int, took: float, context: float = 0.0) -> None:
         seconds[tokens].append(took)
-        note(tokens, took, read)
+        note(tokens, took, context)
 
     def mean(tokens: int) -> float:
         widths = sorted(seconds)

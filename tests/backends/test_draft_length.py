@@ -218,25 +218,46 @@ def test_step_times_are_told_for_texts_as_long_as_those_of_now():
     """Of widths that were measured after short texts and after long ones, the wider one still takes longer."""
     times = StepTimes()
 
-    def step(width, read):
-        noise = 1 + 0.05 * math.sin(7919 * (width + read))
-        times.note(width, noise * (1 + 0.1 * width + 0.0005 * read), read)
+    def seconds(width, context):
+        return (1 + 0.05 * width) * (1 + 0.002 * context)
 
-    for read in range(1600, 3200, 16):
-        step(80, read)
-    for read in range(1600, 17600, 16):
-        step(16, read)
-    assert times.seconds(16) == pytest.approx(1 + 1.6 + 8.8, rel=0.1)
-    assert times.seconds(80) == pytest.approx(1 + 8 + 8.8, rel=0.1)
-    for read in range(1600, 1920, 16):  # a new tree begins
-        step(16, read)
-    assert times.seconds(80) == pytest.approx(1 + 8 + 0.96, rel=0.1)
+    def step(width, context):
+        times.note(
+            width,
+            (1 + 0.05 * math.sin(7919 * (width + context))) * seconds(width, context),
+            context,
+        )
+
+    for context in range(100, 200):
+        step(80, context)
+    for context in range(100, 600):
+        step(16, context)
+    assert times.seconds(16) == pytest.approx(seconds(16, 600), rel=0.1)
+    assert times.seconds(80) == pytest.approx(seconds(80, 600), rel=0.2)
+    for context in range(100, 120):  # a new tree begins
+        step(16, context)
+    assert times.seconds(80) == pytest.approx(seconds(80, 120), rel=0.1)
+    assert times.seconds(16) == pytest.approx(seconds(16, 120), rel=0.1)
 
 
 def test_steps_that_take_no_longer_after_long_texts_are_told_so():
     """Those of recurrent models."""
     times = StepTimes()
-    for read in range(1, 500):
-        times.note(4, 1 + 0.05 * math.sin(7919 * read), read)
+    for context in range(1, 500):
+        times.note(4, 1 + 0.05 * math.sin(7919 * context), context)
     assert times.seconds(4) == pytest.approx(1, abs=0.05)
     assert times.seconds(1) == pytest.approx(1, abs=0.05)
+
+
+def test_a_length_is_chosen_anew_where_texts_have_become_longer():
+    """What pays after short texts may not after long ones, and the other way round."""
+    target, draft = StepTimes(), curve(lambda _: 0.1)
+    for width, context in itertools.product((16, 48), range(100, 120)):
+        target.note(width, 1.0 if width == 16 else 3.0, context)
+    length = DraftLength(2, target, draft, learned(0.9))
+    lengths = [length.next(16) for _ in range(100)]
+    assert lengths[-1] == 0
+    for context in range(400, 430):
+        target.note(48, 1.5, context)
+        target.note(16, 1.2, context)
+    assert length.next(16) == 2
