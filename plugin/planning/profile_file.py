@@ -183,13 +183,14 @@ def check_place(path: Path) -> None:
         data = path.read_bytes()
     except OSError:  # there is nothing, or nothing that could be replaced
         return
+    if not data.strip():
+        return
     try:
-        known = not data.strip() or _Version.model_validate_json(data)
+        _Version.model_validate_json(data)
     except ValidationError:
-        known = False
-    if not known:
         msg = f"{path} is there already and is no profile: it would be lost"
-        raise SettingError(msg, hint="Give the profile another name, or move that file.")
+        hint = "Give the profile another name, or move that file."
+        raise SettingError(msg, hint=hint) from None
 
 
 def _first(error: ValidationError) -> str:
