@@ -378,6 +378,14 @@ class Runner(Protocol):
         """One forward over all chunks; changes nothing when it raises."""
         ...
 
+    def run_beside(self) -> None:
+        """Lets its steps run beside those of other runners from now on, where the device can."""
+        ...
+
+    def join(self) -> None:
+        """What is asked of the device from now on comes after its last step; it waits for nothing here."""
+        ...
+
     def synchronize(self) -> None:
         """Waits for the device."""
         ...

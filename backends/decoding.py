@@ -142,6 +142,7 @@ class DecodingBackend(BackendWrapper):
         """What draws into the branch; raises EngineClosedError where the draft has been closed meanwhile."""
         if self.draft is not None:
             self.draft.check_open()
+            self.draft.runner.run_beside()
         runner, decoder = self.target.runner, self.decoder
         target = speculation.Target(
             runner,

@@ -313,6 +313,7 @@ class Engine:
     def _finish_step(self, step: Step) -> None:
         begun = time.perf_counter()
         try:
+            step.runner.join()
             results = self._results.collect(step)
         except Exception as error:  # noqa: BLE001 - a device may report a failed step only now
             self._fail_step(step, error)

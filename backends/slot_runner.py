@@ -50,6 +50,12 @@ class SlotRunner(ABC):
             self._cutting(sequence, length - 1)
         self.pool.release(sequence.truncate(length))
 
+    def run_beside(self) -> None:
+        """Steps come one after another: by default the device does nothing at once."""
+
+    def join(self) -> None:
+        """Whatever comes next does so by itself."""
+
     def checkpoint(self, sequence: Sequence) -> None:
         """Nothing to keep: tokens are cut off one by one."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence as Sequence_
+from collections.abc import Iterator, Sequence as Sequence_
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class TorchRunner(SlotRunner):
         assert isinstance(dtype, torch.dtype)
         self.dtype = dtype  # of a quantised model, what it computes in
         self._fused: FusedForward | None = None
+        self._stream: torch.cuda.Stream | None = None  # None is the device's current one
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
         try:
@@ -58,7 +60,7 @@ class TorchRunner(SlotRunner):
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one forward; raises CapacityError, or the model's own error, and changes nothing then."""
         try:
-            with self._slots_for(chunks), torch.inference_mode():
+            with self._slots_for(chunks), torch.inference_mode(), self._beside():
                 plan = self._planner.plan(chunks)
                 self._stage.plan = plan
                 rows = self._forward(plan.tokens, plan.positions, plan.keep)
@@ -67,7 +69,32 @@ class TorchRunner(SlotRunner):
             raise
         finally:
             self._stage.plan = None
+        if (
+            self._stream is not None
+        ):  # its memory is not given to the next step while the draws read it
+            rows.record_stream(torch.cuda.current_stream(self.device))
         return Logits(rows[: plan.kept], plan.union)
+
+    def run_beside(self) -> None:
+        """On CUDA its steps have a stream of their own: a draft's small kernels run while the target's do."""
+        if self.device.type == "cuda" and self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+            # weights and pools were written on the stream of now; after that only steps touch them
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+
+    def join(self) -> None:
+        """The current stream waits for that of the steps."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """What is launched inside goes to the stream of the steps."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
 
     def synchronize(self) -> None:
         """Waits for the device."""

@@ -99,9 +99,10 @@ class TorchStateRunner(StateRunner, TorchRunner):
         """Computes every chunk in one forward; whatever it raises, the chunks' sequences are computed again later."""
         lanes = self._lanes_for(chunks)
         shared = self._round
-        shared.groups = self._groups(chunks, lanes)
+        with self._beside():
+            shared.groups = self._groups(chunks, lanes)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._beside():
                 self._states.settle()
             return super().step(chunks)
         finally:

@@ -8,8 +8,11 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama
 
 from langchain_pareto import ChatPareto
 from langchain_pareto.backends.base import Sampling, Stop
+from langchain_pareto.backends.decoders import Rounds
+from langchain_pareto.backends.decoding import DecodingBackend
 from langchain_pareto.backends.draws import Row
 from langchain_pareto.backends.keys import root_key
+from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.sampling import Sampler
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.torch_runner import TorchRunner
@@ -98,3 +101,20 @@ def test_the_bundled_model_answers():
     backend.engine.call(lambda: None).result()
     assert backend.runner.pool.live == 0
     with_model.close()
+
+
+@pytest.mark.parametrize("schedule", ["batched", "first_come"])
+def test_a_draft_runs_on_a_stream_of_its_own(schedule):
+    """While the target's kernels run, so do the draft's; the text is that of plain decoding, greedy and sampled."""
+    with load("nano", device="cuda") as target, load("nano-draft", device="cuda") as draft:
+        for sampling in (Sampling(0.0), Sampling(1.0)):
+            texts = []
+            for backend in (target, DecodingBackend(target, Rounds(schedule=schedule), draft)):
+                root = backend.open("Use 11 7 3 to make 74.\n", seed=3)
+                tasks = [
+                    backend.extend(branch, sampling, Stop(64, eos=False)) for branch in root.fork(4)
+                ]
+                texts.append([task.future.result().tokens for task in tasks])
+            assert texts[0] == texts[1]
+        assert target.runner._stream is None
+        assert draft.runner._stream is not None
