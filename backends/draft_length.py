@@ -18,9 +18,6 @@ from langchain_pareto.backends.step_times import StepTimes
 _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
 _PROBE = 2  # guesses of a round that looks whether guessing pays by now
-# First rounds of each branch of many that look, whatever other texts told: they cost little, and a tree that gave up too soon guesses
-# nothing for long.
-_LOOKS = 2
 # Rounds without a guess before the next such look, of one branch for all: it makes the draft read what was drawn meanwhile.
 _PAUSE, _LONGEST_PAUSE = 64, 1024
 _MARGIN = 1.03  # over no guess: what a round takes beside its steps, and branches that end apart and leave the others a narrower batch
@@ -128,9 +125,10 @@ class DraftLength:
         if length := self._length:
             self._quiet, self._pause = 0, _PAUSE
             return length
-        # the first rounds of many tell much, and there is little yet that the draft must read
-        if branches > 1 and self._asked < _LOOKS * self._branches:
-            self._asked += 1
+        # Whatever other texts told, one look of each of many branches tells much, and there is little yet that the draft must read. The
+        # first tokens would tell the same of all: they come after the same text.
+        self._asked += 1
+        if branches > 1 and self._branches < self._asked <= 2 * self._branches:
             return min(_PROBE, self._most)
         self._quiet += 1
         if self._quiet < self._pause * branches:

@@ -216,12 +216,15 @@ def mean_steps(backend: LocalBackend) -> Iterator[Callable[[int], float]]:
 def alternate(
     contenders: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, warm: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each contender over `rounds` in which everyone takes a turn, after `warm` that do not count."""
+    """Median seconds of each contender over `rounds` in which everyone takes a turn, after `warm` that do not count.
+
+    In every round they come in another order: what ran before leaves its traces in caches.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warm + rounds):
-        for name, contender in contenders.items():
+        for name in random.Random(turn).sample(list(contenders), len(contenders)):
             began = time.perf_counter()
-            contender()
+            contenders[name]()
             if turn >= warm:
                 seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(times) for name, times in seconds.items()}

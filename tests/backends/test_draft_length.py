@@ -95,7 +95,7 @@ def test_guessing_stops_where_it_does_not_pay_and_is_tried_again():
 
 
 def test_of_branches_that_share_steps_one_looks_whether_it_pays():
-    """Each look makes the draft read what was drawn meanwhile: after their first two rounds, sixteen branches look no oftener than one."""
+    """Each look makes the draft read what was drawn meanwhile: after their second tokens, sixteen branches look no oftener than one."""
     target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.8)), []
     with drawing(length, 16):
@@ -104,20 +104,20 @@ def test_of_branches_that_share_steps_one_looks_whether_it_pays():
             guesses.append(sum(k > 0 for k in lengths))
             for k in lengths:
                 length.note(k, 0)
-    assert guesses[:2] == [16, 16]
+    assert guesses[:2] == [0, 16]
     assert 2 <= sum(guesses[2:]) <= 5
     assert max(guesses[2:]) == 1
 
 
 def test_of_trees_that_share_steps_each_looks_as_often_as_it_has_branches():
-    """Sixteen calls of one branch each look twice, as sixteen branches of one call do: not each as often as all together."""
+    """Sixteen calls of one branch each look once, as sixteen branches of one call do: not each as often as all together."""
     target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.1)), []
     with drawing(length, 1):
         for _ in range(100):
             guesses.append(k := length.next(16))
             length.note(k, 0)
-    assert guesses[:2] == [2, 2]
+    assert guesses[:2] == [0, 2]
     assert not any(guesses[2:])
 
 
@@ -159,7 +159,7 @@ def test_a_wrong_guess_that_all_branches_make_is_one_wrong_guess(known):
         for first, _ in itertools.product((True, False), range(16)):
             k = length.next(16)
             length.note(k, 0 if first else k, first=first)
-            assert k > 0
+            assert k > 0 or (first and known < 0.5)
         assert length.next(16) > 0
 
 
