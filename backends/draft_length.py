@@ -101,7 +101,7 @@ class DraftLength:
         self._most, self._target, self._draft, self._pair = most, target, draft, pair
         self._own = pair.copy()
         self._branches = 0  # of this group that are drawn now
-        self._quiet, self._pause, self._asked = 0, _PAUSE, 0
+        self._quiet, self._pause, self._declined = 0, _PAUSE, 0
         self._known, self._length = (0, 0, 0), 0  # what the last length was chosen by
 
     @contextmanager
@@ -127,8 +127,8 @@ class DraftLength:
             return length
         # Whatever other texts told, one look of each of many branches tells much, and there is little yet that the draft must read. The
         # first tokens would tell the same of all: they come after the same text.
-        self._asked += 1
-        if branches > 1 and self._branches < self._asked <= 2 * self._branches:
+        self._declined += 1
+        if branches > 1 and self._branches < self._declined <= 2 * self._branches:
             return min(_PROBE, self._most)
         self._quiet += 1
         if self._quiet < self._pause * branches:

@@ -25,7 +25,8 @@ class StepTimes:
         self._by_width = dict[int, _Width]()
         self._widths = list[int]()
         self._context = 0.0  # of the last step
-        self._growth = 0.0  # share of its seconds that a step takes more for each token of context
+        # share of its seconds that a step takes more for each token of context; None until somebody asks
+        self._growth: float | None = None
 
     def note(self, tokens: int, seconds: float, context: float = 0.0) -> None:
         """Adds one measured step, whose sequences are `context` tokens long on average."""
@@ -36,10 +37,10 @@ class StepTimes:
             self._widths.insert(bisect_left(self._widths, width), width)
             self._by_width[width] = _Width(seconds, context)
             return
-        known.note(min(seconds, _SLOW * self._at(width)), context)
-        spread = sum(one.spread for one in self._by_width.values())
-        together = sum(one.together / one.mean_seconds for one in self._by_width.values())
-        self._growth = max(0.0, together / spread) if spread > 0 else 0.0
+        if seconds > _SLOW * _LEAST * known.seconds:  # else it is none, whatever the growth
+            seconds = min(seconds, _SLOW * self._at(width))
+        known.note(seconds, context)
+        self._growth = None  # every step is noted, and few are asked about
 
     @property
     def context(self) -> int:
@@ -65,6 +66,10 @@ class StepTimes:
 
     def _at(self, width: int) -> float:
         """What one measured width takes now."""
+        if self._growth is None:
+            spread = sum(one.spread for one in self._by_width.values())
+            together = sum(one.together / one.mean_seconds for one in self._by_width.values())
+            self._growth = max(0.0, together / spread) if spread > 0 else 0.0
         known = self._by_width[width]
         return known.seconds * max(_LEAST, 1 + self._growth * (self._context - known.context))
 
