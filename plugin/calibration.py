@@ -35,7 +35,7 @@ from langchain_pareto.planning.profile import Profile
 from langchain_pareto.planning.profile_file import check_place
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.scorer_cost import ScorerCost
-from langchain_pareto.planning.store import device_path, profile_path, samples_path
+from langchain_pareto.planning.store import device_path, is_path, profile_path, samples_path
 from langchain_pareto.scorer_timing import scorer_cost, takes_time
 from langchain_pareto.strategies import Vote, WeightedVote
 from langchain_pareto.strategies.scorers import MeanLogprob
@@ -88,7 +88,7 @@ async def calibrate_quality(
 
 def _check_place(task: str | Path) -> None:
     """Raises SettingError where something else would be replaced; what is called by a name is a profile."""
-    if isinstance(task, Path) or task.endswith(".json"):
+    if is_path(task):
         check_place(profile_path(task))
 
 

@@ -23,11 +23,16 @@ def home() -> Path:
     return Path(own) if own else user_data_path("langchain-pareto", appauthor=False)
 
 
+def is_path(task: str | Path) -> bool:
+    """Whether a profile is called by the path of a file, which may hold anything, and not by its name."""
+    return isinstance(task, Path) or task.endswith(".json")
+
+
 def profile_path(task: str | Path) -> Path:
     """The profile of a kind of questions, by its name or by the path of a JSON file; SettingError for what is neither."""
-    if isinstance(task, Path) or task.endswith(".json"):
+    if is_path(task):
         return Path(task)
-    return home() / "profiles" / f"{_checked(task)}.json"
+    return home() / "profiles" / f"{_checked(str(task))}.json"
 
 
 def samples_path(task: str | Path) -> Path:
