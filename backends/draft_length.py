@@ -9,7 +9,7 @@ are right more often. A round takes k steps of the draft and one step of the tar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -17,9 +17,13 @@ from langchain_pareto.backends.step_times import StepTimes
 
 _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
-_PROBE = 2  # guesses of a round that looks whether guessing pays by now
-# Rounds without a guess before the next such look, of one branch for all: it makes the draft read what was drawn meanwhile.
-_PAUSE, _LONGEST_PAUSE = 64, 1024
+_EARLY_LOOK = 4  # tokens that each branch of a tree looks at once it has drawn so many
+_LATER_LOOK = 16  # tokens of a later look, of one branch for all
+_PROBE = 2  # guesses of a round that looks ahead
+_PAUSE, _LONGEST_PAUSE = (
+    64,
+    1024,
+)  # tokens without a guess before the next such look: the draft reads what was drawn meanwhile
 _MARGIN = 1.03  # over no guess: what a round takes beside its steps, and branches that end apart and leave the others a narrower batch
 _PATIENCE = 4  # lengths: speeds rise and then fall, but for steps in the curve of times
 _PRIOR_RATE = 0.7  # of a pair that has not guessed yet
@@ -91,6 +95,14 @@ class Acceptance:
         return Acceptance(self.rate * weight, weight, self.rounds, places)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Of how many tokens to look whether they would have been guessed; where nobody can tell, how many to guess."""
+
+    back: int
+    ahead: int
+
+
 class DraftLength:
     """The length of the next guess of one group of branches."""
 
@@ -115,26 +127,30 @@ class DraftLength:
 
     def next(self, branches: int) -> int:
         """How many tokens to guess for one branch where so many, of whatever groups, share the steps; 0 where it does not pay."""
-        if self._target.seconds(branches) is None:
+        if not self._target.measured:
             return 0
         if self._pair.rounds < _FIRST_ROUNDS:
             return min(_FIRST, self._most)
         known = branches, self._own.rounds, self._target.context
         if known != self._known:  # what was chosen is chosen again, while texts are about as long
             self._known, self._length = known, self._fastest(branches)
-        if length := self._length:
+        if self._length:
             self._quiet, self._pause = 0, _PAUSE
-            return length
-        # Whatever other texts told, one look of each of many branches tells much, and there is little yet that the draft must read. The
-        # first tokens would tell the same of all: they come after the same text.
+        return self._length
+
+    def look(self, branches: int) -> Look | None:
+        """Asked in each round without a guess of one of so many branches: how to look whether guesses would be right by now, if at all."""
+        if not self._target.measured:
+            return None
+        # Whatever other texts told, one look of each branch tells much, and there is little yet that the draft must read.
         self._declined += 1
-        if branches > 1 and self._branches < self._declined <= 2 * self._branches:
-            return min(_PROBE, self._most)
+        if self._declined > _EARLY_LOOK * self._branches >= self._declined - self._branches:
+            return Look(_EARLY_LOOK, min(_PROBE, self._most))
         self._quiet += 1
         if self._quiet < self._pause * branches:
-            return 0
+            return None
         self._quiet, self._pause = 0, min(2 * self._pause, _LONGEST_PAUSE)
-        return min(_PROBE, self._most)
+        return Look(_LATER_LOOK, min(_PROBE, self._most))
 
     def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
         """What a guess came to; the `first` ones of a group's branches are made after the same text."""
@@ -142,6 +158,18 @@ class DraftLength:
             alike = max(1, self._branches) if first else 1
             self._own.note(drafted, accepted, alike)
             self._pair.note(drafted, accepted, alike)
+
+    def note_look(self, right: Sequence[bool], *, first: bool = False) -> None:
+        """Which guesses would have been right in places that follow each other: the rounds that they would have been.
+
+        After a wrong guess, and after as many as there may be, the target's own token comes.
+        """
+        at = 0
+        while at < len(right):
+            round_ = list(right[at : at + self._most])
+            accepted = (*round_, False).index(False)
+            self.note(min(accepted + 1, len(round_)), accepted, first=first and not at)
+            at += accepted + 1
 
     def _fastest(self, branches: int) -> int:
         """The shortest of the fastest lengths, up to where a few in a row have been no faster."""
@@ -177,5 +205,12 @@ class FixedLength:
         """That length."""
         return self._length
 
+    def look(self, branches: int) -> Look | None:  # noqa: ARG002 - as above
+        """Never."""
+        return None
+
     def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
+        """Nothing to learn."""
+
+    def note_look(self, right: Sequence[bool], *, first: bool = False) -> None:
         """Nothing to learn."""

@@ -29,6 +29,13 @@ class Guesser(Protocol):
         """Up to `most` tokens that may come after `tokens`; none comes after one of `ends`."""
         ...
 
+    def look_back(self, tokens: Sequence[int], most: int) -> Work | None:
+        """What tells, without a guess, which of the last tokens and of the next one it would have guessed: up to `most` in all.
+
+        The branch drew them with one key. None where nothing can tell.
+        """
+        ...
+
 
 class Silent:
     """Guesses nothing."""
@@ -37,6 +44,9 @@ class Silent:
         """As the protocol says; runs no model."""
         return []
         yield  # a generator like the others
+
+    def look_back(self, tokens: Sequence[int], most: int) -> None:
+        """Nothing tells."""
 
 
 def rewrite(runner: Runner, sequence: TokenSequence, length: int, tokens: Sequence[int]) -> None:
@@ -101,7 +111,7 @@ class ModelGuesser:
     def guess(self, tokens: Sequence[int], most: int, ends: Collection[int]) -> Guessing:
         """As the protocol says."""
         most = min(most, self._context - len(tokens))
-        if most < 1 or max(tokens[self._agreed :], default=0) >= self._shared:
+        if most < 1 or not self._reads(tokens):
             return []
         self.follow(tokens)
         self._runner.checkpoint(self._sequence)
@@ -125,6 +135,24 @@ class ModelGuesser:
             if way is not None:
                 way.go_back()
         return drawn
+
+    def look_back(self, tokens: Sequence[int], most: int) -> Work | None:
+        """As the protocol says, of what it has not read yet: that it must read in any case before it guesses again.
+
+        Not where a guess depends on more than the branch's key and the tokens before it.
+        """
+        draw = self._draw
+        if draw.keep or draw.constraint is not None or self._least > -math.inf:
+            return None
+        if len(tokens) >= self._context or not self._reads(tokens):
+            return None
+        self.follow(tokens)
+        rows = min(most, self._sequence.pending)
+        return Work(self._sequence, draw, rows=rows, runner=self._runner)
+
+    def _reads(self, tokens: Sequence[int]) -> bool:
+        """Whether it has all tokens of a branch."""
+        return max(tokens[self._agreed :], default=0) < self._shared
 
     def follow(self, tokens: Sequence[int]) -> None:
         """Makes the small model's sequence that of the branch."""
@@ -198,3 +226,6 @@ class LookupGuesser:
                 break
         return guessed
         yield  # a generator like the others
+
+    def look_back(self, tokens: Sequence[int], most: int) -> None:
+        """Nothing tells: what was written in those places would be found there."""

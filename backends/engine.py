@@ -2,8 +2,8 @@
 One thread per device: it advances programs, and merges the work that all of them want into one step per runner and round.
 
 Knows programs, runners and time; knows no text and no strategy. Callers post metadata changes and programs into a mailbox from any
-thread; everything else happens on the engine's own thread, so nothing below needs a lock. One round: end what is cancelled or late,
-schedule (decode steps first, then chunks of prefill, oldest program first), step, draw for everybody at once, resume.
+thread; everything else happens on the engine's own thread, so nothing below needs a lock. One round: begin what is new, end what is cancelled
+or late, schedule (decode steps first, then chunks of prefill, oldest program first), step, draw for everybody at once, resume.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Engine:
         self.steps = 0
         self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._live = list[Running]()
+        self._new = list[Running]()  # of these, those that have not begun
         self._decoding = Counter[Runner]()  # of these, those that decode
         self._scheduler = Scheduler(self._live)
         self._results = Results()
@@ -84,8 +85,7 @@ class Engine:
             running.admitted = time.monotonic()
             running.meter = self.meter
             self._live.append(running)
-            self._decoding[running.runner] += running.decodes
-            self._advance(running, None)
+            self._new.append(running)
 
         self.post(admit)
         return running
@@ -261,17 +261,20 @@ class Engine:
                     self._fail(running, reason)
 
     def _round(self) -> None:
-        # 1. end what is cancelled or late
+        # 1. begin what is new
+        new, self._new = self._new, []
+        self._advance({running: None for running in new if not running.ended})
+        # 2. end what is cancelled or late
         now = time.monotonic()
         for running in list(self._live):
             if (finish := running.overdue(now)) is not None:
                 self._interrupt(running, finish)
-        # 2. one step per runner, launched before any is waited for
+        # 3. one step per runner, launched before any is waited for
         wanted = (work.runner for running in self._live for work in running.works)
         runners = dict.fromkeys(runner for runner in wanted if runner is not None)
         self._stepping = list(runners)
         started = [step for runner in runners if (step := self._launch(runner)) is not None]
-        # 3. draw, copy, meter, resume
+        # 4. draw, copy, meter, resume
         for step in started:
             self._finish_step(step)
         self._stepping = []
@@ -337,9 +340,8 @@ class Engine:
                     running.count(new_tokens=len(result))
                 running.results[i] = result
                 touched[running] = None
-        for running in touched:
-            if not running.ended and None not in running.results:
-                self._advance(running, [r for r in running.results if r is not None])
+        whole = [r for r in touched if not r.ended and None not in r.results]
+        self._advance({r: [result for result in r.results if result is not None] for r in whole})
 
     def _charge(self, step: Step, seconds: float) -> None:
         """Splits the step's cost over its programs; the shares add up to what the meter gets."""
@@ -368,13 +370,30 @@ class Engine:
 
     # --- programs
 
-    def _advance(self, running: Running, results: list[Result] | None) -> None:
-        """Resumes a program with its results, or starts it."""
+    def _advance(self, ready: dict[Running, list[Result] | None]) -> None:
+        """Resumes programs with their results, or starts them.
+
+        How far each guesses goes by how many decode. These all do by now: what they wanted last may have been to read a prompt.
+        """
+        for running in ready:
+            self._count(running, running.draws)
+        for running, results in ready.items():
+            if not running.ended:
+                self._resume(running, results)
+        for running in ready:
+            self._count(running, running.decodes)
+
+    def _count(self, running: Running, decodes: bool) -> None:
+        """Keeps the number of programs that decode."""
+        decodes = decodes and not running.ended
+        if decodes != running.counted:  # else a runner that was retired would be counted anew
+            self._decoding[running.runner] += 1 if decodes else -1
+            running.counted = decodes
+
+    def _resume(self, running: Running, results: list[Result] | None) -> None:
         try:
             works = next(running.program) if results is None else running.program.send(results)
-            decoded = running.decodes
             running.want(works)
-            self._decoding[running.runner] += running.decodes - decoded
         except StopIteration as stop:
             self._resolve(running, stop.value)
         except Exception as error:  # noqa: BLE001 - it belongs to this program alone
@@ -420,7 +439,6 @@ class Engine:
     def _end(self, running: Running) -> None:
         if running in self._live:
             self._live.remove(running)
-            self._decoding[running.runner] -= running.decodes
         running.usage.wall_seconds = time.monotonic() - running.admitted
         self.meter.wall_seconds += running.usage.wall_seconds
         self.meter.cached_tokens += running.usage.cached_tokens
@@ -429,6 +447,7 @@ class Engine:
                 assert work.runner is not None
                 work.runner.truncate(work.sequence, len(work.sequence.tokens))
         running.ended = True
+        self._count(running, False)
         running.on_end()
 
 

@@ -277,7 +277,7 @@ class LocalBackend:
     ) -> Running:
         """Starts a program that forks `branch` at once, and leaves it free for others."""
         branch.check(action)
-        return self._submit(_lazy(make, self.runner, deadline))
+        return self._submit(_lazy(make, self.runner, deadline, draws=False))
 
     def _submit(self, running: Running) -> Running:
         self.check_open()
@@ -285,12 +285,17 @@ class LocalBackend:
 
 
 def _lazy(
-    make: _Make, runner: Runner, deadline: float | None, drafter: Runner | None = None
+    make: _Make,
+    runner: Runner,
+    deadline: float | None,
+    drafter: Runner | None = None,
+    *,
+    draws: bool = True,
 ) -> Running:
     """A program made on the engine's thread, where the branch's sequence is known."""
 
     def program() -> programs.Program:
         return (yield from make(running))
 
-    running = Running(program(), runner, deadline, drafter=drafter)
+    running = Running(program(), runner, deadline, drafter=drafter, draws=draws)
     return running

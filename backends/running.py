@@ -25,8 +25,9 @@ class Running:
         deadline: float | None,
         *,
         drafter: Runner | None = None,
+        draws: bool = True,
     ) -> None:
-        """`drafter` is the runner of a model that guesses ahead for this program, if there is one."""
+        """`drafter` is the runner of a model that guesses ahead for this program, if there is one; `draws`: it writes tokens."""
         self.program = program
         self.runner = runner
         self.drafter = drafter
@@ -43,9 +44,9 @@ class Running:
         self.results: list[Result | None] = []
         self.known = dict[TokenSequence, int]()  # tokens that were there before this program
         self.held = dict[TokenSequence, Runner]()  # everything that it has worked on
-        self.decodes = (
-            True  # whether it draws token by token: it is not scored, and has read its prompt
-        )
+        self.draws = draws
+        self.decodes = False  # whether it draws token by token by now: it has read its prompt
+        self.counted = False  # by the engine, as one that decodes
         self.ended = False
         self._cancelled = False
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from langchain_pareto.backends.base import Extension, Runner
-from langchain_pareto.backends.draft_length import FixedLength
+from langchain_pareto.backends.constraint import Constraint
+from langchain_pareto.backends.draft_length import FixedLength, Look
 from langchain_pareto.backends.drafts import Guesser, ModelGuesser, Silent, rewrite
 from langchain_pareto.backends.forced import forced
 from langchain_pareto.backends.programs import (
@@ -48,6 +49,14 @@ class Length(Protocol):
 
     def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
         """What became of a guess, and whether it was the branch's first: they begin after the same text."""
+        ...
+
+    def look(self, branches: int) -> Look | None:
+        """Asked where nothing is guessed: how to look whether guesses would be right by now, if at all."""
+        ...
+
+    def note_look(self, right: Sequence[bool], *, first: bool = False) -> None:
+        """What a look found: which guesses would have been right, of places that follow each other."""
         ...
 
 
@@ -100,19 +109,25 @@ def speculate(
     `most_wrong` is how many wrong guesses so many tokens may have cost. Interrupted, it gives what is verified.
     """
     sequence, drawn, wrong = target.sequence, 0, 0
-    verify = replace(draw, counted=False)
+    verify, plain = replace(draw, counted=False), Work(target.sequence, draw)
     with length.drawing():
         try:
             while out.left:
-                if sure := _forced(draw, out):
+                if draw.constraint is not None and (sure := _forced(draw.constraint, out)):
                     drawn += 1 + (yield from _round(target, verify, out, sure, "now"))
                     continue
+                asked, look = _next(length, guesser, sequence, target.branches(), drawn)
                 # the target's own token comes on top of the guesses
-                room = most_wrong(drawn + 1) - wrong
-                wanted = min(length.next(target.branches()), out.left - 1, room)
+                wanted = min(asked, out.left - 1, most_wrong(drawn + 1) - wrong) if asked else 0
                 drafted = list[Drawn]()
                 if wanted > 0:
                     drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
+                if not drafted:
+                    would_be = yield from _plain(target, plain, look, out)
+                    if look is not None:
+                        length.note_look(would_be, first=len(would_be) > drawn)
+                    drawn += 1
+                    continue
                 guess = [one.token for one in drafted]
                 kept = tuple(one.distribution for one in drafted if one.distribution is not None)
                 wants = replace(verify, guessed=kept) if kept else verify
@@ -183,6 +198,31 @@ def _round(
     return right
 
 
+def _next(
+    length: Length, guesser: Guesser, sequence: TokenSequence, branches: int, drawn: int
+) -> tuple[int, Work | None]:
+    """How many tokens to guess, or what tells whether guesses would be right, in a branch with so many drawn tokens."""
+    asked = length.next(branches)
+    if asked or (look := length.look(branches)) is None:
+        return asked, None
+    # what was there before this call has other keys
+    work = guesser.look_back(sequence.tokens, min(look.back, drawn + 1))
+    return (look.ahead, None) if work is None else (0, work)
+
+
+def _plain(
+    target: Target, work: Work, look: Work | None, out: Continuation
+) -> Generator[list[Work], list[list[Drawn]], list[bool]]:
+    """Draws one token as plain decoding does; gives which tokens, up to this one, would have been guessed where it looks."""
+    [one], *guesses = yield [work] if look is None else [work, look]
+    target.runner.append(target.sequence, [one.token])
+    out.take(one)
+    if look is None:
+        return []
+    tokens = target.sequence.tokens[-look.rows :]
+    return [guess.token == token for guess, token in zip(guesses[0], tokens, strict=False)]
+
+
 def _verified(
     target: Target, draw: Draw, guess: Sequence[int], turn: Turn
 ) -> Generator[list[Work], list[list[Drawn]], list[Drawn]]:
@@ -204,9 +244,9 @@ def _verified(
     return rows
 
 
-def _forced(draw: Draw, out: Continuation) -> list[int]:
+def _forced(constraint: Constraint, out: Continuation) -> list[int]:
     """What a constraint forces, but for a token that ends the text and the last one, which are drawn on top of guesses."""
-    sure = forced(draw.constraint)[: min(_MOST_FORCED, out.left - 1)]
+    sure = forced(constraint)[: min(_MOST_FORCED, out.left - 1)]
     return list(itertools.takewhile(lambda token: token not in out.ends, sure))
 
 

@@ -43,6 +43,11 @@ class StepTimes:
         self._growth = None  # every step is noted, and few are asked about
 
     @property
+    def measured(self) -> bool:
+        """Whether any step was noted."""
+        return bool(self._widths)
+
+    @property
     def context(self) -> int:
         """About how long the sequences of the last step were, within an eighth."""
         return _width(round(self._context))

@@ -180,11 +180,13 @@ class Supplied:
         logits = self._step(chunks)
         rows, at = logits.rows.clone(), 0
         for chunk in chunks:
-            place = _place(chunk.sequence.tokens)
-            at += chunk.rows
-            if chunk.rows and (token := self._next.get(place)) is not None:
-                right = random.Random(f"{place}").random() < self.rate
-                rows[at - 1, token if right else (token + 1) % rows.shape[1]] = 1e9
+            tokens = chunk.sequence.tokens
+            for left in reversed(range(chunk.rows)):  # tokens behind this row's
+                place = _place(tokens[: len(tokens) - left])
+                if (token := self._next.get(place)) is not None:
+                    right = random.Random(f"{place}").random() < self.rate
+                    rows[at, token if right else (token + 1) % rows.shape[1]] = 1e9
+                at += 1
         return Logits(rows, logits.union)
 
 

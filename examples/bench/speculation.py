@@ -36,6 +36,7 @@ LLAMA_6M = Shape(96, 4, 4, 4, 256, 32000, 4096)
 GREEDY, HOT = Sampling(temperature=0.0), Sampling(temperature=0.8)
 TOKENS = 256  # of each branch with supplied guesses: of short texts, much of the time is that of the branch that ends last
 LENGTHS = (1, 2, 4, 8)
+SUPPLIED_ROUNDS = 5  # the best of many contenders is the luckiest one where each is measured seldom
 
 
 def run(
@@ -162,7 +163,7 @@ def supplied_rows() -> None:
                 stop=Stop(512, eos=False),
             ),
         }
-        seconds = alternate(work, rounds=2)
+        seconds = alternate(work, rounds=SUPPLIED_ROUNDS)
         row = f"random draft, 512 tokens, {branches} branches"
         ratio = seconds["plain"] / seconds["ours"]
         mine, theirs = (512 * branches / seconds[k] for k in ("ours", "plain"))
@@ -190,7 +191,8 @@ def _race(
         _, usages[name] = go(backends[name])
 
     with mean_steps(target) as verify, mean_steps(draft) as guess:
-        seconds = alternate({name: partial(turn, name) for name in backends}, rounds=3)
+        work = {name: partial(turn, name) for name in backends}
+        seconds = alternate(work, rounds=SUPPLIED_ROUNDS)
 
     def round_of(k: int, n: int) -> float:  # seconds
         return k * guess(n) + verify(n * (k + 1))
@@ -205,7 +207,7 @@ def _race(
         return tokens * verify(branches) / round_of(k, branches)
 
     best = min((seconds[str(k)], k) for k in LENGTHS)
-    fastest = min(best[0], seconds["plain"])
+    fastest = min(best[0], seconds["plain"])  # no guess is a fixed length, too
     for k in LENGTHS:
         row = f"a = {rate}, {branches} branches, k = {k}: speed-up against predicted"
         got, said, ideal = seconds["plain"] / seconds[str(k)], predicted(k), round(nominal(k), 2)
@@ -213,7 +215,17 @@ def _race(
     row = f"a = {rate}, {branches} branches: control against the best fixed length ({best[1]})"
     ours = seconds["plain"] / seconds["auto"]
     theirs = seconds["plain"] / fastest
-    report("speculation", row, ours, theirs, ours / theirs, "x", bar=">= 0.97")
+    guessing = round(best[0] / seconds["auto"], 3)
+    report(
+        "speculation",
+        row,
+        ours,
+        theirs,
+        ours / theirs,
+        "x",
+        against_the_best_that_guesses=guessing,
+        bar=">= 0.97",
+    )
 
 
 # --- schedules

@@ -39,6 +39,14 @@ def drawing(length, branches):
         yield
 
 
+def asked(length, branches):
+    """How many tokens one branch guesses where nobody can look back."""
+    if k := length.next(branches):
+        return k
+    look = length.look(branches)
+    return 0 if look is None else look.ahead
+
+
 @pytest.mark.parametrize(("rate", "slope"), [(0.5, 0.0), (0.7, 0.1), (0.9, 0.02), (0.9, 0.3)])
 def test_the_length_is_the_fastest_one(rate, slope):
     """It maximises expected tokens over time: within 1 % of brute force over the curves and the rate that the guesses really have."""
@@ -87,7 +95,7 @@ def test_guessing_stops_where_it_does_not_pay_and_is_tried_again():
     length = DraftLength(8, target, draft, pair)
     guessed = []
     for i in range(2000):
-        k = length.next(1)
+        k = asked(length, 1)
         guessed += [i] * (k > 0)
         length.note(k, 0)
     assert 4 <= len(guessed) <= 20
@@ -95,18 +103,18 @@ def test_guessing_stops_where_it_does_not_pay_and_is_tried_again():
 
 
 def test_of_branches_that_share_steps_one_looks_whether_it_pays():
-    """Each look makes the draft read what was drawn meanwhile: after their second tokens, sixteen branches look no oftener than one."""
+    """Each look makes the draft read what was drawn meanwhile: after an early one, sixteen branches look no oftener than one."""
     target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.8)), []
     with drawing(length, 16):
         for _ in range(1000):
-            lengths = [length.next(16) for _ in range(16)]
+            lengths = [asked(length, 16) for _ in range(16)]
             guesses.append(sum(k > 0 for k in lengths))
             for k in lengths:
                 length.note(k, 0)
-    assert guesses[:2] == [0, 16]
-    assert 2 <= sum(guesses[2:]) <= 5
-    assert max(guesses[2:]) == 1
+    assert guesses[:5] == [0, 0, 0, 0, 16]
+    assert 2 <= sum(guesses[5:]) <= 5
+    assert max(guesses[5:]) == 1
 
 
 def test_of_trees_that_share_steps_each_looks_as_often_as_it_has_branches():
@@ -115,10 +123,10 @@ def test_of_trees_that_share_steps_each_looks_as_often_as_it_has_branches():
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.1)), []
     with drawing(length, 1):
         for _ in range(100):
-            guesses.append(k := length.next(16))
+            guesses.append(k := asked(length, 16))
             length.note(k, 0)
-    assert guesses[:2] == [0, 2]
-    assert not any(guesses[2:])
+    assert guesses[:5] == [0, 0, 0, 0, 2]
+    assert not any(guesses[5:])
 
 
 def test_only_branches_of_one_tree_begin_after_the_same_text():
@@ -140,13 +148,15 @@ def test_only_branches_of_one_tree_begin_after_the_same_text():
 
 
 def test_a_tree_finds_out_by_itself_that_it_pays():
-    """Where other texts were hard, the first round of its branches tells that this one is not."""
+    """Where other texts were hard, an early look of its branches tells that this one is not."""
     target, draft = curve(lambda w: 1 + 0.02 * w, range(1, 200)), curve(lambda _: 0.3)
     length = DraftLength(8, target, draft, learned(0.1))
     assert length._fastest(16) == 0
     with drawing(length, 16):
+        for _ in range(4 * 16):
+            assert asked(length, 16) == 0
         for _ in range(16):
-            length.note(k := length.next(16), k)
+            length.note(k := asked(length, 16), k)
         assert length.next(16) > 0
 
 
@@ -156,11 +166,42 @@ def test_a_wrong_guess_that_all_branches_make_is_one_wrong_guess(known):
     target, draft = curve(lambda w: 1 + 0.02 * w, range(1, 200)), curve(lambda _: 0.2)
     length = DraftLength(8, target, draft, learned(known))
     with drawing(length, 16):
-        for first, _ in itertools.product((True, False), range(16)):
-            k = length.next(16)
-            length.note(k, 0 if first else k, first=first)
-            assert k > 0 or (first and known < 0.5)
+        for round_, _ in itertools.product(range(6), range(16)):
+            k = asked(length, 16)
+            length.note(k, k if round_ else 0, first=not round_)
+            assert k > 0 or known < 0.5
         assert length.next(16) > 0
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_a_look_back_tells_what_rounds_would_have_told(most):
+    """The same places are looked at in the same rounds, and the last round as far as the look reaches."""
+    target, draft = curve(lambda _: 1.0), curve(lambda _: 0.1)
+    right = [(i * 7919) % 1000 < 800 for i in range(100)]
+    looked, guessed = Acceptance(), Acceptance()
+    DraftLength(most, target, draft, looked).note_look(right)
+    length, at = DraftLength(most, target, draft, guessed), 0
+    while at < len(right):
+        accepted = sum(itertools.takewhile(bool, right[at : at + most]))
+        length.note(min(most, len(right) - at), accepted)
+        at += accepted + 1
+    assert looked == guessed
+    assert looked.rounds > 10
+
+
+def test_a_look_at_first_tokens_is_one_look_of_all_branches():
+    """They come after the same text; tokens behind them tell of each branch's own."""
+    target, draft = curve(lambda _: 1.0), curve(lambda _: 0.1)
+    pair = learned(0.85)
+    length = DraftLength(8, target, draft, pair)
+    with drawing(length, 16):
+        for _ in range(16):
+            length.note_look([False, True, True], first=True)
+    other = learned(0.85)
+    other.note(1, 0)
+    for _ in range(16):
+        other.note(2, 2)
+    assert pair.rate == pytest.approx(other.rate, abs=0.01)
 
 
 def test_nothing_is_guessed_before_a_plain_step_was_measured():
@@ -195,7 +236,9 @@ def test_a_fixed_length_is_fixed():
     """Whatever happens."""
     length = FixedLength(3)
     length.note(3, 0)
+    length.note_look([False])
     assert length.next(100) == 3
+    assert length.look(100) is None
 
 
 def test_step_times_are_averages_with_lines_between():

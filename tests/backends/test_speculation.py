@@ -10,6 +10,7 @@ from langchain_pareto.backends import speculation
 from langchain_pareto.backends.base import Logits, Sampling, Stop, Usage
 from langchain_pareto.backends.decoders import BigLittle, Lookup, Plain, Rounds, Speculative
 from langchain_pareto.backends.decoding import DecodingBackend
+from langchain_pareto.backends.draft_length import FixedLength, Look
 from langchain_pareto.backends.engine import Engine
 from langchain_pareto.backends.programs import Drawn
 from langchain_pareto.backends.tokens import HFTokenizer
@@ -582,6 +583,136 @@ def test_only_what_decodes_shares_the_steps(pair, gate):
     for task in [target.extend(one, HOT, stop) for one in roots]:
         task.future.result(WAIT)
     assert max(shared) == 1
+
+
+def test_how_many_share_the_steps_is_known_from_the_first_token_on(pair, gate):
+    """Branches that come together all ask with all of them, and not each with those before it."""
+    target, draft = pair()
+    shared = []
+
+    class Noting(FixedLength):
+        def next(self, branches):
+            shared.append(branches)
+            return 0
+
+    gated, stop = gate(target), Stop(3, eos=False)
+    gated.stop_at(0)
+    first = target.extend(target.open(PROMPT), HOT, stop)  # holds the engine until all are there
+    backend = with_length(target, draft, Noting(0))
+    root = backend.open(PROMPT)
+    tasks = [backend.extend(child, HOT, stop) for child in root.fork(5)]
+    gated.open()
+    for task in [first, *tasks]:
+        task.future.result(WAIT)
+    assert shared[:5] == [6] * 5
+
+
+class Once(FixedLength):
+    """Guesses one token in one round, and never else."""
+
+    def __init__(self, at):
+        super().__init__(0)
+        self._at = at
+
+    def next(self, branches):
+        self._at -= 1
+        return int(self._at == -1)
+
+
+class Looking(FixedLength):
+    """Never guesses, and looks back in every so many rounds."""
+
+    def __init__(self, back, every):
+        super().__init__(0)
+        self._back, self._every, self._rounds = back, every, 0
+        self.found = {}  # by place
+        self.first = []
+
+    def look(self, branches):
+        self._rounds += 1
+        return Look(self._back, ahead=2) if self._rounds % self._every == 0 else None
+
+    def note_look(self, right, *, first=False):
+        places = range(self._rounds - len(right), self._rounds)
+        self.first.append((first, 0 in places))
+        self.found |= dict(zip(places, right, strict=True))
+
+
+def with_length(target, draft, length):
+    """A backend that guesses as long as it is told."""
+    backend = DecodingBackend(target, Speculative(), draft)
+    backend._length = lambda _: length
+    return backend
+
+
+@pytest.mark.parametrize("sampling", list(SAMPLINGS))
+@pytest.mark.parametrize(("back", "every", "places"), [(1, 1, 12), (4, 4, 12), (16, 5, 10)])
+def test_a_look_back_finds_what_guesses_would_have_been(pair, sampling, back, every, places):
+    """Of each token that it looks at, whether the draft would have guessed it."""
+    target, draft = pair()
+    step = draft.runner.step
+    spread = 4 * torch.randn(target.spec.vocabulary, generator=torch.Generator().manual_seed(1))
+
+    def leaning(chunks):
+        logits = step(chunks)
+        return Logits(logits.rows + spread, logits.union)
+
+    draft.runner.step = leaning
+    told = {"sampling": SAMPLINGS[sampling], "stop": Stop(12, eos=False)}
+    length = Looking(back, every)
+    [looked] = drawn(with_length(target, draft, length), **told)
+    assert looked.tokens == drawn(target, **told)[0].tokens
+    assert looked.usage.drafted == looked.usage.rounds == 0
+    assert all(first == begins for first, begins in length.first)
+    right = {}
+    for at in range(places - 1):  # the last token is drawn with no guess
+        [one] = drawn(with_length(target, draft, Once(at)), **told)
+        assert one.usage.drafted == 1
+        right[at] = one.usage.accepted == 1
+    assert {at: length.found[at] for at in right} == right
+    assert len(length.found) == places
+    assert len(set(right.values())) == 2
+    assert held(target, draft) == [0, 0]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mamba2", "lfm2"])
+def test_looks_back_cost_the_target_no_step(make_backend, architecture):
+    """Branches that look and branches that do not stay in step, and the draft reads what was drawn in as few steps as there are looks."""
+    engine = Engine("test")
+    target = make_backend("llama", engine=engine)
+    draft = make_backend(architecture, engine=engine)
+    steps = dict.fromkeys((target.runner, draft.runner), 0)
+    for runner in steps:
+
+        def counting(chunks, runner=runner, step=runner.step):
+            steps[runner] += 1
+            return step(chunks)
+
+        runner.step = counting
+    plain = drawn(target, branches=5)
+    alone, steps[target.runner] = steps[target.runner], 0
+    looked = drawn(with_length(target, draft, Looking(8, 16)), branches=5)
+    assert ids(looked) == ids(plain)
+    recurrent = draft.runner.recurrent  # reads what comes before the look in a step of its own
+    assert steps[target.runner] <= alone + 8 * recurrent
+    assert 0 < steps[draft.runner] <= 8 * (1 + recurrent)
+
+
+@pytest.mark.parametrize("how", ["confidence", "max", "constraint", "lookup"])
+def test_where_nothing_tells_without_guessing_a_look_guesses(pair, how):
+    """A guess that depends on more than the branch's key, or on no model at all."""
+    target, draft = pair()
+    decoder = {
+        "confidence": Speculative(confidence=0.01),
+        "max": Speculative(accept="max"),
+        "lookup": Lookup(ngram=1, shortest=1),
+    }.get(how, Speculative())
+    backend = DecodingBackend(target, decoder, draft)
+    length = Looking(8, 4)
+    backend._length = lambda _: length
+    [found] = drawn(backend, constraint=Even() if how == "constraint" else None)
+    assert not length.found
+    assert found.usage.drafted > 0 or how == "lookup"
 
 
 def test_a_step_does_not_look_at_all_programs_for_each_of_them(pair):
