@@ -17,13 +17,11 @@ from langchain_pareto.backends.step_times import StepTimes
 
 _FIRST = 4  # guesses of a pair's first rounds, until the steps are measured
 _FIRST_ROUNDS = 2
-_EARLY_LOOK = 4  # tokens that each branch of a tree looks at once it has drawn so many
-_LATER_LOOK = 16  # tokens of a later look, of one branch for all
-_PROBE = 2  # guesses of a round that looks ahead
-_PAUSE, _LONGEST_PAUSE = (
-    64,
-    1024,
-)  # tokens without a guess before the next such look: the draft reads what was drawn meanwhile
+# Tokens of a look. The first token tells the same of all branches, which begin after the same text: an early look leaves it out.
+_EARLY_LOOK, _LATER_LOOK = 4, 16
+_PROBE = 2  # guesses of a look where nothing can tell without guessing
+# Rounds without a guess before a later look, of one branch for all: the draft reads what was drawn meanwhile.
+_PAUSE, _LONGEST_PAUSE = 64, 1024
 _MARGIN = 1.03  # over no guess: what a round takes beside its steps, and branches that end apart and leave the others a narrower batch
 _PATIENCE = 4  # lengths: speeds rise and then fall, but for steps in the curve of times
 _PRIOR_RATE = 0.7  # of a pair that has not guessed yet
@@ -97,7 +95,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Of how many tokens to look whether they would have been guessed; where nobody can tell, how many to guess."""
+    """Of how many last tokens to look whether they would have been guessed; where nothing can tell, how many to guess."""
 
     back: int
     ahead: int
@@ -113,7 +111,7 @@ class DraftLength:
         self._most, self._target, self._draft, self._pair = most, target, draft, pair
         self._own = pair.copy()
         self._branches = 0  # of this group that are drawn now
-        self._quiet, self._pause, self._declined = 0, _PAUSE, 0
+        self._quiet, self._pause, self._early = 0, _PAUSE, 0
         self._known, self._length = (0, 0, 0), 0  # what the last length was chosen by
 
     @contextmanager
@@ -138,16 +136,16 @@ class DraftLength:
             self._quiet, self._pause = 0, _PAUSE
         return self._length
 
-    def look(self, branches: int) -> Look | None:
-        """Asked in each round without a guess of one of so many branches: how to look whether guesses would be right by now, if at all."""
+    def look(self, branches: int, drawn: int) -> Look | None:
+        """Asked in each round without a guess, in a branch with so many drawn tokens: how to look whether guesses would be right, if at all."""
         if not self._target.measured:
             return None
-        # Whatever other texts told, one look of each branch tells much, and there is little yet that the draft must read.
-        self._declined += 1
-        if self._declined > _EARLY_LOOK * self._branches >= self._declined - self._branches:
+        # Whatever other texts told, one look of each of many branches tells much, and there is little yet that the draft must read.
+        if branches > 1 and drawn == _EARLY_LOOK + 1 and self._early < self._branches:
+            self._early += 1
             return Look(_EARLY_LOOK, min(_PROBE, self._most))
         self._quiet += 1
-        if self._quiet < self._pause * branches:
+        if drawn < _EARLY_LOOK or self._quiet < self._pause * branches:
             return None
         self._quiet, self._pause = 0, min(2 * self._pause, _LONGEST_PAUSE)
         return Look(_LATER_LOOK, min(_PROBE, self._most))
@@ -205,7 +203,7 @@ class FixedLength:
         """That length."""
         return self._length
 
-    def look(self, branches: int) -> Look | None:  # noqa: ARG002 - as above
+    def look(self, branches: int, drawn: int) -> Look | None:  # noqa: ARG002 - as above
         """Never."""
         return None
 

@@ -30,9 +30,9 @@ class Guesser(Protocol):
         ...
 
     def look_back(self, tokens: Sequence[int], most: int) -> Work | None:
-        """What tells, without a guess, which of the last tokens and of the next one it would have guessed: up to `most` in all.
+        """What tells which of up to `most` last tokens it would have guessed, one row each; None where nothing can tell.
 
-        The branch drew them with one key. None where nothing can tell.
+        The branch drew them with one key and one sampling.
         """
         ...
 
@@ -139,14 +139,14 @@ class ModelGuesser:
     def look_back(self, tokens: Sequence[int], most: int) -> Work | None:
         """As the protocol says, of what it has not read yet: that it must read in any case before it guesses again.
 
-        Not where a guess depends on more than the branch's key and the tokens before it.
+        Nothing can tell where a guess depends on more than the branch's key and the tokens before it.
         """
-        draw = self._draw
+        draw, before = self._draw, tokens[:-1]
         if draw.keep or draw.constraint is not None or self._least > -math.inf:
             return None
-        if len(tokens) >= self._context or not self._reads(tokens):
+        if most < 1 or len(before) >= self._context or not self._reads(before):
             return None
-        self.follow(tokens)
+        self.follow(before)
         rows = min(most, self._sequence.pending)
         return Work(self._sequence, draw, rows=rows, runner=self._runner)
 

@@ -51,7 +51,7 @@ class Engine:
         self.steps = 0
         self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._live = list[Running]()
-        self._new = list[Running]()  # of these, those that have not begun
+        self._new = list[Running]()  # of these, those that will draw and have not begun
         self._decoding = Counter[Runner]()  # of these, those that decode
         self._scheduler = Scheduler(self._live)
         self._results = Results()
@@ -85,7 +85,10 @@ class Engine:
             running.admitted = time.monotonic()
             running.meter = self.meter
             self._live.append(running)
-            self._new.append(running)
+            if running.draws:
+                self._new.append(running)
+            else:  # it forks its branch, which others may change from now on
+                self._advance({running: None})
 
         self.post(admit)
         return running
@@ -263,7 +266,7 @@ class Engine:
     def _round(self) -> None:
         # 1. begin what is new
         new, self._new = self._new, []
-        self._advance({running: None for running in new if not running.ended})
+        self._advance(dict.fromkeys(new))
         # 2. end what is cancelled or late
         now = time.monotonic()
         for running in list(self._live):
@@ -437,8 +440,9 @@ class Engine:
             self._fail(running, failure)
 
     def _end(self, running: Running) -> None:
-        if running in self._live:
-            self._live.remove(running)
+        for programs in (self._live, self._new):
+            if running in programs:
+                programs.remove(running)
         running.usage.wall_seconds = time.monotonic() - running.admitted
         self.meter.wall_seconds += running.usage.wall_seconds
         self.meter.cached_tokens += running.usage.cached_tokens

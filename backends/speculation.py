@@ -51,8 +51,8 @@ class Length(Protocol):
         """What became of a guess, and whether it was the branch's first: they begin after the same text."""
         ...
 
-    def look(self, branches: int) -> Look | None:
-        """Asked where nothing is guessed: how to look whether guesses would be right by now, if at all."""
+    def look(self, branches: int, drawn: int) -> Look | None:
+        """Asked where nothing is guessed, in a branch with so many drawn tokens: how to look whether guesses would be right, if at all."""
         ...
 
     def note_look(self, right: Sequence[bool], *, first: bool = False) -> None:
@@ -109,24 +109,24 @@ def speculate(
     `most_wrong` is how many wrong guesses so many tokens may have cost. Interrupted, it gives what is verified.
     """
     sequence, drawn, wrong = target.sequence, 0, 0
-    verify, plain = replace(draw, counted=False), Work(target.sequence, draw)
+    verify, plain = replace(draw, counted=False), [Work(target.sequence, draw)]
     with length.drawing():
         try:
             while out.left:
                 if draw.constraint is not None and (sure := _forced(draw.constraint, out)):
                     drawn += 1 + (yield from _round(target, verify, out, sure, "now"))
                     continue
-                asked, look = _next(length, guesser, sequence, target.branches(), drawn)
+                asked = yield from _asked(length, guesser, sequence, target.branches(), drawn)
                 # the target's own token comes on top of the guesses
                 wanted = min(asked, out.left - 1, most_wrong(drawn + 1) - wrong) if asked else 0
                 drafted = list[Drawn]()
                 if wanted > 0:
                     drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
                 if not drafted:
-                    would_be = yield from _plain(target, plain, look, out)
-                    if look is not None:
-                        length.note_look(would_be, first=len(would_be) > drawn)
+                    [[one]] = yield plain
                     drawn += 1
+                    target.runner.append(sequence, [one.token])
+                    out.take(one)
                     continue
                 guess = [one.token for one in drafted]
                 kept = tuple(one.distribution for one in drafted if one.distribution is not None)
@@ -198,29 +198,22 @@ def _round(
     return right
 
 
-def _next(
+def _asked(
     length: Length, guesser: Guesser, sequence: TokenSequence, branches: int, drawn: int
-) -> tuple[int, Work | None]:
-    """How many tokens to guess, or what tells whether guesses would be right, in a branch with so many drawn tokens."""
+) -> Generator[list[Work], list[list[Drawn]], int]:
+    """How many tokens to guess, in a branch with so many drawn tokens; looks first whether guesses would be right, where it is time to."""
     asked = length.next(branches)
-    if asked or (look := length.look(branches)) is None:
-        return asked, None
-    # what was there before this call has other keys
-    work = guesser.look_back(sequence.tokens, min(look.back, drawn + 1))
-    return (look.ahead, None) if work is None else (0, work)
-
-
-def _plain(
-    target: Target, work: Work, look: Work | None, out: Continuation
-) -> Generator[list[Work], list[list[Drawn]], list[bool]]:
-    """Draws one token as plain decoding does; gives which tokens, up to this one, would have been guessed where it looks."""
-    [one], *guesses = yield [work] if look is None else [work, look]
-    target.runner.append(target.sequence, [one.token])
-    out.take(one)
-    if look is None:
-        return []
-    tokens = target.sequence.tokens[-look.rows :]
-    return [guess.token == token for guess, token in zip(guesses[0], tokens, strict=False)]
+    if asked or (look := length.look(branches, drawn)) is None:
+        return asked
+    # what was there before this call may have been drawn with another key, or with other settings
+    work = guesser.look_back(sequence.tokens, min(look.back, drawn))
+    if work is None:
+        return look.ahead
+    [guesses] = yield [work]
+    tokens = sequence.tokens[-work.rows :]
+    right = [guess.token == token for guess, token in zip(guesses, tokens, strict=False)]
+    length.note_look(right, first=work.rows == drawn)
+    return length.next(branches)
 
 
 def _verified(

@@ -39,11 +39,11 @@ def drawing(length, branches):
         yield
 
 
-def asked(length, branches):
-    """How many tokens one branch guesses where nobody can look back."""
+def asked(length, branches, drawn=20):
+    """How many tokens a branch with so many drawn ones guesses where nothing can tell without guessing."""
     if k := length.next(branches):
         return k
-    look = length.look(branches)
+    look = length.look(branches, drawn)
     return 0 if look is None else look.ahead
 
 
@@ -107,14 +107,14 @@ def test_of_branches_that_share_steps_one_looks_whether_it_pays():
     target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.8)), []
     with drawing(length, 16):
-        for _ in range(1000):
-            lengths = [asked(length, 16) for _ in range(16)]
+        for drawn in range(1000):
+            lengths = [asked(length, 16, drawn) for _ in range(16)]
             guesses.append(sum(k > 0 for k in lengths))
             for k in lengths:
                 length.note(k, 0)
-    assert guesses[:5] == [0, 0, 0, 0, 16]
-    assert 2 <= sum(guesses[5:]) <= 5
-    assert max(guesses[5:]) == 1
+    assert guesses[:6] == [0, 0, 0, 0, 0, 16]
+    assert 2 <= sum(guesses[6:]) <= 5
+    assert max(guesses[6:]) == 1
 
 
 def test_of_trees_that_share_steps_each_looks_as_often_as_it_has_branches():
@@ -122,11 +122,11 @@ def test_of_trees_that_share_steps_each_looks_as_often_as_it_has_branches():
     target = curve(lambda w: 1 + 0.3 * w, range(1, 200))
     length, guesses = DraftLength(8, target, curve(lambda _: 0.2), learned(0.1)), []
     with drawing(length, 1):
-        for _ in range(100):
-            guesses.append(k := asked(length, 16))
+        for drawn in range(100):
+            guesses.append(k := asked(length, 16, drawn))
             length.note(k, 0)
-    assert guesses[:5] == [0, 0, 0, 0, 2]
-    assert not any(guesses[5:])
+    assert guesses[:6] == [0, 0, 0, 0, 0, 2]
+    assert not any(guesses[6:])
 
 
 def test_only_branches_of_one_tree_begin_after_the_same_text():
@@ -153,11 +153,29 @@ def test_a_tree_finds_out_by_itself_that_it_pays():
     length = DraftLength(8, target, draft, learned(0.1))
     assert length._fastest(16) == 0
     with drawing(length, 16):
-        for _ in range(4 * 16):
-            assert asked(length, 16) == 0
+        for drawn in range(5):
+            assert not any(asked(length, 16, drawn) for _ in range(16))
         for _ in range(16):
-            length.note(k := asked(length, 16), k)
+            length.note(k := asked(length, 16, 5), k)
         assert length.next(16) > 0
+
+
+def test_one_branch_has_no_early_look():
+    """Its draft would read the whole prompt for it, and what other texts told is all that there is to go by."""
+    target = curve(lambda w: 1 + 0.3 * w)
+    length = DraftLength(8, target, curve(lambda _: 0.2), learned(0.1))
+    with drawing(length, 1):
+        assert not any(asked(length, 1, drawn) for drawn in range(60))
+        assert any(asked(length, 1, drawn) for drawn in range(60, 80))
+
+
+def test_a_look_has_something_to_look_at():
+    """Of extensions of a few tokens each, the one that has drawn some looks, however often it was due before."""
+    target = curve(lambda w: 1 + 0.3 * w)
+    length = DraftLength(8, target, curve(lambda _: 0.2), learned(0.1))
+    with drawing(length, 1):
+        assert not any(asked(length, 1, drawn % 4) for drawn in range(200))
+        assert asked(length, 1, 4) > 0
 
 
 @pytest.mark.parametrize("known", [0.1, 0.85])
@@ -167,7 +185,7 @@ def test_a_wrong_guess_that_all_branches_make_is_one_wrong_guess(known):
     length = DraftLength(8, target, draft, learned(known))
     with drawing(length, 16):
         for round_, _ in itertools.product(range(6), range(16)):
-            k = asked(length, 16)
+            k = asked(length, 16, round_)
             length.note(k, k if round_ else 0, first=not round_)
             assert k > 0 or known < 0.5
         assert length.next(16) > 0
@@ -238,7 +256,7 @@ def test_a_fixed_length_is_fixed():
     length.note(3, 0)
     length.note_look([False])
     assert length.next(100) == 3
-    assert length.look(100) is None
+    assert length.look(100, 100) is None
 
 
 def test_step_times_are_averages_with_lines_between():

@@ -517,6 +517,33 @@ def test_scores_are_log_probabilities_of_the_stock_model(make_backend, reference
     assert backend.score(backend.open(prompt), []).future.result(WAIT) == []
 
 
+@pytest.mark.parametrize("change", ["append", "truncate", "free", "extend"])
+@pytest.mark.parametrize("action", ["score", "prefill"])
+def test_what_comes_after_a_score_does_not_change_it(make_backend, gate, action, change):
+    """It is of the branch as it was when it was asked for, however busy the engine is."""
+    backend = make_backend("llama")
+    want = backend.score(backend.open(some(20)), [[1, 2, 3]]).future.result(WAIT)
+    gated = gate(backend)
+    gated.stop_at(0)
+    before = backend.prefill(backend.open(some(5)))
+    gated.wait()
+    branch = backend.open(some(20))
+    task = backend.score(branch, [[1, 2, 3]]) if action == "score" else backend.prefill(branch)
+    match change:
+        case "append":
+            branch.append([4, 5])
+        case "truncate":
+            branch.truncate(7)
+        case "free":
+            branch.free()
+        case "extend":
+            backend.extend(branch, PLAIN, Stop(3, eos=False))
+    gated.open()
+    assert before.future.result(WAIT)
+    found = task.future.result(WAIT)
+    assert found is True if action == "prefill" else found == [pytest.approx(want[0], abs=1e-4)]
+
+
 def test_a_score_of_what_is_cached_is_right(make_backend, reference):
     """Where the index knows the continuation already, its rows are computed all the same."""
     backend = make_backend()
