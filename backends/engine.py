@@ -8,23 +8,21 @@ or late, schedule (decode steps first, then chunks of prefill, oldest program fi
 
 from __future__ import annotations
 
-import itertools
 import os
 import queue
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 
 import torch
 
 from langchain_pareto.backends import cost
-from langchain_pareto.backends.base import Extension, Finish, Runner, Usage
+from langchain_pareto.backends.base import Runner, Usage
 from langchain_pareto.backends.draft_length import Acceptance
-from langchain_pareto.backends.programs import Draw, Interrupted, Result
+from langchain_pareto.backends.live import Live
+from langchain_pareto.backends.programs import Draw
 from langchain_pareto.backends.results import Results
 from langchain_pareto.backends.running import Running
 from langchain_pareto.backends.scheduler import PREFILL_ALONE, Refusal, Scheduler, Step
@@ -50,14 +48,11 @@ class Engine:
         self.meter = Usage()
         self.steps = 0
         self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._live = list[Running]()
-        self._new = list[Running]()  # of these, those that will draw and have not begun
-        self._decoding = Counter[Runner]()  # of these, those that decode
-        self._scheduler = Scheduler(self._live)
+        self._live = Live(self.meter)
+        self._scheduler = Scheduler(self._live.programs)
         self._results = Results()
         self._times = dict[Runner, StepTimes]()
         self._acceptance = dict[tuple[object, ...], Acceptance]()
-        self._order = itertools.count()
         self._lock = threading.RLock()  # a collected branch may post while its thread posts
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -79,18 +74,7 @@ class Engine:
 
     def submit(self, running: Running) -> Running:
         """Starts a program; `running.future` resolves to its result or its error."""
-
-        def admit() -> None:
-            running.order = next(self._order)
-            running.admitted = time.monotonic()
-            running.meter = self.meter
-            self._live.append(running)
-            if running.draws:
-                self._new.append(running)
-            else:  # it forks its branch, which others may change from now on
-                self._advance({running: None})
-
-        self.post(admit)
+        self.post(lambda: self._live.admit(running))
         return running
 
     def call(self, function: Callable[[], object]) -> Future[object]:
@@ -111,7 +95,7 @@ class Engine:
     @property
     def live(self) -> int:
         """Programs in flight."""
-        return len(self._live)
+        return len(self._live.programs)
 
     def close(self) -> None:
         """Ends every program with EngineClosedError and stops the thread; twice is once."""
@@ -180,7 +164,7 @@ class Engine:
 
     def sharing(self, runner: Runner) -> int:
         """Programs that decode with `runner`."""
-        return self._decoding[runner]
+        return self._live.sharing(runner)
 
     def times(self, runner: Runner) -> StepTimes:
         """What decode steps of `runner` have taken so far."""
@@ -201,10 +185,7 @@ class Engine:
     def retire(self, runner: Runner) -> None:
         """Ends every program of `runner` with EngineClosedError, and closes it."""
         reason = EngineClosedError(f"the backend of {runner.spec.name} was closed")
-        for running in list(self._live):
-            if runner in (running.runner, running.drafter):
-                self._fail(running, reason)
-        self._decoding.pop(runner, None)
+        self._live.retire(runner, reason)
         self._scheduler.forget(runner)
         self._results.forget(runner)
         self._times.pop(runner, None)
@@ -224,8 +205,7 @@ class Engine:
             reason.__cause__ = self._failure
         with self._lock:
             self._closed = True
-        for running in list(self._live):
-            self._fail(running, reason)
+        self._live.fail_all(reason)
         self._reject(reason)
         with self._lock:
             self._ended = True
@@ -240,12 +220,12 @@ class Engine:
         spent = 0.0  # while somebody waits for a step
         while True:
             try:
-                change = self._mailbox.get(block=not self._live)
+                change = self._mailbox.get(block=not self._live.programs)
             except queue.Empty:
                 return True
             if change is None:
                 return False
-            waited_for, begun = bool(self._live), time.monotonic()
+            waited_for, begun = bool(self._live.programs), time.monotonic()
             change()
             spent += waited_for * (time.monotonic() - begun)
             if spent > _MAIL:
@@ -260,20 +240,15 @@ class Engine:
                 return
             if change is not None:
                 change()
-                for running in list(self._live):
-                    self._fail(running, reason)
+                self._live.fail_all(reason)
 
     def _round(self) -> None:
         # 1. begin what is new
-        new, self._new = self._new, []
-        self._advance(dict.fromkeys(new))
+        self._live.begin()
         # 2. end what is cancelled or late
-        now = time.monotonic()
-        for running in list(self._live):
-            if (finish := running.overdue(now)) is not None:
-                self._interrupt(running, finish)
+        self._live.end_overdue(time.monotonic())
         # 3. one step per runner, launched before any is waited for
-        wanted = (work.runner for running in self._live for work in running.works)
+        wanted = (work.runner for running in self._live.programs for work in running.works)
         runners = dict.fromkeys(runner for runner in wanted if runner is not None)
         self._stepping = list(runners)
         started = [step for runner in runners if (step := self._launch(runner)) is not None]
@@ -291,21 +266,21 @@ class Engine:
             begun = time.perf_counter()
             step = self._scheduler.schedule(runner, limit)
             if isinstance(step, Refusal):
-                self._fail(step.running, step.error)
+                self._live.fail(step.running, step.error)
                 return None
             if step is None:
                 return None
             try:
                 step.logits = runner.step(step.chunks)
             except CapacityError as error:
-                self._fail(step.items[-1][0], error)
+                self._live.fail(step.items[-1][0], error)
             except Exception as error:  # noqa: BLE001 - any model code may fail in any way
                 if _out_of_memory(error):
                     runner.trim()
                     if limit == PREFILL_ALONE:
                         limit = max(1, max(chunk.n for chunk in step.chunks) // 2)
                         continue
-                    self._fail(step.items[-1][0], _capacity(error, step))
+                    self._live.fail(step.items[-1][0], _capacity(error, step))
                 else:
                     self._fail_step(step, error)
             else:
@@ -336,7 +311,7 @@ class Engine:
             if chunk.rows == 0 or not goes_on(sequence.cached - chunk.n, chunk.n, chunk.rows):
                 step.runner.share(sequence)
             if isinstance(result, Exception):
-                self._fail(running, result)
+                self._live.fail(running, result)
             elif result is not None:
                 want = running.works[i].want
                 if isinstance(want, Draw) and want.counted:
@@ -344,7 +319,9 @@ class Engine:
                 running.results[i] = result
                 touched[running] = None
         whole = [r for r in touched if not r.ended and None not in r.results]
-        self._advance({r: [result for result in r.results if result is not None] for r in whole})
+        self._live.advance(
+            {r: [result for result in r.results if result is not None] for r in whole}
+        )
 
     def _charge(self, step: Step, seconds: float) -> None:
         """Splits the step's cost over its programs; the shares add up to what the meter gets."""
@@ -371,64 +348,7 @@ class Engine:
                 usage.bytes += moved * chunk.n // total
                 usage.device_seconds += seconds * chunk.n / total
 
-    # --- programs
-
-    def _advance(self, ready: dict[Running, list[Result] | None]) -> None:
-        """Resumes programs with their results, or starts them.
-
-        How far each guesses goes by how many decode. These all do by now: what they wanted last may have been to read a prompt.
-        """
-        for running in ready:
-            self._count(running, running.draws)
-        for running, results in ready.items():
-            if not running.ended:
-                self._resume(running, results)
-        for running in ready:
-            self._count(running, running.decodes)
-
-    def _count(self, running: Running, decodes: bool) -> None:
-        """Keeps the number of programs that decode."""
-        decodes = decodes and not running.ended
-        if decodes != running.counted:  # else a runner that was retired would be counted anew
-            self._decoding[running.runner] += 1 if decodes else -1
-            running.counted = decodes
-
-    def _resume(self, running: Running, results: list[Result] | None) -> None:
-        try:
-            works = next(running.program) if results is None else running.program.send(results)
-            running.want(works)
-        except StopIteration as stop:
-            self._resolve(running, stop.value)
-        except Exception as error:  # noqa: BLE001 - it belongs to this program alone
-            self._fail(running, error)
-
-    def _interrupt(self, running: Running, finish: Finish) -> None:
-        try:
-            running.program.throw(Interrupted(finish))
-        except StopIteration as stop:
-            self._resolve(running, stop.value)
-        except Interrupted:
-            self._resolve(running, None)
-        except Exception as error:  # noqa: BLE001 - it belongs to this program alone
-            self._fail(running, error)
-        else:
-            self._fail(running, BackendError("a program went on after it was interrupted"))
-
-    def _resolve(self, running: Running, value: object) -> None:
-        self._end(running)
-        if isinstance(value, Extension):
-            value.usage = running.usage
-        if running.future.set_running_or_notify_cancel():
-            running.future.set_result(value)
-
-    def _fail(self, running: Running, error: BaseException) -> None:
-        if running.ended:
-            return
-        with suppress(Exception):  # what a program does on its way out is its own, too
-            running.program.close()
-        self._end(running)
-        if running.future.set_running_or_notify_cancel():
-            running.future.set_exception(error)
+    # --- failures
 
     def _fail_step(self, step: Step, error: Exception) -> None:
         spec = step.runner.spec
@@ -437,22 +357,7 @@ class Engine:
         if isinstance(error, getattr(torch, "AcceleratorError", ())):
             self._failure = error  # a device assertion poisons everything after it
         for running, _ in step.items:
-            self._fail(running, failure)
-
-    def _end(self, running: Running) -> None:
-        for programs in (self._live, self._new):
-            if running in programs:
-                programs.remove(running)
-        running.usage.wall_seconds = time.monotonic() - running.admitted
-        self.meter.wall_seconds += running.usage.wall_seconds
-        self.meter.cached_tokens += running.usage.cached_tokens
-        for work in running.works:
-            if not work.sequence.freed and work.sequence.pending == 0:  # it ended before the draw
-                assert work.runner is not None
-                work.runner.truncate(work.sequence, len(work.sequence.tokens))
-        running.ended = True
-        self._count(running, False)
-        running.on_end()
+            self._live.fail(running, failure)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -765,7 +765,7 @@ def test_a_step_does_not_look_at_all_programs_for_each_of_them(pair):
     def looks(branches):
         target, draft = pair(0.0)
         engine, live = target.engine, Watched()
-        engine._live = engine._scheduler._live = live
+        engine._live.programs = engine._scheduler._live = live
         backend = DecodingBackend(target, Speculative(draft_tokens=1), draft)
         drawn(backend, branches=branches)
         return live.looks / engine.steps
