@@ -170,8 +170,7 @@ class DecodingBackend(BackendWrapper):
             assert isinstance(shared, WrittenBefore)
             guesser, turn = LookupGuesser(shared, branch.sequence), "now"
         else:
-            confidence = decoder.confidence if isinstance(decoder, Speculative) else 0.0
-            guesser = self._model(branch, draw, confidence, keep=self._accept == "max")
+            guesser = self._model(branch, draw, self._confidence, keep=self._accept == "max")
         length = self._length(branch)
         return speculation.speculate(target, draw, out, guesser, length, turn, decoder.most_wrong)
 
@@ -180,6 +179,11 @@ class DecodingBackend(BackendWrapper):
         """How guesses are verified."""
         decoder = self.decoder
         return decoder.accept if isinstance(decoder, Speculative | Rounds) else "draw"
+
+    @property
+    def _confidence(self) -> float:
+        """Below which a guess ends."""
+        return self.decoder.confidence if isinstance(self.decoder, Speculative) else 0.0
 
     def _model(
         self,
@@ -212,7 +216,7 @@ class DecodingBackend(BackendWrapper):
             return FixedLength(decoder.draft_tokens)
         engine, runner = self.target.engine, self.target.runner
         source = self.drafter if self.drafter is not None else Lookup
-        pair = engine.acceptance(runner, source, self._accept)
+        pair = engine.acceptance(runner, source, self._accept, self._confidence)
 
         def make() -> DraftLength:
             times = None if self.drafter is None else engine.times(self.drafter)

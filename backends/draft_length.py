@@ -150,8 +150,14 @@ class DraftLength:
         self._quiet, self._pause = 0, min(2 * self._pause, _LONGEST_PAUSE)
         return Look(_LATER_LOOK, min(_PROBE, self._most))
 
-    def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
-        """What a guess came to; the `first` ones of a group's branches are made after the same text."""
+    def note(
+        self, drafted: int, accepted: int, *, first: bool = False, unsure: bool = False
+    ) -> None:
+        """What a guess came to; the `first` ones of a group's branches are made after the same text.
+
+        Where the draft is `unsure` and guesses no further, it has taken a step that gave nothing, as one with a wrong guess does.
+        """
+        drafted += unsure and self._draft is not None
         if drafted:
             alike = max(1, self._branches) if first else 1
             self._own.note(drafted, accepted, alike)
@@ -207,7 +213,9 @@ class FixedLength:
         """Never."""
         return None
 
-    def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
+    def note(
+        self, drafted: int, accepted: int, *, first: bool = False, unsure: bool = False
+    ) -> None:
         """Nothing to learn."""
 
     def note_look(self, right: Sequence[bool], *, first: bool = False) -> None:

@@ -47,8 +47,10 @@ class Length(Protocol):
         """For one of them, where so many branches share the steps."""
         ...
 
-    def note(self, drafted: int, accepted: int, *, first: bool = False) -> None:
-        """What became of a guess, and whether it was the branch's first: they begin after the same text."""
+    def note(
+        self, drafted: int, accepted: int, *, first: bool = False, unsure: bool = False
+    ) -> None:
+        """What became of a guess; whether it was the branch's `first`, which begin after the same text, and ended where nothing was guessed."""
         ...
 
     def look(self, branches: int, drawn: int) -> Look | None:
@@ -122,7 +124,9 @@ def speculate(
                 drafted = list[Drawn]()
                 if wanted > 0:
                     drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
+                unsure = len(drafted) < wanted and not (drafted and drafted[-1].token in out.ends)
                 if not drafted:
+                    length.note(0, 0, first=not drawn, unsure=unsure)
                     [[one]] = yield plain
                     drawn += 1
                     target.runner.append(sequence, [one.token])
@@ -133,7 +137,7 @@ def speculate(
                 wants = replace(verify, guessed=kept) if kept else verify
                 right = yield from _round(target, wants, out, guess, turn)
                 # branches begin where they were forked, and then write texts of their own
-                length.note(len(guess), right, first=not drawn)
+                length.note(len(guess), right, first=not drawn, unsure=unsure)
                 drawn, wrong = drawn + right + 1, wrong + len(guess) - right
         except Interrupted as interrupted:
             out.finish = interrupted.finish

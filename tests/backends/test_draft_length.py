@@ -222,6 +222,19 @@ def test_a_look_at_first_tokens_is_one_look_of_all_branches():
     assert pair.rate == pytest.approx(other.rate, abs=0.01)
 
 
+def test_where_a_draft_is_unsure_it_has_taken_a_step_for_nothing():
+    """As with a wrong guess; a look-up that finds nothing has taken none."""
+    target, draft = curve(lambda _: 1.0), curve(lambda _: 0.3)
+    unsure, wrong, free = learned(0.8), learned(0.8), learned(0.8)
+    for _ in range(40):
+        DraftLength(8, target, draft, unsure).note(2, 2, unsure=True)
+        DraftLength(8, target, draft, wrong).note(3, 2)
+        DraftLength(8, target, None, free).note(0, 0, unsure=True)
+    assert unsure == wrong
+    assert unsure.rate < 0.75
+    assert free == learned(0.8)
+
+
 def test_nothing_is_guessed_before_a_plain_step_was_measured():
     """Without a curve there is nothing to go by: the first round is plain, the next ones find the curve."""
     target, draft = StepTimes(), StepTimes()

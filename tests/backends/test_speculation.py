@@ -752,6 +752,25 @@ def test_a_look_that_is_interrupted_loses_nothing(pair, gate, how):
     assert held(target, draft) == [0, 0]
 
 
+def test_a_draft_that_is_never_sure_is_asked_seldom(pair, gate):
+    """With a confidence threshold that it does not reach, it would take a step a round for nothing."""
+    target, draft = pair()
+    gated = gate(draft)
+    step = draft.runner.step
+
+    def flat(chunks):
+        logits = step(chunks)
+        return Logits(0.01 * logits.rows, logits.union)
+
+    draft.runner.step = flat
+    backend = DecodingBackend(target, Speculative(confidence=0.9), draft)
+    stop = Stop(120, eos=False)
+    [found] = drawn(backend, stop=stop)
+    assert found.tokens == drawn(target, stop=stop)[0].tokens
+    assert found.usage.drafted == 0
+    assert 2 <= len(gated.steps) < 30
+
+
 def test_a_step_does_not_look_at_all_programs_for_each_of_them(pair):
     """Sixteen branches are gone through no oftener a step than four."""
 
