@@ -148,7 +148,7 @@ class ModelGuesser:
             return None
         self.follow(before)
         rows = min(most, self._sequence.pending)
-        return Work(self._sequence, draw, rows=rows, runner=self._runner)
+        return Work(self._sequence, draw, rows=rows, runner=self._runner, looks=True)
 
     def _reads(self, tokens: Sequence[int]) -> bool:
         """Whether it has all tokens of a branch."""

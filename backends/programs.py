@@ -56,7 +56,8 @@ class Work:
     """Compute all pending tokens of `sequence`; `want` says what to give back for the last `rows` of them.
 
     `runner` is that of the sequence, by default the program's own. `turn`: in the next step, in the first step in which no other
-    program of this runner is still guessing ("together"), or one such work a step, first come first served ("alone").
+    program of this runner is still guessing ("together"), or one such work a step, first come first served ("alone"). `looks`: it only
+    asks a small model about what is drawn already, and nobody waits for that.
     """
 
     sequence: TokenSequence
@@ -64,6 +65,7 @@ class Work:
     rows: int = 1
     runner: Runner | None = None
     turn: Turn = "now"
+    looks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Running:
     def drafting(self) -> bool:
         """Whether it waits for guesses of another model."""
         return any(
-            work.runner is not self.runner and result is None
+            work.runner is not self.runner and not work.looks and result is None
             for work, result in zip(self.works, self.results, strict=True)
         )
 

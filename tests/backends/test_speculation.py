@@ -724,6 +724,29 @@ def test_where_nothing_tells_without_guessing_a_look_guesses(pair, how):
     assert found.usage.drafted > 0 or how == "lookup"
 
 
+def test_nobody_waits_for_a_look_to_verify_guesses(pair, gate):
+    """While the draft reads a long prompt for a look in one tree, another tree's guesses are verified."""
+    target, draft = pair(slots=12_000)
+    long = [(i * 37) % 250 for i in range(3000)]
+    assert target.prefill(target.open(long)).future.result(WAIT)  # the draft alone has to read it
+    events = []
+    gate(draft).before = lambda chunks: events.extend(["read"] * (max(c.n for c in chunks) > 99))
+    gate(target).before = lambda chunks: events.extend(
+        ["verify"] * (max(c.rows for c in chunks) > 1)
+    )
+    looking, guessing = target.open(long), target.open(PROMPT)
+    speculative = DecodingBackend(target, Speculative(draft_tokens=1), draft)
+    tasks = [
+        with_length(target, draft, Looking(4, 2)).extend(looking, HOT, Stop(6, eos=False)),
+        speculative.extend(guessing, HOT, Stop(30, eos=False)),
+    ]
+    for task in tasks:
+        task.future.result(WAIT)
+    reads = [i for i, event in enumerate(events) if event == "read"]
+    assert len(reads) > 1
+    assert "verify" in events[reads[0] : reads[-1]]
+
+
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
 def test_a_look_that_is_interrupted_loses_nothing(pair, gate, how):
     """What was drawn before it is there and paid for, and no more."""
