@@ -112,7 +112,8 @@ class DraftLength:
         self._own = pair.copy()
         self._branches = 0  # of this group that are drawn now
         self._quiet, self._pause, self._early = 0, _PAUSE, 0
-        self._known, self._length = (0, 0, 0), 0  # what the last length was chosen by
+        self._length = 0
+        self._known, self._told = (0, 0), 0  # what it was chosen by: branches, context; rounds
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -129,9 +130,11 @@ class DraftLength:
             return 0
         if self._pair.rounds < _FIRST_ROUNDS:
             return min(_FIRST, self._most)
-        known = branches, self._own.rounds, self._target.context
-        if known != self._known:  # what was chosen is chosen again, while texts are about as long
-            self._known, self._length = known, self._fastest(branches)
+        # chosen anew once all branches have guessed, or where texts have become longer
+        known, told = (branches, self._target.context), self._own.rounds - self._told
+        if known != self._known or told >= max(1, self._branches):
+            self._known, self._told = known, self._own.rounds
+            self._length = self._fastest(branches)
         if self._length:
             self._quiet, self._pause = 0, _PAUSE
         return self._length
