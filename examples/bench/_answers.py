@@ -26,7 +26,7 @@ from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.scorer_cost import ScorerCost, Work
 from langchain_pareto.strategies import Single, Vote, WeightedVote
 from nano import growing
-from nano.bands import all_problems
+from nano.bands import pooled_problems
 from nano.paths import SAMPLES, TOKENIZER, trained_or_shipped
 from nano.reward import step_scores
 from nano.sample_pools import pool_of
@@ -87,7 +87,7 @@ def _pool(
 
 
 def _recorded(name: str, refs: Sequence[ProblemRef]) -> list[Samples]:
-    every = read_all(SAMPLES / f"{name}.test.jsonl", all_problems(name))
+    every = read_all(SAMPLES / f"{name}.test.jsonl", pooled_problems(name))
     return [every[i] for i in _places(name, refs)]
 
 
@@ -97,7 +97,7 @@ def _recorded_scores(name: str, refs: Sequence[ProblemRef]) -> list[list[float]]
 
 
 def _places(name: str, refs: Sequence[ProblemRef]) -> list[int]:
-    places = {ref: i for i, ref in enumerate(all_problems(name))}
+    places = {ref: i for i, ref in enumerate(pooled_problems(name))}
     return [places[ref] for ref in refs]
 
 

@@ -17,6 +17,8 @@ EACH = {
     "M": 1000,
     "L": 100,
 }  # problems of a band, by model: of M the pools are measured on
+# Of a band of a task, where the pools have more: of few questions, the plan that did best is the luckiest one.
+POOLED = {"L": {"word_problem": 300}}
 
 
 def problems_of(band: str, split: Split = "test", each: int = EACH["M"]) -> list[ProblemRef]:
@@ -31,8 +33,18 @@ def problems_of(band: str, split: Split = "test", each: int = EACH["M"]) -> list
 
 
 def all_problems(name: str = "M") -> list[ProblemRef]:
-    """The problems that a model is sampled on; of those of another model, some or all."""
+    """The problems that the report on a model is about; of those of another model, some or all."""
     return [ref for band in BANDS for ref in problems_of(band, each=EACH[name])]
+
+
+def pooled_problems(name: str) -> list[ProblemRef]:
+    """The problems of a model's pools: those that the report is about, and maybe more of their bands."""
+    more = POOLED.get(name, {})
+    return [
+        ref
+        for band, (task, _) in BANDS.items()
+        for ref in problems_of(band, each=more.get(task, EACH[name]))
+    ]
 
 
 def by_band(problems: Sequence[ProblemRef]) -> Iterator[tuple[str, list[int]]]:

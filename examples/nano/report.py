@@ -27,7 +27,7 @@ from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.loading import load
 from nano import choice, growing, measures, sample_pools
 from nano.agreement import greedy_agreement, step_auc
-from nano.bands import all_problems, by_band
+from nano.bands import all_problems, by_band, pooled_problems
 from nano.comparisons import gains, larger_over_smaller
 from nano.figure import COUNTS, draw_curves, write_table
 from nano.paths import REPORT, SAMPLES, TOKENIZER, trained_or_shipped
@@ -49,9 +49,8 @@ def sample(name: str) -> None:
         choice.sample_grid(name, folder, backend)
         best = choice.chosen(name)
         print(f"{name}: temperature {best.temperature}, top-p {best.top_p}", flush=True)
-        problems = all_problems(name)
-        write(SAMPLES / f"{name}.greedy.jsonl", folder, backend, problems, 1, GREEDY)
-        write(SAMPLES / f"{name}.test.jsonl", folder, backend, problems, N, best)
+        write(SAMPLES / f"{name}.greedy.jsonl", folder, backend, all_problems(name), 1, GREEDY)
+        write(SAMPLES / f"{name}.test.jsonl", folder, backend, pooled_problems(name), N, best)
 
 
 def report(names: list[str]) -> dict[str, object]:
@@ -59,19 +58,22 @@ def report(names: list[str]) -> dict[str, object]:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
     prm = LlamaForCausalLM.from_pretrained(trained_or_shipped("PRM"), dtype=torch.float32)
     problems = {name: all_problems(name) for name in names}
-    drawn = {name: read_all(SAMPLES / f"{name}.test.jsonl", problems[name]) for name in names}
+    pooled = {name: pooled_problems(name) for name in names}
+    drawn = {name: read_all(SAMPLES / f"{name}.test.jsonl", pooled[name]) for name in names}
     greedy = {name: read_all(SAMPLES / f"{name}.greedy.jsonl", problems[name]) for name in names}
     classes: dict[ProblemRef, dict[str, int]] = defaultdict(dict)  # the same for all models
     found = {
         name: pool_of(
             drawn[name],
             _outcome_scores(name, drawn[name], prm, tokenizer),
-            classes=[classes[problem] for problem in problems[name]],
+            classes=[classes[problem] for problem in pooled[name]],
         )
         for name in names
     }
     for name in names:
         sample_pools.keep(name, drawn[name], found[name])
+        places = {ref: i for i, ref in enumerate(pooled[name])}
+        found[name] = found[name].part([places[ref] for ref in problems[name]])
     return {
         "problems": {
             name: {band: len(rows) for band, rows in by_band(problems[name])} for name in names

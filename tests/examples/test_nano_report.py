@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from langchain_pareto.backends.nano import policy_path
 from nano import bands, cards, comparisons, figure, growing, report, sample_pools, samples
-from nano.paths import TOKENIZER
+from nano.paths import POOLS, TOKENIZER
 from nano.recipes import RECIPES
 from nano.sample_pools import Pool
 from nano.samples import ProblemRef, Samples
@@ -43,6 +43,19 @@ def test_a_band_has_different_problems_of_all_its_levels() -> None:
     every = [p for problems in found for p in problems]
     assert len({p.problem.question for p in every}) == len(every) == 150
     assert [len(rows) for _, rows in bands.by_band(every)] == [30] * 5
+
+
+@pytest.mark.parametrize("name", ["S", "M", "L"])
+def test_the_pools_have_what_the_report_is_about_and_maybe_more(name: str) -> None:
+    """In the files that are kept, of the same problems for all models."""
+    pooled, reported = bands.pooled_problems(name), bands.all_problems(name)
+    assert set(pooled) >= set(reported)
+    assert set(pooled) <= set(bands.all_problems("M"))
+    for task in ("word_problem", "countdown"):
+        rows = gzip.decompress((POOLS / f"{task}.{name}.jsonl.gz").read_bytes()).splitlines()
+        questions = [json.loads(row)["question"] for row in rows]
+        asked = [f"{p.task}/{p.difficulty}/{p.split}/{p.index}" for p in pooled if p.task == task]
+        assert questions == asked
 
 
 def test_a_pool_says_what_was_answered() -> None:
