@@ -178,6 +178,7 @@ class DraftLength:
             accepted = (*round_, False).index(False)
             self.note(min(accepted + 1, len(round_)), accepted, first=first and not at)
             at += accepted + 1
+        self._known = 0, 0  # to be chosen anew: one branch has looked for all
 
     def _fastest(self, branches: int) -> int:
         """The shortest of the fastest lengths, up to where a few in a row have been no faster."""

@@ -207,6 +207,16 @@ def test_a_look_back_tells_what_rounds_would_have_told(most):
     assert looked.rounds > 10
 
 
+def test_what_one_branch_finds_counts_for_all_at_once():
+    """Where its look tells that guesses are right by now, the next branch guesses."""
+    target, draft = curve(lambda w: 1 + 0.02 * w, range(1, 200)), curve(lambda _: 0.2)
+    length = DraftLength(8, target, draft, learned(0.4))
+    with drawing(length, 16):
+        assert length.next(16) == 0
+        length.note_look([True] * 16)
+        assert length.next(16) > 0
+
+
 def test_a_look_at_first_tokens_is_one_look_of_all_branches():
     """They come after the same text; tokens behind them tell of each branch's own."""
     target, draft = curve(lambda _: 1.0), curve(lambda _: 0.1)
