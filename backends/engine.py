@@ -302,8 +302,7 @@ class Engine:
         seconds = step.seconds + time.perf_counter() - begun
         self.steps += 1
         self._charge(step, seconds)
-        if step.goes_on:
-            self.times(step.runner).note(step.tokens, seconds, step.context)
+        context = step.context  # before programs take back what was wrong
         touched = dict[Running, None]()  # in order
         for k, ((running, i), chunk) in enumerate(zip(step.items, step.chunks, strict=True)):
             result, sequence = results.get(k), chunk.sequence
@@ -322,6 +321,10 @@ class Engine:
         self._live.advance(
             {r: [result for result in r.results if result is not None] for r in whole}
         )
+        if step.goes_on:
+            # with what programs do between two steps: of many small guesses it is a share
+            taken = step.seconds + time.perf_counter() - begun
+            self.times(step.runner).note(step.tokens, taken, context)
 
     def _charge(self, step: Step, seconds: float) -> None:
         """Splits the step's cost over its programs; the shares add up to what the meter gets."""

@@ -209,7 +209,7 @@ def test_what_overflows_behind_a_wrong_guess_is_never_asked(toys, accept):
 class Varying(FixedLength):
     """A length of guesses that depends on what became of the last ones."""
 
-    def note(self, drafted, accepted, *, first=False):
+    def note(self, drafted, accepted, *, first=False, unsure=False):
         self._length = 3 if accepted == drafted else accepted
 
 
