@@ -4,9 +4,9 @@ Draft and verify: `python examples/bench/speculation.py [nano | supplied | trees
 `nano`: the bundled draft for the large policy of examples/nano, where that is there, and for the bundled one, tokens a second of one branch
 over word problems and puzzles, against plain decoding and against transformers' assisted generation with the same pair, all
 greedy. `supplied`: a random 100M target and a random 6M draft, whose guesses are taken from a recorded plain run with probability a
-while the draft still runs; the speed-up against the one that the same run's step times predict for its rounds and the branches that
-were live in each (`nominal`: for as many accepted as a promises, by branches that all end together), and the controlled length against
-every fixed one. `trees`: branches of one prompt under every schedule: steps of the target for each token, and seconds.
+while the draft still runs; the speed-up against the one that the same run's step times (with what is done between steps) predict for its
+rounds and the branches that were live in each (`nominal`: for as many accepted as a promises, by branches that all end together), and the
+controlled length against every fixed one, plain decoding among them. `trees`: branches of one prompt under every schedule: steps of the target for each token, and seconds.
 """
 
 import sys
