@@ -50,7 +50,7 @@ class Length(Protocol):
     def note(
         self, drafted: int, accepted: int, *, first: bool = False, unsure: bool = False
     ) -> None:
-        """What became of a guess; whether it was the branch's `first`, which begin after the same text, and ended where nothing was guessed."""
+        """What became of a guess: the branch's `first` one, which all begin after the same text, or one that ended since the guesser was `unsure`."""
         ...
 
     def look(self, branches: int, drawn: int) -> Look | None:
@@ -120,7 +120,7 @@ def speculate(
                     continue
                 asked = yield from _asked(length, guesser, sequence, target.branches(), drawn)
                 # the target's own token comes on top of the guesses
-                wanted = min(asked, out.left - 1, most_wrong(drawn + 1) - wrong) if asked else 0
+                wanted = min(asked, out.left - 1, most_wrong(drawn + 1) - wrong)
                 drafted = list[Drawn]()
                 if wanted > 0:
                     drafted = yield from guesser.guess(sequence.tokens, wanted, out.ends)
