@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DummyLayer, LinearAttentionLayer
+from transformers.cache_utils import Cache, LinearAttentionLayer
 
 _PROBED = 4  # tokens
 _SMALL = 0.1  # inputs that make a layer forget little,
@@ -161,8 +161,8 @@ class Mixer:
     def _call(self, x: torch.Tensor, layer: LinearAttentionLayer) -> torch.Tensor:
         """The module's own code."""
         assert self._original is not None
-        before = [DummyLayer() for _ in range(self.layer)]  # type: ignore[no-untyped-call]
-        return self._original(x, **{self.cache_name: Cache(layers=[*before, layer])})
+        # a module looks for its own layer by number
+        return self._original(x, **{self.cache_name: Cache(layers=[layer] * (self.layer + 1))})
 
     def _carrier(self, states: list[torch.Tensor], *, fresh: bool = False) -> LinearAttentionLayer:
         """A layer of transformers' cache that holds these states."""
