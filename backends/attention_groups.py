@@ -38,6 +38,11 @@ def column_bucket(n: int) -> int:
     return bucket(n, 128, 4)
 
 
+def wide_bucket(n: int) -> int:
+    """The same in few sizes, for captured graphs: at least 256, then in halves."""
+    return bucket(n, 256, 2)
+
+
 @dataclass(slots=True)
 class Member:
     """A sequence with its new rows in a step."""
@@ -98,11 +103,11 @@ def _split_tree(members: list[Member], depth: int) -> Iterator[Group]:
 
 
 def classes(
-    groups: list[Group], size: Callable[[int], int]
+    groups: list[Group], size: Callable[[int], int], width: Callable[[int], int] = column_bucket
 ) -> Iterator[tuple[list[Group], int, int, int]]:
     """Groups that are padded into one call: (groups, padded groups, rows, columns), few shapes and less than half of it padding.
 
-    `size` says to how many groups or rows a number of them is padded.
+    `size` says to how many groups or rows a number of them is padded, and `width` the same of columns.
     """
     alike = dict[int, list[Group]]()
     for group in groups:
@@ -111,7 +116,7 @@ def classes(
         candidates.sort(key=lambda g: -g.union)  # stable: equal sizes stay in order
         while candidates:
             first = candidates[0]
-            columns = column_bucket(first.union + 4 * first.rows)  # room for a few steps more
+            columns = width(first.union + 4 * first.rows)  # room for a few steps more
             n = sum(2 * (g.union + g.rows) >= columns or columns <= _SMALL for g in candidates)
             n = max(n, 1)
             rows = max(group.rows for group in candidates[:n])

@@ -3,7 +3,8 @@ The forward of a plain dense decoder, written out: the same weights and the same
 
 Knows the modules of Llama, Mistral, Qwen 2 and Qwen 3 as transformers builds them, and the attention over the slot pool; knows no
 sequence. A small model's step, and on a GPU that of any model at few branches, is bound by the number of operations and by the Python
-between them. Here projections of one input are one product, residuals are added within a product, and rotations come from a table.
+between them. Here projections of one input are one product, residuals are added within a product, and rotations come from a table. On a
+GPU whatever lies between two products is one kernel or two (`gpu_layers.py`), and whole steps are captured (`step_graphs.py`).
 Every other model, and one whose modules somebody has changed, keeps its own forward.
 """
 
@@ -26,7 +27,8 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-from langchain_pareto.backends.torch_attention import Form, Stage, attend
+from langchain_pareto.backends import gpu_layers
+from langchain_pareto.backends.torch_attention import Form, Stage, attend, look
 
 _PLAIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _BRICKS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, type(ACT2FN["silu"])}
@@ -84,14 +86,28 @@ class FusedForward:
         with _ordinary():
             self._layers = [_Layer.of(layer, i, windows[i]) for i, layer in enumerate(body.layers)]
 
+    @property
+    def steady(self) -> bool:
+        """Whether a forward of one shape always runs the same kernels over the same addresses, once `reach` is called."""
+        return self._rotations.steady
+
+    def reach(self, positions: int) -> Tensor:
+        """The table of rotations, long enough for so many positions; only of a steady forward."""
+        return self._rotations.reach(self._norm.weight[None], positions)
+
     def __call__(self, tokens: Tensor, positions: Tensor, keep: Tensor, stage: Stage) -> Tensor:
         """Logits of the rows `keep`: (rows,) ids and positions -> (kept, vocabulary)."""
         assert stage.plan is not None
         x = F.embedding(tokens, self._embeddings.weight)
-        cos, sin = self._rotations.at(x, positions, stage.plan.reach)
-        for layer in self._layers:
-            x = layer.forward(x, cos, sin, stage)
-        x = self._norm.of_rows(x.index_select(0, keep))
+        table, at = self._rotations.at(x, positions, stage.plan.reach)
+        if stage.on_gpu and self._layers[0].fits_gpu:
+            for layer in self._layers:
+                x = layer.forward_on_gpu(x, table, at, stage)
+        else:
+            cos, sin = table.index_select(0, at).unsqueeze(2).unbind(1)  # (rows, 1, width)
+            for layer in self._layers:
+                x = layer.forward(x, cos, sin, stage)
+        x = self._norm.of_rows(x.index_select(0, keep), on_gpu=stage.on_gpu)
         return F.linear(x, self._head.weight, self._head.bias)
 
 
@@ -107,7 +123,9 @@ class _Norm:
     def of(cls, norm: Any) -> _Norm:
         return cls(norm.weight, norm.weight.shape, norm.variance_epsilon)
 
-    def of_rows(self, x: Tensor) -> Tensor:
+    def of_rows(self, x: Tensor, *, on_gpu: bool = False) -> Tensor:
+        if on_gpu:
+            return gpu_layers.rms_norm(x, self.weight, self.epsilon)
         return F.rms_norm(x, self.shape, self.weight, self.epsilon)
 
 
@@ -180,8 +198,7 @@ class _Layer:
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, stage: Stage) -> Tensor:
         """(rows, hidden) -> (rows, hidden)."""
         turned = self.heads + self.kv_heads
-        qkv = F.linear(self.before.of_rows(x), self.qkv, self.qkv_bias)
-        qkv = qkv.view(len(x), turned + self.kv_heads, self.width)
+        qkv = self._projected(self.before.of_rows(x))
         qk, v = qkv[:, :turned], qkv[:, turned:]
         if self.head_norm is not None:
             weight, epsilon = self.head_norm
@@ -190,8 +207,36 @@ class _Layer:
         q, k = qk[:, : self.heads], qk[:, self.heads :]
         seen = attend(stage, self.number, q, k.transpose(0, 1), v.transpose(0, 1), self.form)
         x = self.out.onto(x, seen.view(len(x), -1))
-        gate, up = F.linear(self.after.of_rows(x), self.gate_up, self.gate_up_bias).chunk(2, -1)
+        gate, up = self._gated(self.after.of_rows(x)).chunk(2, -1)
         return self.down.onto(x, F.silu(gate).mul_(up))
+
+    @property
+    def fits_gpu(self) -> bool:
+        """Whether its heads are of a width that the kernels of `gpu_layers` take."""
+        return self.width & (self.width - 1) == 0
+
+    def forward_on_gpu(self, x: Tensor, rotations: Tensor, at: Tensor, stage: Stage) -> Tensor:
+        """The same in a third of the kernels; each row's rotation is at `at` in the table."""
+        assert stage.plan is not None
+        pool, write = stage.pools[self.number], stage.plan.write
+        qkv = self._projected(self.before.of_rows(x, on_gpu=True))
+        gpu_layers.rotate_and_keep(
+            qkv, rotations, at, write, pool.keys, pool.values, self.head_norm
+        )
+        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)
+        seen = look(stage, self.number, q, k.transpose(0, 1), v.transpose(0, 1), self.form)
+        x = self.out.onto(x, seen.reshape(len(x), -1))
+        gated = self._gated(self.after.of_rows(x, on_gpu=True))
+        return self.down.onto(x, gpu_layers.gate(gated))
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Queries, keys and values: (rows, heads + 2 kv heads, width)."""
+        qkv = F.linear(x, self.qkv, self.qkv_bias)
+        return qkv.view(len(x), self.heads + 2 * self.kv_heads, self.width)
+
+    def _gated(self, x: Tensor) -> Tensor:
+        """What goes through the gates, and what they let pass: (rows, 2 intermediate)."""
+        return F.linear(x, self.gate_up, self.gate_up_bias)
 
 
 class _Rotations:
@@ -200,21 +245,22 @@ class _Rotations:
     def __init__(self, module: Any, config: Any) -> None:
         self._module = module
         parameters = getattr(config, "rope_parameters", None) or {}
-        self._steady = parameters.get("rope_type", "default") in _STEADY
+        self.steady = parameters.get("rope_type", "default") in _STEADY
         self._table: Tensor | None = None  # (positions, 2, width)
 
     def at(self, x: Tensor, positions: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-        """Both (rows, 1, width); all of the (rows,) positions are below `reach`. Sines of the first half are negative."""
-        if not self._steady:
-            found = self._compute(x, positions)
-        else:
-            known = 0 if self._table is None else len(self._table)
-            if self._table is None or known < reach:
-                size = max(reach, 2 * known, _FIRST_ROTATIONS)
-                self._table = self._compute(x, torch.arange(size, device=x.device))
-            found = self._table.index_select(0, positions)
-        cos, sin = found.unsqueeze(2).unbind(1)
-        return cos, sin
+        """A table (n, 2, width) and where in it each of the (rows,) positions is, which are below `reach`. Sines of the first half are negative."""
+        if self.steady:
+            return self.reach(x, reach), positions
+        return self._compute(x, positions), torch.arange(len(positions), device=x.device)
+
+    def reach(self, x: Tensor, positions: int) -> Tensor:
+        """The table, of so many positions at least; as wide and exact as `x` (rows, hidden) asks for."""
+        known = 0 if self._table is None else len(self._table)
+        if self._table is None or known < positions:
+            size = max(positions, 2 * known, _FIRST_ROTATIONS)
+            self._table = self._compute(x, torch.arange(size, device=x.device))
+        return self._table
 
     def _compute(self, x: Tensor, positions: Tensor) -> Tensor:
         cos, sin = (part[0] for part in self._module(x[None], positions[None]))

@@ -33,9 +33,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from langchain_pareto.backends import coupling
+from langchain_pareto.backends import coupling, gpu_draws
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.draws import Draws, Row
+from langchain_pareto.backends.gpu_support import usable
 from langchain_pareto.backends.keys import draw_words, token_words, uniforms
 from langchain_pareto.backends.logit_blocks import (
     BLOCK,
@@ -91,13 +92,18 @@ class Sampler:
         """
         assert logits.ndim == 2
         assert logits.shape[0] == len(rows) > 0
-        with torch.inference_mode():
+        # our own kernels run on the current device
+        with torch.inference_mode(), torch.cuda.device_of(logits):
             logits = logits.detach()
             self._grow_table(block_count(logits) * BLOCK, logits.device)
             raw = Peaks(logits, self._block_peaks)
             edited = edit(logits, rows)
             x = logits if edited is None else edited
             peaks = raw if edited is None else Peaks(edited, self._block_peaks)
+            if edited is None and not stats:
+                alike = self._drawn_alike(x, peaks, rows)
+                if alike is not None:
+                    return Draws(alike)
             tokens = self._tokens(x, peaks, rows)
             if guessed := [i for i, row in enumerate(rows) if row.guess is not None]:
                 at = torch.tensor(guessed, device=x.device)
@@ -110,7 +116,7 @@ class Sampler:
 
     def distribution(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
         """What each row is drawn from, after every warper: float32, (rows, vocab)."""
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.cuda.device_of(logits):
             edited = edit(logits, rows)
             x = logits.detach() if edited is None else edited
             return self._distribution(x, Peaks(x, self._block_peaks), rows)
@@ -142,6 +148,8 @@ class Sampler:
         rows: Sequence[Row],
         samplings: tuple[Sampling, ...],
     ) -> Tensor:
+        if kind != "ranked" and usable(x.device):
+            return self._by_kernels(kind, x, peaks, rows, samplings)[:, :1].long()
         if kind == "greedy":
             tokens = greedy(x, peaks)
         else:
@@ -152,6 +160,30 @@ class Sampler:
             else:
                 tokens = self._ranked(x, peaks, words, warpers)
         return tokens.clamp_(max=x.shape[1] - 1)  # a broken row may point into the padding
+
+    def _drawn_alike(self, x: Tensor, peaks: Peaks, rows: Sequence[Row]) -> Tensor | None:
+        """Tokens, and whether the rows are in order, all at once on a GPU: (rows, 2); None where that cannot be."""
+        first = rows[0].sampling
+        kind = _kind(first, x.shape[1])
+        if kind == "ranked" or not usable(x.device):
+            return None
+        if any(row.sampling is not first or row.guess is not None for row in rows):
+            return None
+        return self._by_kernels(kind, x, peaks, rows, (first,))
+
+    def _by_kernels(
+        self,
+        kind: Literal["greedy", "race"],
+        x: Tensor,
+        peaks: Peaks,
+        rows: Sequence[Row],
+        samplings: tuple[Sampling, ...],
+    ) -> Tensor:
+        if kind == "greedy":
+            return gpu_draws.largest(x, peaks.blocks)
+        warpers, words = self._warpers_of(samplings, x), _words(rows, x.device)
+        inverse, table = warpers.inverse_temperature, self._tables[x.device]
+        return gpu_draws.race(x, peaks.blocks, words, inverse, table, _BEST)
 
     def _race(
         self, x: Tensor, top: Tensor, words: Tensor, warpers: Warpers
@@ -169,8 +201,11 @@ class Sampler:
 
         Noise 0 gives infinity, or NaN where p is 0 too; both rank first, so their blocks are raced.
         """
-        rate = warpers.inverse_temperature.float() * _LOG2E  # (rows or 1, 1)
         table = self._tables[x.device]
+        if usable(x.device):  # their logarithms, which rank alike
+            peaks = gpu_draws.block_peaks(x)
+            return gpu_draws.bounds(x, peaks, words, warpers.inverse_temperature, table)
+        rate = warpers.inverse_temperature.float() * _LOG2E  # (rows or 1, 1)
         bounds = torch.empty((x.shape[0], block_count(x)), device=x.device)
         for start, f, h, spare in self._chunks(x):
             f.sub_(top).mul_(rate).exp2_()
@@ -361,6 +396,8 @@ class Sampler:
 
     def _block_peaks(self, x: Tensor) -> Tensor:
         """The largest logit of each block of tokens; a NaN is the largest: (rows, blocks)."""
+        if usable(x.device):
+            return gpu_draws.block_peaks(x)
         peaks = torch.empty((x.shape[0], block_count(x)), device=x.device)
         for start, f, _, _ in self._chunks(x):
             write_peaks(f, start, peaks)

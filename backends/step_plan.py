@@ -7,14 +7,22 @@ tensors stay on the device and only the new columns are written: O(branches) a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Sequence_
+from collections.abc import Callable, Sequence as Sequence_
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from langchain_pareto.backends.attention_groups import Group, Member, classes, row_bucket, split
+from langchain_pareto.backends.attention_groups import (
+    Group,
+    Member,
+    classes,
+    column_bucket,
+    row_bucket,
+    split,
+    wide_bucket,
+)
 from langchain_pareto.backends.sequences import Chunk, Segment, Sequence
 
 _IN_ORDER_ROWS = 128  # from here on one sequence's chunk attends causally, without a mask tensor
@@ -91,10 +99,12 @@ class StepPlan:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What a compiled or captured forward depends on."""
-        calls = tuple(n for call in self.calls for n in (*call.rows.shape, call.columns.shape[1]))
+        """What a captured forward depends on: the sizes, and which of the tensors are read."""
+        calls = tuple(
+            n for call in self.calls for n in (*call.rows.shape, call.columns.shape[1], call.whole)
+        )
         past = () if self.in_order is None else (self.in_order.stop, len(self.in_order.past))
-        return (self.tokens.shape[1], len(self.keep), *past, *calls)
+        return (self.tokens.shape[1], len(self.keep), self.gather is not None, *past, *calls)
 
 
 class Planner:
@@ -110,11 +120,12 @@ class Planner:
     ) -> None:
         """`heads_per_kv_head` is 0 for a model without attention: its plans have no calls, and read no slot.
 
-        `padded` rows come in few numbers, as captured graphs need them; by default not on a CPU, where a row that is padding takes
-        as long as any.
+        `padded` rows and columns come in few numbers, as captured graphs need them; by default not on a CPU, where a row that is padding
+        takes as long as any.
         """
         padded = device.type != "cpu" if padded is None else padded
-        self._size = row_bucket if padded else int
+        self._size: Callable[[int], int] = row_bucket if padded else int
+        self._width = wide_bucket if padded else column_bucket
         self._device = device
         self._dtype = dtype
         self._heads = heads_per_kv_head
@@ -161,7 +172,9 @@ class Planner:
             gather[in_order.first : in_order.first + in_order.n] = np.arange(in_order.n)
             ahead = in_order.n
         groups = list(split([m for m in attending if m is not in_order]))
-        layouts = [_Layout(*shape, self._heads) for shape in classes(groups, self._size)]
+        layouts = [
+            _Layout(*shape, self._heads) for shape in classes(groups, self._size, self._width)
+        ]
         for layout in layouts:
             layout.place(gather, ahead)
             ahead += layout.groups * layout.rows

@@ -3,7 +3,8 @@ Attention over the slot pool, registered with transformers as one more attention
 
 Knows tensors, a StepPlan and the pool; knows no sequence and no model. Each layer writes the new tokens' keys and values into its
 pool. A long chunk of one sequence attends in order, causally, over its past and itself; everything else goes call by call: one gather
-of the union and one masked scaled-dot-product attention, with the query heads that share a key head folded into the rows. Soft-capped scores (Gemma 2) and sinks (GPT-OSS) take the plain route.
+of the union and one masked scaled-dot-product attention, with the query heads that share a key head folded into the rows. On a GPU all
+calls go at once and without a gather (`gpu_layers.py`). Soft-capped scores (Gemma 2) and sinks (GPT-OSS) take the plain route.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
+from langchain_pareto.backends import gpu_layers
 from langchain_pareto.backends.step_plan import Call, InOrder, StepPlan
 from langchain_pareto.errors import CapabilityError
 
@@ -65,6 +67,7 @@ class Stage:
     observed: dict[int, Observed] | None = None
     workspace: dict[str, torch.Tensor] = field(default_factory=dict)
     unnumbered: int = 0  # calls of modules that several layers share, in this forward
+    on_gpu: bool = False  # whether `gpu_layers` runs here
 
     def layer(self, module: torch.nn.Module) -> int:
         """Which layer's attention this is; modules that several layers share (Zamba 2) are told apart by the order of the calls."""
@@ -132,6 +135,35 @@ def attend(
     assert plan is not None
     pool.keys.index_copy_(1, plan.write, key)
     pool.values.index_copy_(1, plan.write, value)
+    return look(stage, layer, query, key, value, form)
+
+
+def look(
+    stage: Stage,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    form: Form,
+) -> torch.Tensor:
+    """The same where the new keys and values are written already."""
+    plan, pool = stage.plan, stage.pools[layer]
+    assert plan is not None
+    if (
+        stage.on_gpu
+        and plan.in_order is None
+        and not form.plain
+        and gpu_layers.fits(query, pool.keys, pool.values)
+    ):
+        return gpu_layers.attend(
+            query,
+            pool.keys,
+            pool.values,
+            plan.calls,
+            places=plan.gather,
+            scale=form.scale,
+            window=form.window,
+        )
     outs = list[torch.Tensor]()
     if plan.in_order is not None:
         outs.append(_in_order(plan.in_order, pool, query, (key, value), form))

@@ -17,8 +17,10 @@ import torch
 
 from langchain_pareto.backends.base import Logits, ModelSpec
 from langchain_pareto.backends.fused_forward import FusedForward, fits
+from langchain_pareto.backends.gpu_support import usable
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.slot_runner import SlotRunner
+from langchain_pareto.backends.step_graphs import StepGraphs
 from langchain_pareto.backends.step_plan import Planner
 from langchain_pareto.backends.torch_attention import IMPLEMENTATION, LayerPool, Observed, Stage
 from langchain_pareto.errors import CapabilityError
@@ -53,9 +55,15 @@ class TorchRunner(SlotRunner):
         first = next(iter(observed.values()), None)
         per_kv_head = 0 if first is None else first.heads // first.kv_heads
         self._planner = Planner(self.device, self.dtype, per_kv_head)
-        self._stage = Stage(pools={i: self._layer(o) for i, o in observed.items()})
+        self._stage = Stage(
+            pools={i: self._layer(o) for i, o in observed.items()},
+            on_gpu=usable(self.device),
+        )
+        self._graphs: StepGraphs | None = None
         if fused and fits(model):
             self._fused = FusedForward(model, {i: o.window for i, o in observed.items()})
+            if self.device.type == "cuda" and self._fused.steady:
+                self._graphs = StepGraphs(self.device)
 
     def step(self, chunks: Sequence_[Chunk]) -> Logits:
         """Computes every chunk in one forward; raises CapacityError, or the model's own error, and changes nothing then."""
@@ -63,7 +71,11 @@ class TorchRunner(SlotRunner):
             with self._slots_for(chunks), torch.inference_mode(), self._beside():
                 plan = self._planner.plan(chunks)
                 self._stage.plan = plan
-                rows = self._forward(plan.tokens, plan.positions, plan.keep)
+                if self._graphs is not None and self._fused is not None:
+                    table = self._fused.reach(plan.reach)
+                    rows = self._graphs.run(self._stage, self._forward, (table,))
+                else:
+                    rows = self._forward(plan.tokens, plan.positions, plan.keep)
         except BaseException:
             self._planner.forget()
             raise
@@ -89,11 +101,11 @@ class TorchRunner(SlotRunner):
 
     @contextmanager
     def _beside(self) -> Iterator[None]:
-        """What is launched inside goes to the stream of the steps."""
-        if self._stream is None:
+        """What is launched inside goes to the stream of the steps, on their device."""
+        if self.device.type != "cuda":
             yield
             return
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             yield
 
     def synchronize(self) -> None:
@@ -103,6 +115,8 @@ class TorchRunner(SlotRunner):
 
     def trim(self) -> None:
         """Gives scratch memory back, after the device ran out of it."""
+        if self._graphs is not None:
+            self._graphs.clear()
         self._stage.workspace.clear()
         self._planner.forget()
         if self.device.type == "cuda":
@@ -114,7 +128,7 @@ class TorchRunner(SlotRunner):
             return
         self.closed = True
         self._planner.forget()
-        self._stage, self._fused = Stage(), None
+        self._stage, self._fused, self._graphs = Stage(), None, None
         self._restore()
         del self.model
         if self.device.type == "cuda":

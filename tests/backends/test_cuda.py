@@ -2,9 +2,18 @@
 The torch backend on a GPU: the same facts as on the CPU, where a device could make them false.
 """
 
+import random
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from langchain_pareto import ChatPareto
 from langchain_pareto.backends.base import Sampling, Stop
@@ -33,6 +42,8 @@ SHAPE = {
 }
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SHAPE),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=8),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=32),
     "gemma2": lambda: Gemma2Config(
         **SHAPE, head_dim=16, sliding_window=8, attn_logit_softcapping=2.0
     ),
@@ -69,6 +80,94 @@ def test_logits_equal_a_full_forward(name):
                 runner.append(branch, [int(tokens[0, 600 + step])])
     finally:
         runner.close()
+
+
+def a_walk(runner: TorchRunner, steps: int = 60, salt: int = 0) -> torch.Tensor:
+    """Logits of steps over two trees whose branches come, part, fall back and go."""
+    rng = random.Random(salt)
+    roots = [runner.open([rng.randrange(97) for _ in range(n)]) for n in (90, 40)]
+    runner.step([Chunk(root, root.pending, 1) for root in roots])
+    branches = [runner.fork(root) for root in roots for _ in range(3)]
+    out = list[torch.Tensor]()
+    for step in range(steps):
+        if step % 20 == 10:
+            runner.free(branches.pop(rng.randrange(len(branches))))
+            branches.append(runner.fork(rng.choice(branches)))
+        if step % 20 == 15:
+            for branch in branches:
+                runner.truncate(branch, len(branch.tokens) - rng.randrange(3))
+        for branch in branches:
+            runner.append(branch, [rng.randrange(97) for _ in range(1 + 2 * (step % 7 == 0))])
+        chunks = [Chunk(branch, branch.pending, branch.pending) for branch in branches]
+        out.append(runner.step(chunks).rows)
+    for sequence in (*roots, *branches):
+        runner.free(sequence)
+    assert runner.pool.live == 0
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+def test_captured_steps_give_what_they_gave(name, dtype):
+    """Steps that are replayed, with plans that grow, change and come again, give the logits of steps launched kernel by kernel."""
+    plain, captured = (TorchRunner(tiny(name, dtype), slots=4096) for _ in range(2))
+    plain._graphs = None
+    for salt in range(3):
+        assert torch.equal(a_walk(plain, salt=salt), a_walk(captured, salt=salt))
+    assert captured._graphs._graphs
+    captured.trim()
+    assert not captured._graphs._graphs
+    assert torch.equal(a_walk(plain, salt=9), a_walk(captured, salt=9))
+    plain.close()
+    captured.close()
+
+
+def test_kernels_give_what_transformers_attention_gives():
+    """The same walk with and without the kernels of a GPU, within rounding."""
+    for name in ("llama", "mistral", "qwen3"):
+        ours, plain = (TorchRunner(tiny(name), slots=4096) for _ in range(2))
+        assert ours._stage.on_gpu
+        plain._stage.on_gpu = False
+        plain._graphs = None
+        a, b = a_walk(ours), a_walk(plain)
+        assert torch.allclose(a, b, atol=2e-3, rtol=1e-3)
+        ours.close()
+        plain.close()
+
+
+def test_a_text_outgrows_the_table_of_rotations():
+    """Graphs that read the shorter table are not replayed beyond it."""
+    model = tiny("llama")
+    tokens = torch.randint(0, 97, (1, 2300), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        full = model(input_ids=tokens.cuda(), use_cache=False).logits[0]
+    runner = TorchRunner(model, slots=4096)
+    for start in (1000, 2030):
+        sequence = runner.open(tokens[0, :start].tolist())
+        for at in range(start - 1, start + 60):
+            rows = runner.step([Chunk(sequence, sequence.pending, 1)]).rows
+            assert torch.allclose(rows[0], full[at], atol=2e-3, rtol=1e-3)
+            runner.append(sequence, [int(tokens[0, at + 1])])
+        runner.free(sequence)
+    assert len({key[-1] for key in runner._graphs._graphs}) > 1  # tables
+    runner.close()
+
+
+def test_a_capture_that_fails_costs_only_speed(monkeypatch, caplog):
+    """The step has its result, and later ones are launched kernel by kernel."""
+    plain, failing = (TorchRunner(tiny("llama"), slots=4096) for _ in range(2))
+    plain._graphs = None
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", fail)
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_end", lambda self: None)
+    assert torch.equal(a_walk(plain), a_walk(failing))
+    assert "are not captured" in caplog.text
+    assert not failing._graphs._graphs
+    plain.close()
+    failing.close()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -11,6 +11,7 @@ from langchain_pareto.backends.attention_groups import (
     bucket,
     column_bucket,
     row_bucket,
+    wide_bucket,
 )
 from langchain_pareto.backends.kv_pool import SlotPool
 from langchain_pareto.backends.sequences import Chunk, Sequence
@@ -48,6 +49,14 @@ def test_buckets_are_few():
         512,
     ]
     assert bucket(5, 8, 2) == 8
+
+
+def test_columns_of_captured_steps_come_in_fewer_sizes():
+    """A dozen up to 16,384, at most half of them padding: each is a graph of its own."""
+    sizes = {wide_bucket(n) for n in range(1, 16_385)}
+    assert len(sizes) <= 13
+    assert all(n <= wide_bucket(n) <= max(256, 1.5 * n) for n in range(1, 16_385))
+    assert all(wide_bucket(size) == size for size in sizes)
 
 
 class Trees:

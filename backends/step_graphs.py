@@ -1,0 +1,199 @@
+"""
+Forwards captured as CUDA graphs, one for each shape of step: the host launches one graph where it would launch hundreds of kernels.
+
+Knows step plans and their tensors; knows no model and no sequence. A decode step of a small model, and of any model at few branches, takes
+the GPU less time than the host takes to launch its kernels one by one. The plan of a step is copied into the tensors that its graph was
+captured with; while the same sequences decode, the plan grows in those tensors themselves, and only the new tokens are copied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langchain_pareto.backends.step_plan import Call, StepPlan
+from langchain_pareto.backends.torch_attention import Stage
+
+Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_EAGER = 2  # steps of a shape that are launched kernel by kernel before it is captured: many shapes never come again
+_MOST = 64  # graphs of one runner; each holds a few MB of the device
+_REMEMBERED = 1024  # shapes whose steps are counted
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Graph:
+    """One captured forward, and everything that it reads by address."""
+
+    graph: torch.cuda.CUDAGraph
+    plan: StepPlan
+    logits: Tensor  # (logit rows, vocabulary), overwritten by each replay of any graph
+    held: list[Tensor]  # scratch memory and tables
+
+
+class StepGraphs:
+    """The graphs of one runner. Its stage's pools, scratch memory and model stay where they are."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._graphs = OrderedDict[tuple[object, ...], _Graph]()
+        self._seen = OrderedDict[tuple[object, ...], int]()
+        self._memory: Any = None  # a handle; shared by all graphs, of which one runs at a time
+        self._stream: torch.cuda.Stream | None = None  # of captures
+        self._failed = False  # one of them did: no more are tried
+
+    def run(self, stage: Stage, forward: Forward, held: Sequence[Tensor]) -> Tensor:
+        """The logits of the stage's plan: (logit rows, vocabulary), the caller's own.
+
+        `forward` takes tokens, positions and the rows to keep, reads the rest from the stage, and is the same from step to step, as are
+        the tensors `held` that it reads besides.
+        """
+        plan = stage.plan
+        assert plan is not None
+        # a long prompt is bound by arithmetic, and its shape hardly ever comes again
+        if self._failed or plan.in_order is not None:
+            return forward(plan.tokens, plan.positions, plan.keep)
+        key = (*plan.shape, *(t.data_ptr() for t in held))
+        known = self._graphs.get(key)
+        if known is not None:
+            self._graphs.move_to_end(key)
+            return self._replay(known, plan)
+        if not self._is_due(key):
+            return forward(plan.tokens, plan.positions, plan.keep)
+        return self._capture(key, stage, forward, held)
+
+    def clear(self) -> None:
+        """Gives all of it back."""
+        self._graphs.clear()
+        self._seen.clear()
+        self._memory = None
+
+    def _is_due(self, key: tuple[object, ...]) -> bool:
+        """Whether steps of this shape have come often enough; counts this one."""
+        seen = self._seen.pop(key, 0)
+        if seen >= _EAGER:
+            return True
+        self._seen[key] = seen + 1
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return False
+
+    def _replay(self, one: _Graph, plan: StepPlan) -> Tensor:
+        _fill(one.plan, plan)
+        one.graph.replay()
+        return one.logits.clone()  # whoever draws from it may do so beside the next step
+
+    def _capture(
+        self,
+        key: tuple[object, ...],
+        stage: Stage,
+        forward: Forward,
+        held: Sequence[Tensor],
+    ) -> Tensor:
+        """Runs the step kernel by kernel, then captures what it does for the steps to come."""
+        given = stage.plan
+        assert given is not None
+        while len(self._graphs) >= _MOST:
+            self._graphs.popitem(last=False)
+        own = stage.plan = _copied(given)
+        try:
+            with self._aside():
+                # libraries set themselves up for the stream, and scratch memory gets its size
+                out = forward(own.tokens, own.positions, own.keep)
+                logits = stage.buffer("logits", tuple(out.shape), out)
+                _forget_derived(own)
+                graph = self._recorded(lambda: _copy(forward, own, logits))
+                logits.copy_(out)
+        finally:
+            stage.plan = given
+            _forget_derived(own)
+        if graph is not None:
+            given.calls = own.calls  # the plan grows in the graph's tensors from here on
+            read = [*stage.workspace.values(), *held]
+            self._graphs[key] = _Graph(graph, own, logits, read)
+        return logits.clone()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """A stream for captures, which waits for what was launched before, and which what comes after waits for."""
+        now = torch.cuda.current_stream(self._device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)
+        beside = self._stream
+        beside.wait_stream(now)
+        with torch.cuda.stream(beside):
+            yield
+        now.wait_stream(beside)
+
+    def _recorded(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        """What `work` launches; None where that could not be captured."""
+        graph = torch.cuda.CUDAGraph()
+        if self._memory is None:
+            self._memory = torch.cuda.graph_pool_handle()
+        try:
+            # other threads may allocate meanwhile
+            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
+            try:
+                work()
+            finally:
+                graph.capture_end()
+        except torch.OutOfMemoryError:
+            self.clear()
+            return None
+        except RuntimeError as error:
+            _logger.warning("steps on %s are not captured: %s", self._device, error)
+            self.clear()
+            self._failed = True
+            return None
+        return graph
+
+
+def _copy(forward: Forward, plan: StepPlan, logits: Tensor) -> None:
+    logits.copy_(forward(plan.tokens, plan.positions, plan.keep))
+
+
+def _copied(plan: StepPlan) -> StepPlan:
+    """The same plan in tensors of its own."""
+    calls = [
+        replace(call, **_clones(call), fresh=None, gathered={}, _derived={}) for call in plan.calls
+    ]
+    return replace(plan, **_clones(plan), calls=calls)
+
+
+def _clones(one: StepPlan | Call) -> dict[str, Any]:
+    return {
+        f.name: value.clone()
+        for f in fields(one)
+        if isinstance(value := getattr(one, f.name), Tensor)
+    }
+
+
+def _fill(own: StepPlan, plan: StepPlan) -> None:
+    """Gives the graph's plan what this step's says; a plan that has grown in it brings its new tokens only."""
+    own.tokens.copy_(plan.tokens)
+    own.positions.copy_(plan.positions)
+    own.write.copy_(plan.write)
+    if plan.calls is own.calls:
+        return
+    own.keep.copy_(plan.keep)
+    if own.gather is not None and plan.gather is not None:
+        own.gather.copy_(plan.gather)
+    for mine, call in zip(own.calls, plan.calls, strict=True):
+        for name in ("rows", "columns", "mask", "row_positions", "column_positions"):
+            getattr(mine, name).copy_(getattr(call, name))
+    plan.calls = own.calls
+
+
+def _forget_derived(plan: StepPlan) -> None:
+    """No mask that was derived outside a capture is used inside, or the other way round."""
+    for call in plan.calls:
+        call.forget_derived()
