@@ -179,14 +179,18 @@ class Supplied:
     def _supplied(self, chunks: Sequence[Chunk]) -> Logits:
         logits = self._step(chunks)
         rows, at = logits.rows.clone(), 0
+        guesses = list[tuple[int, int]]()  # row and token
         for chunk in chunks:
             tokens = chunk.sequence.tokens
             for left in reversed(range(chunk.rows)):  # tokens behind this row's
                 place = _place(tokens[: len(tokens) - left])
                 if (token := self._next.get(place)) is not None:
                     right = random.Random(f"{place}").random() < self.rate
-                    rows[at, token if right else (token + 1) % rows.shape[1]] = 1e9
+                    guesses.append((at, token if right else (token + 1) % rows.shape[1]))
                 at += 1
+        if guesses:
+            where = torch.tensor(guesses).T.to(rows.device, non_blocking=True)
+            rows[where[0], where[1]] = 1e9
         return Logits(rows, logits.union)
 
 

@@ -1,5 +1,6 @@
 """
-llama.cpp with forked sequences against llama.cpp as it comes: `python examples/bench/llama.py`. Needs the extra llama-cpp.
+llama.cpp with forked sequences against llama.cpp as it comes: `python examples/bench/llama.py [cpu | cuda]`. Needs the extra llama-cpp, built
+for CUDA if it is to run there; then all layers of both contenders are on the GPU.
 
 A random 100M Llama in Q8_0, one thread for each contender, both warm. `n branches of one prompt`: the tokens of n samples of one
 prompt a second; `Llama` generates them one after another, and finds the prompt in its cache. `n requests over two prompts`: prompts
@@ -34,6 +35,9 @@ from nano.tasks import DIFFICULTIES, TASKS, draw
 from nano.tokenizer import prompt_of
 
 HOT = Sampling(temperature=0.8)
+DEVICE = "cuda" if sys.argv[1:] == ["cuda"] else "cpu"
+THREADS = {"n_threads": 1, "n_threads_batch": 1, "n_gpu_layers": 0 if DEVICE == "cpu" else -1}
+BENCH = "llama" if DEVICE == "cpu" else "llama on a GPU"
 TOKENS = 32  # of each sample
 QUESTIONS = 500
 ROWS = (  # tokens of a prompt, different prompts, requests, bar
@@ -82,8 +86,8 @@ def ours(backend: LocalBackend, prompts: list[list[int]]) -> None:
 
 def throughput_rows(path: Path) -> None:
     """Tokens a second against `Llama`."""
-    llama = Llama(str(path), n_ctx=4096, n_threads=1, n_threads_batch=1, verbose=False)
-    with load(path, model_kwargs={"n_threads": 1}, device="cpu") as backend:
+    llama = Llama(str(path), n_ctx=4096, verbose=False, **THREADS)
+    with load(path, model_kwargs={"n_threads": 1}, device=DEVICE) as backend:
         for length, different, n, bar in ROWS:
             kinds = [prompt(length, seed) for seed in range(different)]
             prompts = [kinds[i % different] for i in range(n)]
@@ -100,15 +104,15 @@ def throughput_rows(path: Path) -> None:
                 if different == 1
                 else f"{n} requests over two prompts"
             )
-            report("llama", name, mine, other, mine / other, "tokens/s", bar=f">= {bar}")
+            report(BENCH, name, mine, other, mine / other, "tokens/s", bar=f">= {bar}")
     llama.close()
 
 
 def flash_rows(path: Path) -> None:
     """Plain attention against llama.cpp's own choice, which on a processor is the flash kind."""
     with (
-        load(path, model_kwargs={"n_threads": 1}, device="cpu") as chosen,
-        load(path, model_kwargs={"n_threads": 1, "flash_attn": False}, device="cpu") as plain,
+        load(path, model_kwargs={"n_threads": 1}, device=DEVICE) as chosen,
+        load(path, model_kwargs={"n_threads": 1, "flash_attn": False}, device=DEVICE) as plain,
     ):
         for length, different, n in FLASH_ROWS:
             prompts = [prompt(length, seed % different) for seed in range(n)]
@@ -119,7 +123,7 @@ def flash_rows(path: Path) -> None:
             mine, other = (n * TOKENS / s[k] for k in ("plain", "chosen"))
             kind = "branches of one prompt" if different == 1 else "unrelated prompts"
             name = f"without flash attention, {n} {kind} of {length}"
-            report("llama", name, mine, other, mine / other, "tokens/s")
+            report(BENCH, name, mine, other, mine / other, "tokens/s")
 
 
 class LlamaChat(SimpleChatModel):
@@ -147,16 +151,16 @@ def best_of_row() -> None:
     """Best of 16 on the bundled policy."""
     question = draw("countdown", 0, split="validation", difficulty=4).question
     path = nano_gguf()
-    llama = Llama(str(path), n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False)
+    llama = Llama(str(path), n_ctx=2048, verbose=False, **THREADS)
     chat = LlamaChat(llama=llama)
-    pareto = ChatPareto(model=str(path), temperature=0.8, strategy=BestOfN(n=16))
+    pareto = ChatPareto(model=str(path), device=DEVICE, temperature=0.8, strategy=BestOfN(n=16))
     s = alternate(
         {
             "ours": lambda: pareto.invoke(question),
             "theirs": lambda: [chat.invoke(question) for _ in range(16)],
         }
     )
-    report("llama", "best of 16", s["ours"], s["theirs"], s["theirs"] / s["ours"], "s", bar=">= 5")
+    report(BENCH, "best of 16", s["ours"], s["theirs"], s["theirs"] / s["ours"], "s", bar=">= 5")
     pareto.close()
     llama.close()
 
@@ -175,11 +179,11 @@ def greedy_rows() -> None:
             path = Path(folder) / "nano.gguf"
             write_gguf(policy_path(), tokenizer_path(), path, precision)
             kwargs = {"kv_type": precision, "flash_attn": False}
-            with load(path, device="cpu", model_kwargs=kwargs) as backend:
+            with load(path, device=DEVICE, model_kwargs=kwargs) as backend:
                 got = greedy_texts(backend, asked)
         same = sum(a == b for a, b in zip(got, wanted, strict=True))
         name = f"same greedy text, {precision}"
-        report("llama", name, same, len(asked), same / len(asked), "texts", bar=f">= {bar}")
+        report(BENCH, name, same, len(asked), same / len(asked), "texts", bar=f">= {bar}")
 
 
 def greedy_texts(backend: LocalBackend, asked: list[str]) -> list[str]:

@@ -64,7 +64,7 @@ def run(
 # --- real models
 
 
-def nano_rows() -> None:
+def nano_pair(device: str = "cpu", bench: str = "speculation", **told: object) -> None:
     """The bundled draft ahead of the large policy, and of the bundled one."""
     prompts = [
         prompt_of(draw(task, i, split="validation", difficulty=DIFFICULTIES[task][-1]).question)
@@ -74,15 +74,25 @@ def nano_rows() -> None:
     for policy in map(trained_or_shipped, ("L", "M")):
         if (policy / "model.safetensors").exists():
             for dtype in ("float32", "bfloat16"):
-                _nano_rows(policy, dtype, prompts)
+                _nano_rows(policy, dtype, prompts, device, bench, told)
 
 
-def _nano_rows(policy: Path, dtype: str, prompts: list[str]) -> None:
+def _nano_rows(
+    policy: Path,
+    dtype: str,
+    prompts: list[str],
+    device: str,
+    bench: str,
+    told: dict[str, object],
+) -> None:
     """One policy in one dtype."""
     stop, counted = Stop(300), dict[str, int]()
+    memory = None if device == "cpu" else "2GB"
     with (
-        load(policy, tokenizer=tokenizer_path(), dtype=dtype, device="cpu") as target,
-        load("nano-draft", dtype=dtype, device="cpu") as draft,
+        load(
+            policy, tokenizer=tokenizer_path(), dtype=dtype, device=device, memory=memory
+        ) as target,
+        load("nano-draft", dtype=dtype, device=device, memory=memory) as draft,
     ):
         spoken = DecodingBackend(target, Speculative(), draft)
         usage = Usage()
@@ -98,7 +108,7 @@ def _nano_rows(policy: Path, dtype: str, prompts: list[str]) -> None:
 
         hf = _assisted(policy, dtype, prompts, target, counted)
         seconds = alternate({"ours": ours, "plain": plain, "hf": hf}, rounds=3)
-        told = {
+        told = told | {
             "tokens_per_round": round(1 + usage.accepted / max(1, usage.rounds), 2),
             "accepted": round(usage.accepted / max(1, usage.drafted), 3),
         }
@@ -106,7 +116,7 @@ def _nano_rows(policy: Path, dtype: str, prompts: list[str]) -> None:
         for other in ("plain", "hf"):
             row = f"nano {policy.name}, {dtype}, against {other}"
             ratio = rate["ours"] / rate[other]
-            report("speculation", row, rate["ours"], rate[other], ratio, "tokens/s", **told)
+            report(bench, row, rate["ours"], rate[other], ratio, "tokens/s", **told)
 
 
 def _assisted(
@@ -118,13 +128,16 @@ def _assisted(
 ) -> Callable[[], None]:
     """transformers' assisted generation with the same pair."""
     kind = getattr(torch, dtype)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind)
-    assistant = AutoModelForCausalLM.from_pretrained(draft_path(), dtype=kind)
+    device = target.spec.device
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device)
+    assistant = AutoModelForCausalLM.from_pretrained(draft_path(), dtype=kind).to(device)
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=300, eos_token_id=model.config.eos_token_id
     )
     settings.pad_token_id = model.config.pad_token_id
-    ids = [torch.tensor([target.tokenizer.encode_prompt(prompt)]) for prompt in prompts]
+    ids = [
+        torch.tensor([target.tokenizer.encode_prompt(prompt)], device=device) for prompt in prompts
+    ]
 
     def generate() -> None:
         counted["hf"] = 0
@@ -317,7 +330,7 @@ def main() -> None:
     torch.set_num_threads(1)
     asked = sys.argv[1:] or ["nano", "supplied", "trees"]
     for name in asked:
-        {"nano": nano_rows, "supplied": supplied_rows, "trees": tree_rows}[name]()
+        {"nano": nano_pair, "supplied": supplied_rows, "trees": tree_rows}[name]()
 
 
 if __name__ == "__main__":
