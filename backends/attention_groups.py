@@ -39,7 +39,7 @@ def column_bucket(n: int) -> int:
 
 
 def wide_bucket(n: int) -> int:
-    """The same in few sizes, for captured graphs: at least 256, then in halves."""
+    """Columns of a union where graphs are captured, in few sizes: at least 256, then in halves."""
     return bucket(n, 256, 2)
 
 

@@ -14,6 +14,7 @@ from time import perf_counter
 
 import torch
 
+from langchain_pareto.backends.gpu_support import give_memory_back
 from langchain_pareto.errors import CapacityError, SettingError
 
 MOST_SLOTS = 1 << 20
@@ -165,7 +166,7 @@ def _read_size(text: str) -> float | None:
 def free_bytes(device: torch.device) -> int:
     """Bytes that this process may still take on `device`."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        give_memory_back()
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
     return min(_free_of_machine(), _free_of_container())

@@ -21,6 +21,7 @@ import torch
 from langchain_pareto.backends import cost
 from langchain_pareto.backends.base import Runner, Usage
 from langchain_pareto.backends.draft_length import Acceptance
+from langchain_pareto.backends.gpu_support import out_of_memory
 from langchain_pareto.backends.live import Live
 from langchain_pareto.backends.programs import Draw
 from langchain_pareto.backends.results import Results
@@ -275,7 +276,7 @@ class Engine:
             except CapacityError as error:
                 self._live.fail(step.items[-1][0], error)
             except Exception as error:  # noqa: BLE001 - any model code may fail in any way
-                if _out_of_memory(error):
+                if out_of_memory(error):
                     runner.trim()
                     if limit == PREFILL_ALONE:
                         limit = max(1, max(chunk.n for chunk in step.chunks) // 2)
@@ -361,12 +362,6 @@ class Engine:
             self._failure = error  # a device assertion poisons everything after it
         for running, _ in step.items:
             self._live.fail(running, failure)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(
-        error, torch.OutOfMemoryError | MemoryError
-    ) or "can't allocate memory" in str(error)
 
 
 def _capacity(error: Exception, step: Step) -> CapacityError:

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from langchain_pareto.backends import gpu_layers
-from langchain_pareto.backends.torch_attention import Form, Stage, attend, look
+from langchain_pareto.backends.torch_attention import Form, Stage, attend, attend_written
 
 _PLAIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _BRICKS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, type(ACT2FN["silu"])}
@@ -100,7 +100,7 @@ class FusedForward:
         assert stage.plan is not None
         x = F.embedding(tokens, self._embeddings.weight)
         table, at = self._rotations.at(x, positions, stage.plan.reach)
-        if stage.on_gpu and self._layers[0].fits_gpu:
+        if stage.on_gpu and self._layers[0].turns_on_gpu:
             for layer in self._layers:
                 x = layer.forward_on_gpu(x, table, at, stage)
         else:
@@ -144,6 +144,11 @@ class _Projection:
         """`x` and the projection of `y`, added within the product."""
         out = torch.addmm(x, y, self.turned)
         return out if self.bias is None else out.add_(self.bias)
+
+    def add_to(self, x: Tensor, y: Tensor) -> Tensor:
+        """Adds the projection of `y` to `x` in place: on a GPU that saves a copy."""
+        x.addmm_(y, self.turned)
+        return x if self.bias is None else x.add_(self.bias)
 
 
 @dataclass(slots=True)
@@ -211,12 +216,12 @@ class _Layer:
         return self.down.onto(x, F.silu(gate).mul_(up))
 
     @property
-    def fits_gpu(self) -> bool:
-        """Whether its heads are of a width that the kernels of `gpu_layers` take."""
-        return self.width & (self.width - 1) == 0
+    def turns_on_gpu(self) -> bool:
+        """Whether its heads are of a width that `gpu_layers` rotates."""
+        return gpu_layers.is_power(self.width)
 
     def forward_on_gpu(self, x: Tensor, rotations: Tensor, at: Tensor, stage: Stage) -> Tensor:
-        """The same in a third of the kernels; each row's rotation is at `at` in the table."""
+        """`forward` in a third of the kernels, which changes `x`; each row's rotation is at `at` in the table."""
         assert stage.plan is not None
         pool, write = stage.pools[self.number], stage.plan.write
         qkv = self._projected(self.before.of_rows(x, on_gpu=True))
@@ -224,10 +229,12 @@ class _Layer:
             qkv, rotations, at, write, pool.keys, pool.values, self.head_norm
         )
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)
-        seen = look(stage, self.number, q, k.transpose(0, 1), v.transpose(0, 1), self.form)
-        x = self.out.onto(x, seen.reshape(len(x), -1))
+        seen = attend_written(
+            stage, self.number, q, k.transpose(0, 1), v.transpose(0, 1), self.form
+        )
+        x = self.out.add_to(x, seen.reshape(len(x), -1))
         gated = self._gated(self.after.of_rows(x, on_gpu=True))
-        return self.down.onto(x, gpu_layers.gate(gated))
+        return self.down.add_to(x, gpu_layers.gate(gated))
 
     def _projected(self, x: Tensor) -> Tensor:
         """Queries, keys and values: (rows, heads + 2 kv heads, width)."""
@@ -249,7 +256,10 @@ class _Rotations:
         self._table: Tensor | None = None  # (positions, 2, width)
 
     def at(self, x: Tensor, positions: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-        """A table (n, 2, width) and where in it each of the (rows,) positions is, which are below `reach`. Sines of the first half are negative."""
+        """A table (n, 2, width) and where in it each of the (rows,) positions is, which are below `reach`.
+
+        Sines of the first half are negative.
+        """
         if self.steady:
             return self.reach(x, reach), positions
         return self._compute(x, positions), torch.arange(len(positions), device=x.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from langchain_pareto.backends.gpu_support import programs
+from langchain_pareto.backends.gpu_support import power, programs
 from langchain_pareto.backends.logit_blocks import BLOCK, SMALL, block_count
 
 _TOGETHER = 16  # blocks of one program
@@ -34,7 +34,7 @@ def largest(x: Tensor, peaks: Tensor) -> Tensor:
     blocks = peaks.shape[1]
     drawn = torch.empty((len(x), 2), dtype=torch.float64, device=x.device)
     programs().find_largest[(len(x),)](
-        x, peaks, drawn, x.shape[1], blocks, x.stride(0), BLOCK=BLOCK, B=_power(blocks)
+        x, peaks, drawn, x.shape[1], blocks, x.stride(0), BLOCK=BLOCK, B=power(blocks)
     )
     return drawn
 
@@ -61,7 +61,7 @@ def bounds(x: Tensor, peaks: Tensor, words: Tensor, inverse: Tensor, table: Tens
         int(len(inverse) > 1),
         BLOCK=BLOCK,
         K=_TOGETHER,
-        B=_power(blocks),
+        B=power(blocks),
     )
     return out
 
@@ -91,8 +91,8 @@ def race(
         int(len(inverse) > 1),
         ALL=whole,
         BLOCK=BLOCK,
-        BEST=_power(blocks) if whole else best,
-        B=_power(blocks),
+        BEST=power(blocks) if whole else best,
+        B=power(blocks),
         num_warps=8,
     )
     return drawn
@@ -101,8 +101,3 @@ def race(
 def _in_rows(x: Tensor) -> Tensor:
     """With each row's logits side by side."""
     return x if x.stride(1) == 1 else x.contiguous()
-
-
-def _power(n: int) -> int:
-    """The next power of two."""
-    return 1 << (n - 1).bit_length()

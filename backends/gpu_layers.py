@@ -13,23 +13,27 @@ import math
 import torch
 from torch import Tensor
 
-from langchain_pareto.backends.gpu_support import multiprocessors, programs
+from langchain_pareto.backends.gpu_support import multiprocessors, power, programs
 from langchain_pareto.backends.step_plan import Call
 
-_TILE_BYTES = 128  # of one head's element in all columns of a tile: what fits beside the rest into 99 KB of shared memory
-_HEAD_BYTES = 512  # of one head's keys or values of a token, for the same reason
+# What a tile of columns takes in shared memory stays below the 99 KB of GeForce cards, at 64 lines and in two stages (measured).
+_TILE_BYTES = 16 << 10  # of keys
+_COLUMN_BYTES = 128  # of one element in all columns
+_HEAD_BYTES = 512  # of one head's keys or values of a token
 _MOST_LINES = 64  # rows times heads of one tile: more spill registers at a head width of 128
 _LEAST = 16  # lines and widths that a matrix product of Triton takes
 _WAVES = 2  # programs for each multiprocessor: where fewer are at work, columns are split
 _GATES = 1024  # of one program
 
 
-def fits(query: Tensor, keys: Tensor, values: Tensor) -> bool:
-    """Whether `attend` takes heads of these widths."""
-    return all(
-        _LEAST <= (n := x.shape[2]) <= _HEAD_BYTES // x.itemsize and n & (n - 1) == 0
-        for x in (query, keys, values)
-    )
+def fits(width: int, itemsize: int) -> bool:
+    """Whether `attend` takes heads of this width, of elements of so many bytes."""
+    return _LEAST <= width <= _HEAD_BYTES // itemsize and is_power(width)
+
+
+def is_power(n: int) -> bool:
+    """Whether it is a power of two, as every dimension of a tile is."""
+    return n & (n - 1) == 0
 
 
 def attend(
@@ -44,31 +48,25 @@ def attend(
 ) -> Tensor:
     """Attention of each call's rows over its columns: (rows, heads, value width).
 
-    `query` is (rows, heads, width), its last two dimensions contiguous; `keys` and `values` are one layer's pools, (kv heads, slots,
-    width). `places` (rows,) tells where each row's result is in the rows of the calls laid end to end; None where they are in that
-    order.
+    `query` is (rows, heads, width); `keys` and `values` are one layer's pools, (kv heads, slots, width), of its dtype. `places` (rows,)
+    tells where each row's result is in the rows of the calls laid end to end; None where they are in that order.
     """
-    kernels = programs()
     total, heads, width = query.shape
+    if query.stride(1) != width or query.stride(2) != 1:  # heads lie apart, as after `torch.cat`
+        query = query.contiguous()
     kv_heads, value_width = keys.shape[0], values.shape[2]
     per_kv = heads // kv_heads
-    tile_columns = _TILE_BYTES // keys.itemsize
     laid = sum(call.rows.numel() for call in calls)
-    lines = [call.rows.shape[1] * per_kv for call in calls]
-    tiles = [min(_MOST_LINES, max(_LEAST, 1 << (n - 1).bit_length())) for n in lines]
-    busy = sum(
-        len(call.rows) * kv_heads * math.ceil(n / tile)
-        for call, n, tile in zip(calls, lines, tiles, strict=True)
-    )
-    widest = max(call.columns.shape[1] for call in calls)
-    splits = max(1, min(_WAVES * multiprocessors(query.device) // busy, widest // tile_columns))
+    tile = min(_COLUMN_BYTES, _TILE_BYTES // width) // keys.itemsize
+    splits = _splits(query, kv_heads, calls, tile)
     sums = query.new_empty((splits, laid, heads, value_width), dtype=torch.float32)
     logs = query.new_empty((splits, laid, heads), dtype=torch.float32)
     ahead = 0  # rows of the calls before
-    for call, n, tile in zip(calls, lines, tiles, strict=True):
+    for call in calls:
         groups, rows = call.rows.shape
         columns = call.columns.shape[1]
-        kernels.attend_split[groups * kv_heads, math.ceil(n / tile), splits](
+        lines = _lines(rows * per_kv)
+        programs().attend_split[groups * kv_heads, math.ceil(rows * per_kv / lines), splits](
             query,
             keys,
             values,
@@ -89,19 +87,21 @@ def attend(
             values.stride(0),
             ahead,
             laid,
-            math.ceil(columns / (splits * tile_columns)) * tile_columns,  # of one split
+            math.ceil(columns / (splits * tile)) * tile,  # columns of one split
             KV_HEADS=kv_heads,
             PER_KV=per_kv,
             WINDOWED=window is not None,
-            M=tile,
-            N=tile_columns,
+            M=lines,
+            N=tile,
             D=width,
             DV=value_width,
             num_warps=4,
+            num_stages=2,
         )
         ahead += groups * rows
     out = query.new_empty((total, heads, value_width))
-    kernels.join_splits[total, heads](
+    together = power(splits)
+    programs().join_splits[total, heads](
         sums,
         logs,
         places,
@@ -110,11 +110,27 @@ def attend(
         splits,
         HEADS=heads,
         PLACED=places is not None,
-        S=1 << (splits - 1).bit_length(),
+        S=together,
         DV=value_width,
-        num_warps=1,
+        num_warps=min(8, max(1, together * value_width // 2048)),
     )
     return out
+
+
+def _splits(query: Tensor, kv_heads: int, calls: list[Call], tile: int) -> int:
+    """Into how many parts columns are split so that the device has enough to do."""
+    per_kv = query.shape[1] // kv_heads
+    busy = 0
+    for call in calls:
+        groups, rows = call.rows.shape
+        busy += groups * kv_heads * math.ceil(rows * per_kv / _lines(rows * per_kv))
+    widest = max(call.columns.shape[1] for call in calls)
+    return max(1, min(_WAVES * multiprocessors(query.device) // busy, widest // tile))
+
+
+def _lines(n: int) -> int:
+    """Lines of a tile, of a group that has `n`."""
+    return min(_MOST_LINES, max(_LEAST, power(n)))
 
 
 def rotate_and_keep(
@@ -166,7 +182,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Root mean square norm of each row (Zhang and Sennrich, 2019): (rows, n)."""
     rows, n = x.shape
     out = torch.empty_like(x)
-    size = 1 << (n - 1).bit_length()
+    size = power(n)
     warps = min(16, max(1, size // 512))
     programs().norm_row[(rows,)](x, weight, out, n, epsilon, N=size, num_warps=warps)
     return out

@@ -8,13 +8,14 @@ float32 are not rounded to TF32.
 import triton
 import triton.language as tl
 
-# A program is compiled anew for each of these that is 1 or no multiple of 16: their values change from step to step.
+# Integers for which Triton must not compile another program where they are 1, or a multiple of 16, and pointers where they are aligned:
+# these change from step to step.
 _ATTENDED = (
     "rows columns row_positions column_positions window row_count mask_heads ahead laid".split()
 )
 _JOINED = "places laid splits".split()
 _ROTATED = "at write".split()
-_OF_ROWS = "words stride step".split()
+_DRAWN = "words stride step".split()
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _NOISE_A = tl.constexpr(0x21F0AAAD)  # as in `sampling`
@@ -200,7 +201,7 @@ def _mixed(h, first, second):
     return ((h ^ (h >> 15)) ^ second) * _NOISE_B
 
 
-@triton.jit(do_not_specialize=_OF_ROWS)
+@triton.jit(do_not_specialize=_DRAWN)
 def find_peaks(x, peaks, vocabulary, blocks, stride, BLOCK: tl.constexpr, K: tl.constexpr):
     """The largest of each of `K` blocks of one row; a NaN is the largest."""
     row = tl.program_id(0).to(tl.int64)
@@ -223,7 +224,7 @@ def _top(peaks, row, blocks, B: tl.constexpr):
     return top, (tl.abs(top) < float("inf")) & (broken == 0)
 
 
-@triton.jit(do_not_specialize=_OF_ROWS)
+@triton.jit(do_not_specialize=_DRAWN)
 def find_bounds(
     x,
     peaks,
@@ -246,6 +247,7 @@ def find_bounds(
     inside = i < vocabulary
     value = tl.load(x + row * stride + i, mask=inside, other=float("-inf")).to(tl.float32)
     rate = tl.load(inverse + row * step).to(tl.float32) * _LOG2E
+    rate = tl.minimum(rate, 3e38)  # infinity times the top's distance from itself would be NaN
     h = tl.load(table + i, mask=inside, other=0)
     h = _mixed(h, tl.load(words + 2 * row), tl.load(words + 2 * row + 1))
     top, _ = _top(peaks, row, blocks, B)
@@ -253,7 +255,7 @@ def find_bounds(
     tl.store(bounds + row * blocks + block, tl.max(bound, 1), mask=block < blocks)
 
 
-@triton.jit(do_not_specialize=_OF_ROWS)
+@triton.jit(do_not_specialize=_DRAWN)
 def find_winner(
     x,
     peaks,
@@ -282,9 +284,10 @@ def find_winner(
     h = _mixed(h, tl.load(words + 2 * row), tl.load(words + 2 * row + 1))
     whole = (tl.zeros((1, 1), tl.int64) + 2147483649).to(tl.float64)  # no constant of float32 is
     u = (tl.abs(h.to(tl.float64)) + 0.5) / whole
-    rest = 1.0 - u
-    near = rest == 1.0
-    log = tl.where(near, -u, tl.log(rest) * (-u / tl.where(near, 1.0, rest - 1.0)))  # log1p(-u)
+    rest = (
+        1.0 - u
+    )  # below 1, and off by rounding: what is lost is made good (log1p as in Goldberg 1991, theorem 4)
+    log = tl.log(rest) * (-u / (rest - 1.0))
     top, fine = _top(peaks, row, blocks, B)
     height = value.to(tl.float32).to(tl.float64) - top.to(tl.float64)
     score = height * tl.load(inverse + row * step) - tl.log(-log)
@@ -295,7 +298,7 @@ def find_winner(
     tl.store(drawn + 2 * row + 1, fine.to(tl.float64))
 
 
-@triton.jit(do_not_specialize=_OF_ROWS)
+@triton.jit(do_not_specialize=_DRAWN)
 def find_largest(x, peaks, drawn, vocabulary, blocks, stride, BLOCK: tl.constexpr, B: tl.constexpr):
     """The first of one row's largest logits, by the peaks of its blocks, NaN aside; and whether the row is in order."""
     row = tl.program_id(0).to(tl.int64)

@@ -11,28 +11,31 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from langchain_pareto.backends.gpu_support import capturing, out_of_memory, power
 from langchain_pareto.backends.step_plan import Call, StepPlan
 from langchain_pareto.backends.torch_attention import Stage
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _EAGER = 2  # steps of a shape that are launched kernel by kernel before it is captured: many shapes never come again
-_MOST = 64  # graphs of one runner; each holds a few MB of the device
+_WIDEST = 256  # tokens: wider steps are bound by arithmetic, not by launches
+_MOST = 64  # graphs of one runner
 _REMEMBERED = 1024  # shapes whose steps are counted
+_FAILURES = 3  # captures that may fail: another thread that waits for the whole device breaks one
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Graph:
-    """One captured forward, and everything that it reads by address."""
+    """One captured forward, and what it reads by address besides weights and pools."""
 
     graph: torch.cuda.CUDAGraph
     plan: StepPlan
@@ -49,7 +52,8 @@ class StepGraphs:
         self._seen = OrderedDict[tuple[object, ...], int]()
         self._memory: Any = None  # a handle; shared by all graphs, of which one runs at a time
         self._stream: torch.cuda.Stream | None = None  # of captures
-        self._failed = False  # one of them did: no more are tried
+        self._failures = 0
+        self._full = False  # no memory was left for one more
 
     def run(self, stage: Stage, forward: Forward, held: Sequence[Tensor]) -> Tensor:
         """The logits of the stage's plan: (logit rows, vocabulary), the caller's own.
@@ -59,14 +63,13 @@ class StepGraphs:
         """
         plan = stage.plan
         assert plan is not None
-        # a long prompt is bound by arithmetic, and its shape hardly ever comes again
-        if self._failed or plan.in_order is not None:
+        if plan.in_order is not None or plan.tokens.shape[1] > _WIDEST:
             return forward(plan.tokens, plan.positions, plan.keep)
         key = (*plan.shape, *(t.data_ptr() for t in held))
         known = self._graphs.get(key)
         if known is not None:
             self._graphs.move_to_end(key)
-            return self._replay(known, plan)
+            return _replay(known, plan)
         if not self._is_due(key):
             return forward(plan.tokens, plan.positions, plan.keep)
         return self._capture(key, stage, forward, held)
@@ -75,10 +78,12 @@ class StepGraphs:
         """Gives all of it back."""
         self._graphs.clear()
         self._seen.clear()
-        self._memory = None
+        self._memory, self._full = None, False
 
     def _is_due(self, key: tuple[object, ...]) -> bool:
-        """Whether steps of this shape have come often enough; counts this one."""
+        """Whether steps of this shape have come often enough to be captured; counts this one."""
+        if self._full or self._failures >= _FAILURES:
+            return False
         seen = self._seen.pop(key, 0)
         if seen >= _EAGER:
             return True
@@ -86,11 +91,6 @@ class StepGraphs:
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         return False
-
-    def _replay(self, one: _Graph, plan: StepPlan) -> Tensor:
-        _fill(one.plan, plan)
-        one.graph.replay()
-        return one.logits.clone()  # whoever draws from it may do so beside the next step
 
     def _capture(
         self,
@@ -109,9 +109,13 @@ class StepGraphs:
             with self._aside():
                 # libraries set themselves up for the stream, and scratch memory gets its size
                 out = forward(own.tokens, own.positions, own.keep)
-                logits = stage.buffer("logits", tuple(out.shape), out)
+                rows, vocabulary = out.shape
+                # in few sizes: each that grows stays for the graphs that write there
+                logits = stage.buffer("logits", (power(max(1, rows)), vocabulary), out)[:rows]
                 _forget_derived(own)
-                graph = self._recorded(lambda: _copy(forward, own, logits))
+                graph = self._recorded(
+                    lambda: logits.copy_(forward(own.tokens, own.positions, own.keep))
+                )
                 logits.copy_(out)
         finally:
             stage.plan = given
@@ -124,41 +128,54 @@ class StepGraphs:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """A stream for captures, which waits for what was launched before, and which what comes after waits for."""
+        """A stream for captures, which waits for what was launched before, and for which waits what comes after."""
         now = torch.cuda.current_stream(self._device)
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)
         beside = self._stream
         beside.wait_stream(now)
-        with torch.cuda.stream(beside):
-            yield
-        now.wait_stream(beside)
+        try:
+            with torch.cuda.stream(beside):
+                yield
+        finally:
+            now.wait_stream(beside)
 
-    def _recorded(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    def _recorded(self, work: Callable[[], object]) -> torch.cuda.CUDAGraph | None:
         """What `work` launches; None where that could not be captured."""
         graph = torch.cuda.CUDAGraph()
         if self._memory is None:
             self._memory = torch.cuda.graph_pool_handle()
         try:
-            # other threads may allocate meanwhile
-            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
-            try:
-                work()
-            finally:
-                graph.capture_end()
-        except torch.OutOfMemoryError:
-            self.clear()
-            return None
+            with capturing():
+                # other threads may allocate meanwhile
+                graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
+                try:
+                    work()
+                finally:
+                    graph.capture_end()
         except RuntimeError as error:
-            _logger.warning("steps on %s are not captured: %s", self._device, error)
-            self.clear()
-            self._failed = True
+            self._note_failure(error)
             return None
         return graph
 
+    def _note_failure(self, error: RuntimeError) -> None:
+        """No more captures where memory is short, until some was given back, or where too many failed."""
+        self._full = out_of_memory(error)
+        self._failures += not self._full
+        # what failed at its end has not told the allocator that it ended; torch has no public name for that
+        with suppress(Exception):
+            torch._C._cuda_endAllocateToPool(self._device.index or 0, self._memory)  # noqa: SLF001
+        if not self._graphs:
+            self._memory = None  # a handle that no graph uses cannot be used again
+        if not self._full:
+            _logger.warning("a step on %s was not captured: %s", self._device, error)
 
-def _copy(forward: Forward, plan: StepPlan, logits: Tensor) -> None:
-    logits.copy_(forward(plan.tokens, plan.positions, plan.keep))
+
+def _replay(one: _Graph, plan: StepPlan) -> Tensor:
+    """Computes the plan with its graph."""
+    _fill(one.plan, plan)
+    one.graph.replay()
+    return one.logits.clone()  # whoever draws from it may do so beside the next step
 
 
 def _copied(plan: StepPlan) -> StepPlan:

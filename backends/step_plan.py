@@ -99,12 +99,11 @@ class StepPlan:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What a captured forward depends on: the sizes, and which of the tensors are read."""
+        """What a captured forward of calls alone depends on: the sizes, and which of the tensors are read."""
         calls = tuple(
             n for call in self.calls for n in (*call.rows.shape, call.columns.shape[1], call.whole)
         )
-        past = () if self.in_order is None else (self.in_order.stop, len(self.in_order.past))
-        return (self.tokens.shape[1], len(self.keep), self.gather is not None, *past, *calls)
+        return (self.tokens.shape[1], len(self.keep), self.gather is not None, *calls)
 
 
 class Planner:

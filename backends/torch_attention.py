@@ -135,10 +135,10 @@ def attend(
     assert plan is not None
     pool.keys.index_copy_(1, plan.write, key)
     pool.values.index_copy_(1, plan.write, value)
-    return look(stage, layer, query, key, value, form)
+    return attend_written(stage, layer, query, key, value, form)
 
 
-def look(
+def attend_written(
     stage: Stage,
     layer: int,
     query: torch.Tensor,
@@ -146,14 +146,15 @@ def look(
     value: torch.Tensor,
     form: Form,
 ) -> torch.Tensor:
-    """The same where the new keys and values are written already."""
+    """Attends as `attend` does, where the layer's new keys and values are in the pool already."""
     plan, pool = stage.plan, stage.pools[layer]
     assert plan is not None
     if (
         stage.on_gpu
         and plan.in_order is None
         and not form.plain
-        and gpu_layers.fits(query, pool.keys, pool.values)
+        and query.dtype == pool.keys.dtype
+        and all(gpu_layers.fits(x.shape[2], x.itemsize) for x in (query, pool.keys, pool.values))
     ):
         return gpu_layers.attend(
             query,

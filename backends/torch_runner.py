@@ -17,7 +17,7 @@ import torch
 
 from langchain_pareto.backends.base import Logits, ModelSpec
 from langchain_pareto.backends.fused_forward import FusedForward, fits
-from langchain_pareto.backends.gpu_support import usable
+from langchain_pareto.backends.gpu_support import give_memory_back, usable
 from langchain_pareto.backends.sequences import Chunk
 from langchain_pareto.backends.slot_runner import SlotRunner
 from langchain_pareto.backends.step_graphs import StepGraphs
@@ -30,7 +30,7 @@ class TorchRunner(SlotRunner):
     """One model over one pool of token slots."""
 
     def __init__(self, model: torch.nn.Module, *, slots: int, fused: bool = True) -> None:
-        """Takes `model` over until `close`; the pool has `slots` token slots.
+        """Takes `model` over until `close`, its weights where they are; the pool has `slots` token slots.
 
         `fused` writes the forward out where that is known to be the same (`fused_forward.py`).
         """
@@ -52,13 +52,14 @@ class TorchRunner(SlotRunner):
             self._restore()
             raise
         self.spec = _spec(model, config, observed, self.device, self.dtype)
-        first = next(iter(observed.values()), None)
+        first, on_gpu = next(iter(observed.values()), None), usable(self.device)
         per_kv_head = 0 if first is None else first.heads // first.kv_heads
-        self._planner = Planner(self.device, self.dtype, per_kv_head)
-        self._stage = Stage(
-            pools={i: self._layer(o) for i, o in observed.items()},
-            on_gpu=usable(self.device),
+        # the kernels of a GPU read one line of the mask for all heads; where they are not taken, the lines are repeated
+        self._planner = Planner(
+            self.device, self.dtype, min(per_kv_head, 1) if on_gpu else per_kv_head
         )
+        pools = {i: self._layer(o) for i, o in observed.items()}
+        self._stage = Stage(pools=pools, on_gpu=on_gpu)
         self._graphs: StepGraphs | None = None
         if fused and fits(model):
             self._fused = FusedForward(model, {i: o.window for i, o in observed.items()})
@@ -120,7 +121,7 @@ class TorchRunner(SlotRunner):
         self._stage.workspace.clear()
         self._planner.forget()
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            give_memory_back()
 
     def close(self) -> None:
         """Gives the model back as it was found, and the pool's memory."""
@@ -132,7 +133,7 @@ class TorchRunner(SlotRunner):
         self._restore()
         del self.model
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            give_memory_back()
 
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor

@@ -35,6 +35,7 @@ SETTINGS = [
     Sampling(1.0),
     Sampling(0.3),
     Sampling(0.01),
+    Sampling(1e-40),
     Sampling(0.7, top_k=50, top_p=0.9),
     Sampling(1.0, top_p=0.999),  # wide: goes on to the race over everything
     Sampling(1.0, min_p=0.02),

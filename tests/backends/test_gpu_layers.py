@@ -105,15 +105,19 @@ def test_attention_over_the_pool(heads, kv_heads, width, value_width, shapes, wi
     keys = torch.randn(kv_heads, SLOTS, width).to(DEVICE, dtype)
     values = torch.randn(kv_heads, SLOTS, value_width).to(DEVICE, dtype)
     q = whole[:, :heads]  # as it comes out of a projection: its rows are apart
-    assert gpu_layers.fits(q, keys, values)
+    if not all(gpu_layers.fits(x.shape[2], x.itemsize) for x in (q, keys, values)):
+        assert dtype == torch.float32
+        assert width == 256
+        return
     want = expected(q, keys, values, calls, 0.3, window)
     for places in (None, torch.randperm(total).to(DEVICE)):
-        got = gpu_layers.attend(
-            q, keys, values, calls, places=places, scale=0.3, window=window
-        ).double()
-        assert got.shape == (total, heads, value_width)
-        right = want if places is None else want[places]
-        assert torch.allclose(got, right, atol=WITHIN[dtype], rtol=WITHIN[dtype])
+        for query in (q, q.transpose(0, 1).contiguous().transpose(0, 1)):  # heads apart, too
+            got = gpu_layers.attend(
+                query, keys, values, calls, places=places, scale=0.3, window=window
+            ).double()
+            assert got.shape == (total, heads, value_width)
+            right = want if places is None else want[places]
+            assert torch.allclose(got, right, atol=WITHIN[dtype], rtol=WITHIN[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

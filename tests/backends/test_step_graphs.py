@@ -45,7 +45,7 @@ class Graphs(StepGraphs):
 
     def __init__(self, runner: TorchRunner) -> None:
         super().__init__(torch.device("cpu"))
-        self.stage, self.replays, self.captures, self.fails = runner._stage, 0, 0, False
+        self.stage, self.replays, self.captures, self.fails = runner._stage, 0, 0, ""
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -54,7 +54,7 @@ class Graphs(StepGraphs):
     def _recorded(self, work: Callable[[], None]) -> Again | None:
         self.captures += 1
         if self.fails:
-            self.clear()
+            self._note_failure(RuntimeError(self.fails))
             return None
         work()
         return Again(self, work)
@@ -71,7 +71,8 @@ def runners(
         model = AutoModelForCausalLM.from_config(CONFIGS[request.param]()).eval()
     plain, captured = (TorchRunner(model, slots=4000) for _ in range(2))
     for runner in (plain, captured):
-        runner._planner = Planner(runner.device, runner.dtype, runner._planner._heads, padded=True)
+        # one line of the mask for all heads, as on a GPU
+        runner._planner = Planner(runner.device, runner.dtype, 1, padded=True)
     captured._graphs = Graphs(captured)
     return plain, captured
 
@@ -108,6 +109,15 @@ def test_replayed_steps_are_those_of_before(runners):
     graphs = captured._graphs
     assert graphs.replays > 10 * graphs.captures > 0
     assert len(graphs._graphs) == graphs.captures
+
+
+def test_a_mask_of_one_line_a_row_is_that_of_all_heads(runners):
+    """Layers that want a line a head have it made."""
+    plain, _ = runners
+    own = TorchRunner(plain.model, slots=4000)
+    own._planner = Planner(own.device, own.dtype, own._planner._heads, padded=True)
+    assert own._planner._heads > 1
+    assert torch.equal(walk(plain, 7), walk(own, 7))
 
 
 def test_logits_stay_as_they_were(runners):
@@ -148,17 +158,46 @@ def test_the_graphs_used_last_are_kept(runners, monkeypatch):
     assert len(captured._graphs._seen) <= 5
 
 
-def test_a_capture_that_fails_leaves_the_steps_result(runners):
-    """Every time, or only once."""
+def test_captures_that_fail_leave_the_steps_results(runners, caplog):
+    """After three of them no more are tried; what was captured before goes on."""
     plain, captured = runners
-    captured._graphs.fails = True
+    graphs = captured._graphs
     assert torch.equal(walk(plain, 1), walk(captured, 1))
-    assert not captured._graphs._graphs
-    captured._graphs.fails = False
-    assert torch.equal(walk(plain, 2), walk(captured, 2))
+    before, known = graphs.captures, dict(graphs._graphs)
+    graphs.fails = "operation not permitted when stream is capturing"
+    for salt in (2, 3, 4):
+        graphs._seen.clear()
+        graphs._graphs.clear()
+        assert torch.equal(walk(plain, salt), walk(captured, salt))
+    assert graphs.captures == before + 3
+    assert caplog.text.count("was not captured") == 3
+    graphs._graphs.update(known)
+    replays = graphs.replays
+    assert torch.equal(walk(plain, 1), walk(captured, 1))
+    assert graphs.replays > replays
+
+
+def test_without_memory_no_more_is_captured_until_some_is_given_back(runners, caplog):
+    """And nothing is said: it is no fault."""
+    plain, captured = runners
+    graphs = captured._graphs
+    graphs.fails = "CUDA error: out of memory"
+    for salt in (1, 2):
+        assert torch.equal(walk(plain, salt), walk(captured, salt))
+    assert graphs.captures == 1
+    assert not caplog.text
+    graphs.fails = ""
     captured.trim()
-    assert not captured._graphs._graphs
     assert torch.equal(walk(plain, 3), walk(captured, 3))
+    assert graphs.replays
+
+
+def test_wide_steps_are_not_captured(runners, monkeypatch):
+    """Their arithmetic takes longer than their launches."""
+    monkeypatch.setattr(step_graphs, "_WIDEST", 4)
+    plain, captured = runners
+    assert torch.equal(walk(plain, 1), walk(captured, 1))
+    assert not captured._graphs.captures
 
 
 def test_a_forward_that_raises_changes_nothing(runners, monkeypatch):
