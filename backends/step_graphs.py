@@ -116,6 +116,8 @@ class StepGraphs:
                 graph = self._recorded(
                     lambda: logits.copy_(forward(own.tokens, own.positions, own.keep))
                 )
+                if graph is None:
+                    self._end_failed(logits)
                 logits.copy_(out)
         finally:
             stage.plan = given
@@ -162,13 +164,20 @@ class StepGraphs:
         """No more captures where memory is short, until some was given back, or where too many failed."""
         self._full = out_of_memory(error)
         self._failures += not self._full
-        # what failed at its end has not told the allocator that it ended; torch has no public name for that
-        with suppress(Exception):
+        if not self._full:
+            _logger.warning("a step on %s was not captured: %s", self._device, error)
+
+    def _end_failed(self, scratch: Tensor) -> None:
+        """Tells torch that a capture which failed at its end has ended: neither its allocator nor its random numbers know."""
+        with suppress(Exception):  # torch has no public name for it
             torch._C._cuda_endAllocateToPool(self._device.index or 0, self._memory)  # noqa: SLF001
         if not self._graphs:
             self._memory = None  # a handle that no graph uses cannot be used again
-        if not self._full:
-            _logger.warning("a step on %s was not captured: %s", self._device, error)
+        with suppress(Exception), capturing():
+            small = torch.cuda.CUDAGraph()  # one that succeeds leaves the random numbers in order
+            small.capture_begin(capture_error_mode="thread_local")
+            scratch.zero_()
+            small.capture_end()
 
 
 def _replay(one: _Graph, plan: StepPlan) -> Tensor:

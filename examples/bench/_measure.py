@@ -160,14 +160,14 @@ def pretend_cached(backend: LocalBackend, branches: Sequence[Branch]) -> None:
 class Supplied:
     """Makes a draft guess what was recorded, with probability `rate`; it computes all the same.
 
-    A place is known by its number and the tokens right before it: where a near tie falls otherwise in another batch, the guesses after
+    It may compute on a stream of its own, so that what it said is waited for. A place is known by its number and the tokens right before it: where a near tie falls otherwise in another batch, the guesses after
     it are still supplied.
     """
 
     def __init__(self, draft: LocalBackend) -> None:
         self.rate = 1.0
         self._next = dict[tuple[int, ...], int]()  # by place
-        self._step = draft.runner.step
+        self._step, self._join = draft.runner.step, draft.runner.join
         draft.runner.step = self._supplied
 
     def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> None:
@@ -178,6 +178,7 @@ class Supplied:
 
     def _supplied(self, chunks: Sequence[Chunk]) -> Logits:
         logits = self._step(chunks)
+        self._join()
         rows, at = logits.rows.clone(), 0
         guesses = list[tuple[int, int]]()  # row and token
         for chunk in chunks:

@@ -47,6 +47,9 @@ class Graphs(StepGraphs):
         super().__init__(torch.device("cpu"))
         self.stage, self.replays, self.captures, self.fails = runner._stage, 0, 0, ""
 
+    def _end_failed(self, scratch: torch.Tensor) -> None:
+        scratch.zero_()
+
     @contextmanager
     def _aside(self) -> Iterator[None]:
         yield
