@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,7 +50,8 @@ class StepGraphs:
         self._device = device
         self._graphs = OrderedDict[tuple[object, ...], _Graph]()
         self._seen = OrderedDict[tuple[object, ...], int]()
-        self._memory: Any = None  # a handle; shared by all graphs, of which one runs at a time
+        # a handle, whose type torch keeps to itself; shared by all graphs, of which one runs at a time
+        self._memory: Any = None
         self._stream: torch.cuda.Stream | None = None  # of captures
         self._failures = 0
         self._full = False  # no memory was left for one more
@@ -190,17 +191,26 @@ def _replay(one: _Graph, plan: StepPlan) -> Tensor:
 def _copied(plan: StepPlan) -> StepPlan:
     """The same plan in tensors of its own."""
     calls = [
-        replace(call, **_clones(call), fresh=None, gathered={}, _derived={}) for call in plan.calls
+        Call(
+            call.rows.clone(),
+            call.columns.clone(),
+            call.mask.clone(),
+            call.row_positions.clone(),
+            call.column_positions.clone(),
+            call.heads,
+            call.whole,
+        )
+        for call in plan.calls
     ]
-    return replace(plan, **_clones(plan), calls=calls)
-
-
-def _clones(one: StepPlan | Call) -> dict[str, Any]:
-    return {
-        f.name: value.clone()
-        for f in fields(one)
-        if isinstance(value := getattr(one, f.name), Tensor)
-    }
+    return replace(
+        plan,
+        tokens=plan.tokens.clone(),
+        positions=plan.positions.clone(),
+        write=plan.write.clone(),
+        keep=plan.keep.clone(),
+        gather=None if plan.gather is None else plan.gather.clone(),
+        calls=calls,
+    )
 
 
 def _fill(own: StepPlan, plan: StepPlan) -> None:
@@ -214,8 +224,11 @@ def _fill(own: StepPlan, plan: StepPlan) -> None:
     if own.gather is not None and plan.gather is not None:
         own.gather.copy_(plan.gather)
     for mine, call in zip(own.calls, plan.calls, strict=True):
-        for name in ("rows", "columns", "mask", "row_positions", "column_positions"):
-            getattr(mine, name).copy_(getattr(call, name))
+        mine.rows.copy_(call.rows)
+        mine.columns.copy_(call.columns)
+        mine.mask.copy_(call.mask)
+        mine.row_positions.copy_(call.row_positions)
+        mine.column_positions.copy_(call.column_positions)
     plan.calls = own.calls
 
 
