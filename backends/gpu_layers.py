@@ -28,7 +28,7 @@ _GATES = 1024  # of one program
 
 def fits(width: int, itemsize: int) -> bool:
     """Whether `attend` takes heads of this width, of elements of so many bytes."""
-    return _LEAST <= width <= _HEAD_BYTES // itemsize and is_power(width)
+    return itemsize <= 4 and _LEAST <= width <= _HEAD_BYTES // itemsize and is_power(width)
 
 
 def is_power(n: int) -> bool:

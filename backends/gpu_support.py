@@ -32,9 +32,9 @@ def usable(device: torch.device) -> bool:
         with torch.cuda.device(device):
             programs().gate_piece[1, 1](pair, torch.empty_like(pair), 1, N=16)
         torch.cuda.synchronize(device)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a missing compiler, driver or package, each in its own way
+    except Exception as error:
+        if out_of_memory(error):
+            raise
         _logger.warning(
             "Triton does not run on %s (%s): steps take longer there. It needs the package triton and a C compiler.",
             device,

@@ -115,10 +115,8 @@ class StepGraphs:
                 logits = stage.buffer("logits", (power(max(1, rows)), vocabulary), out)[:rows]
                 _forget_derived(own)
                 graph = self._recorded(
-                    lambda: logits.copy_(forward(own.tokens, own.positions, own.keep))
+                    lambda: logits.copy_(forward(own.tokens, own.positions, own.keep)), logits
                 )
-                if graph is None:
-                    self._end_failed(logits)
                 logits.copy_(out)
         finally:
             stage.plan = given
@@ -143,42 +141,51 @@ class StepGraphs:
         finally:
             now.wait_stream(beside)
 
-    def _recorded(self, work: Callable[[], object]) -> torch.cuda.CUDAGraph | None:
-        """What `work` launches; None where that could not be captured."""
-        graph = torch.cuda.CUDAGraph()
+    def _recorded(self, work: Callable[[], object], scratch: Tensor) -> torch.cuda.CUDAGraph | None:
+        """What `work` launches; None where that could not be captured, and then `scratch` is overwritten."""
+        graph, failure = torch.cuda.CUDAGraph(), None
         if self._memory is None:
             self._memory = torch.cuda.graph_pool_handle()
-        try:
-            with capturing():
+        with capturing():
+            try:
                 # other threads may allocate meanwhile
                 graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
                 try:
                     work()
                 finally:
                     graph.capture_end()
-        except RuntimeError as error:
-            self._note_failure(error)
-            return None
-        return graph
-
-    def _note_failure(self, error: RuntimeError) -> None:
-        """No more captures where memory is short, until some was given back, or where too many failed."""
-        self._full = out_of_memory(error)
-        self._failures += not self._full
-        if not self._full:
-            _logger.warning("a step on %s was not captured: %s", self._device, error)
+            except RuntimeError as error:
+                failure = error
+                self._end_failed(scratch)
+        if failure is None:
+            return graph
+        self._note_failure(failure)
+        return None
 
     def _end_failed(self, scratch: Tensor) -> None:
         """Tells torch that a capture which failed at its end has ended: neither its allocator nor its random numbers know."""
-        with suppress(Exception):  # torch has no public name for it
-            torch._C._cuda_endAllocateToPool(self._device.index or 0, self._memory)  # noqa: SLF001
-        if not self._graphs:
-            self._memory = None  # a handle that no graph uses cannot be used again
-        with suppress(Exception), capturing():
-            small = torch.cuda.CUDAGraph()  # one that succeeds leaves the random numbers in order
-            small.capture_begin(capture_error_mode="thread_local")
+        own = torch.cuda.graph_pool_handle()
+        small = torch.cuda.CUDAGraph()  # one that succeeds leaves the random numbers in order
+        self._end_pool(self._memory)
+        self._memory = None  # what else of the old one is open cannot be known
+        try:
+            small.capture_begin(pool=own, capture_error_mode="thread_local")
             scratch.zero_()
             small.capture_end()
+        except RuntimeError:
+            self._end_pool(own)
+
+    def _end_pool(self, handle: Any) -> None:
+        """No more of what is allocated on the device goes to that pool."""
+        with suppress(Exception):  # torch has no public name for it
+            torch._C._cuda_endAllocateToPool(self._device.index or 0, handle)  # noqa: SLF001
+
+    def _note_failure(self, error: RuntimeError) -> None:
+        """No more captures where memory is short, until some was given back, or where too many failed."""
+        self._full = any(out_of_memory(e) for e in (error, error.__context__) if e is not None)
+        self._failures += not self._full
+        if not self._full:
+            _logger.warning("a step on %s was not captured: %s", self._device, error)
 
 
 def _replay(one: _Graph, plan: StepPlan) -> Tensor:

@@ -45,6 +45,7 @@ class TorchRunner(SlotRunner):
         self._fused: FusedForward | None = None
         self._stream: torch.cuda.Stream | None = None  # None is the device's current one
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        on_gpu = usable(self.device)
         model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
         try:
             observed = self._probe()
@@ -52,7 +53,7 @@ class TorchRunner(SlotRunner):
             self._restore()
             raise
         self.spec = _spec(model, config, observed, self.device, self.dtype)
-        first, on_gpu = next(iter(observed.values()), None), usable(self.device)
+        first = next(iter(observed.values()), None)
         per_kv_head = 0 if first is None else first.heads // first.kv_heads
         # the kernels of a GPU read one line of the mask for all heads; where they are not taken, the lines are repeated
         self._planner = Planner(

@@ -180,10 +180,26 @@ def test_captures_that_fail_cost_only_speed(caplog):
     failing.trim()
     plain.close()
     failing.close()
-    after = TorchRunner(tiny("llama"), slots=4096)
-    a_walk(after)
-    assert after._graphs._graphs
-    after.close()
+
+
+def test_after_a_capture_that_failed_others_succeed():
+    """One that was broken among many that were not takes nothing from the next."""
+    plain, captured = (TorchRunner(tiny("llama"), slots=4096) for _ in range(2))
+    plain._graphs = None
+    forward, breaks = captured._forward, iter([False, False, True])
+
+    def waits(tokens, positions, keep):
+        if torch.cuda.is_current_stream_capturing() and next(breaks, False):
+            tokens.sum().item()
+        return forward(tokens, positions, keep)
+
+    captured._forward = waits
+    for salt in range(4):
+        assert torch.equal(a_walk(plain, salt=salt), a_walk(captured, salt=salt))
+    assert captured._graphs._failures == 1
+    assert len(captured._graphs._graphs) > 3
+    plain.close()
+    captured.close()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

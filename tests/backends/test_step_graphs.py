@@ -47,16 +47,14 @@ class Graphs(StepGraphs):
         super().__init__(torch.device("cpu"))
         self.stage, self.replays, self.captures, self.fails = runner._stage, 0, 0, ""
 
-    def _end_failed(self, scratch: torch.Tensor) -> None:
-        scratch.zero_()
-
     @contextmanager
     def _aside(self) -> Iterator[None]:
         yield
 
-    def _recorded(self, work: Callable[[], None]) -> Again | None:
+    def _recorded(self, work: Callable[[], None], scratch: torch.Tensor) -> Again | None:
         self.captures += 1
         if self.fails:
+            scratch.zero_()
             self._note_failure(RuntimeError(self.fails))
             return None
         work()
