@@ -33,10 +33,16 @@ def find_mixers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[list[
     positions = torch.arange(2, device=model.device)[None]
     with torch.inference_mode(), _watched(model, recorder):
         model(input_ids=tokens, position_ids=positions, use_cache=True, **cache)
+    # before transformers 5.23 layers without any state (Nemotron-H's MLPs) had such an entry, too
     stateful = {
         i
         for i, layer in enumerate(recorder.layers)
         if isinstance(layer, LinearAttentionCacheLayerMixin)
+        and any(
+            state is not None
+            for states in (layer.conv_states, layer.recurrent_states)
+            for state in states.values()
+        )
     }
     if not stateful or stateful != set(recorder.owners):
         msg = f"{type(model).__name__} has {len(stateful)} recurrent layers, and {len(recorder.owners)} of them keep their state where it can be found"
