@@ -143,11 +143,11 @@ class Race:
         play.races.append(self)
 
     def ended(self) -> Iterator[list[Draw]]:
-        """Those that end together, the shortest first."""
-        ranked = sorted(self._draws, key=lambda draw: (draw.drawn, draw.number))
-        for tokens, group in groupby(ranked, key=lambda draw: draw.drawn):
+        """Those that end together, the shortest first; of equal ones those that a deadline cuts come last: it is noticed after the step."""
+        ranked = sorted(self._draws, key=lambda draw: (draw.drawn, draw.late, draw.number))
+        for (tokens, late), group in groupby(ranked, key=lambda draw: (draw.drawn, draw.late)):
             self._at = tokens
-            self._pass_time()
+            self._pass_time(late=late)
             yield list(group)
 
     def leave(self) -> None:
@@ -160,15 +160,14 @@ class Race:
                 self._play.take(draw, self._at)
         self._play.steps += self._at
 
-    def _pass_time(self) -> None:
-        """Until the last of those that are seen has ended."""
+    def _pass_time(self, *, late: bool) -> None:
+        """Until the last of those that are seen has ended; where it is `late`, until the deadline."""
         tree = self._draws[0].tree
         timing = tree.player.recording.timing
         if timing is not None:
             known = tree.player.prompt_seconds(tree.prompt) if self._read else 0.0
             lengths = [min(draw.drawn, self._at) for draw in self._draws]
             now = self._began + _seconds(timing, lengths, tree.prompt, known)
-            late = any(draw.late and draw.drawn <= self._at for draw in self._draws)
             ends = [draw.allowance.deadline for draw in self._draws] if late else []
             self._play.clock = max(self._play.clock, now, *ends)
 

@@ -337,6 +337,25 @@ def test_draws_run_side_by_side(monkeypatch, strategy, budget, seconds, seed, ma
     assert played.seconds == pytest.approx(max(clock.steps * 0.25, min(clock.now, seconds or 0)))
 
 
+@pytest.mark.parametrize(("seconds", "ended"), [(0.75, "seconds"), (0.9, "done"), (1.0, "done")])
+def test_who_ends_in_the_last_step_before_a_deadline_wins(monkeypatch, seconds, ended):
+    """The deadline is noticed after that step, when the others are cancelled already."""
+    timing, clock = Steps(0.25), Clock(0.25)
+    recordings = {
+        role: Recording(r.pool, r.spec, timing, USD) for role, r in worlds(19, 80).items()
+    }
+    strategy, budget = FirstFinish(n=5, take=1), Budget(seconds=seconds)
+    monkeypatch.setattr("langchain_pareto.backends.recorded_task.time", clock)
+    outcome = asyncio.run(
+        real(recordings, strategy, 0, budget, seed=19, max_tokens=None, clock=clock)
+    )
+    wanted = summary(outcome) | {"steps": clock.steps}
+    del wanted["memory"]
+    played = Replayer(recordings).play(strategy, 0, budget, seed=19)
+    assert of(played, wanted) == wanted
+    assert played.stopped_by == ended
+
+
 # --- within its budget
 
 
