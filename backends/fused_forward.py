@@ -28,7 +28,8 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from langchain_pareto.backends import gpu_layers
-from langchain_pareto.backends.torch_attention import Form, Stage, attend, attend_written
+from langchain_pareto.backends.gpu_support import power
+from langchain_pareto.backends.torch_attention import Form, Stage, attend
 
 _PLAIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _BRICKS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, type(ACT2FN["silu"])}
@@ -218,7 +219,7 @@ class _Layer:
     @property
     def turns_on_gpu(self) -> bool:
         """Whether its heads are of a width that `gpu_layers` rotates."""
-        return gpu_layers.is_power(self.width)
+        return power(self.width) == self.width
 
     def forward_on_gpu(self, x: Tensor, rotations: Tensor, at: Tensor, stage: Stage) -> Tensor:
         """`forward` in a third of the kernels, which changes `x`; each row's rotation is at `at` in the table."""
@@ -229,9 +230,8 @@ class _Layer:
             qkv, rotations, at, write, pool.keys, pool.values, self.head_norm
         )
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)
-        seen = attend_written(
-            stage, self.number, q, k.transpose(0, 1), v.transpose(0, 1), self.form
-        )
+        k, v = k.transpose(0, 1), v.transpose(0, 1)
+        seen = attend(stage, self.number, q, k, v, self.form, written=True)
         x = self.out.add_to(x, seen.reshape(len(x), -1))
         gated = self._gated(self.after.of_rows(x, on_gpu=True))
         return self.down.add_to(x, gpu_layers.gate(gated))

@@ -28,12 +28,8 @@ _GATES = 1024  # of one program
 
 def fits(width: int, itemsize: int) -> bool:
     """Whether `attend` takes heads of this width, of elements of so many bytes."""
-    return itemsize <= 4 and _LEAST <= width <= _HEAD_BYTES // itemsize and is_power(width)
-
-
-def is_power(n: int) -> bool:
-    """Whether it is a power of two, as every dimension of a tile is."""
-    return n & (n - 1) == 0
+    most = _HEAD_BYTES // itemsize
+    return itemsize <= 4 and _LEAST <= width <= most and power(width) == width
 
 
 def attend(
@@ -58,15 +54,17 @@ def attend(
     per_kv = heads // kv_heads
     laid = sum(call.rows.numel() for call in calls)
     tile = min(_COLUMN_BYTES, _TILE_BYTES // width) // keys.itemsize
-    splits = _splits(query, kv_heads, calls, tile)
+    busy = sum(len(call.rows) * kv_heads * _tiles(call, per_kv)[1] for call in calls)
+    widest = max(call.columns.shape[1] for call in calls)
+    splits = max(1, min(_WAVES * multiprocessors(query.device) // busy, widest // tile))
     sums = query.new_empty((splits, laid, heads, value_width), dtype=torch.float32)
     logs = query.new_empty((splits, laid, heads), dtype=torch.float32)
     ahead = 0  # rows of the calls before
     for call in calls:
         groups, rows = call.rows.shape
         columns = call.columns.shape[1]
-        lines = _lines(rows * per_kv)
-        programs().attend_split[groups * kv_heads, math.ceil(rows * per_kv / lines), splits](
+        lines, tiles = _tiles(call, per_kv)
+        programs().attend_split[groups * kv_heads, tiles, splits](
             query,
             keys,
             values,
@@ -117,20 +115,11 @@ def attend(
     return out
 
 
-def _splits(query: Tensor, kv_heads: int, calls: list[Call], tile: int) -> int:
-    """Into how many parts columns are split so that the device has enough to do."""
-    per_kv = query.shape[1] // kv_heads
-    busy = 0
-    for call in calls:
-        groups, rows = call.rows.shape
-        busy += groups * kv_heads * math.ceil(rows * per_kv / _lines(rows * per_kv))
-    widest = max(call.columns.shape[1] for call in calls)
-    return max(1, min(_WAVES * multiprocessors(query.device) // busy, widest // tile))
-
-
-def _lines(n: int) -> int:
-    """Lines of a tile, of a group that has `n`."""
-    return min(_MOST_LINES, max(_LEAST, power(n)))
+def _tiles(call: Call, per_kv: int) -> tuple[int, int]:
+    """Lines of a tile, and how many of those a group of the call fills."""
+    lines = call.rows.shape[1] * per_kv
+    tile = min(_MOST_LINES, max(_LEAST, power(lines)))
+    return tile, math.ceil(lines / tile)
 
 
 def rotate_and_keep(

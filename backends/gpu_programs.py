@@ -284,9 +284,8 @@ def find_winner(
     h = _mixed(h, tl.load(words + 2 * row), tl.load(words + 2 * row + 1))
     whole = (tl.zeros((1, 1), tl.int64) + 2147483649).to(tl.float64)  # no constant of float32 is
     u = (tl.abs(h.to(tl.float64)) + 0.5) / whole
-    rest = (
-        1.0 - u
-    )  # below 1, and off by rounding: what is lost is made good (log1p as in Goldberg 1991, theorem 4)
+    # below 1, and off by rounding: what is lost is made good (log1p as in Goldberg 1991, theorem 4)
+    rest = 1.0 - u
     log = tl.log(rest) * (-u / (rest - 1.0))
     top, fine = _top(peaks, row, blocks, B)
     height = value.to(tl.float32).to(tl.float64) - top.to(tl.float64)

@@ -163,11 +163,13 @@ class Sampler:
 
     def _drawn_alike(self, x: Tensor, peaks: Peaks, rows: Sequence[Row]) -> Tensor | None:
         """Tokens, and whether the rows are in order, all at once on a GPU: (rows, 2); None where that cannot be."""
+        if not usable(x.device):
+            return None
         first = rows[0].sampling
         kind = _kind(first, x.shape[1])
-        if kind == "ranked" or not usable(x.device):
-            return None
-        if any(row.sampling is not first or row.guess is not None for row in rows):
+        if kind == "ranked" or any(
+            row.sampling is not first or row.guess is not None for row in rows
+        ):
             return None
         return self._by_kernels(kind, x, peaks, rows, (first,))
 

@@ -126,29 +126,18 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     form: Form,
+    *,
+    written: bool = False,
 ) -> torch.Tensor:
-    """Writes one layer's new keys and values, and attends as the plan says: (rows, heads, value width).
+    """Writes one layer's new keys and values, unless that is done, and attends as the plan says: (rows, heads, value width).
 
     `query` is (rows, heads, width), `key` and `value` are (kv heads, rows, width).
     """
     plan, pool = stage.plan, stage.pools[layer]
     assert plan is not None
-    pool.keys.index_copy_(1, plan.write, key)
-    pool.values.index_copy_(1, plan.write, value)
-    return attend_written(stage, layer, query, key, value, form)
-
-
-def attend_written(
-    stage: Stage,
-    layer: int,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    form: Form,
-) -> torch.Tensor:
-    """Attends as `attend` does, where the layer's new keys and values are in the pool already."""
-    plan, pool = stage.plan, stage.pools[layer]
-    assert plan is not None
+    if not written:
+        pool.keys.index_copy_(1, plan.write, key)
+        pool.values.index_copy_(1, plan.write, value)
     if (
         stage.on_gpu
         and plan.in_order is None

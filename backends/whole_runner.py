@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from langchain_pareto.backends import cost
 from langchain_pareto.backends.base import Logits, ModelSpec, Usage
 from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.gpu_support import out_of_memory
 from langchain_pareto.backends.head_model import two_classes
 from langchain_pareto.backends.sequences import Chunk, Sequence as TokenSequence
 from langchain_pareto.backends.slot_runner import SlotRunner
@@ -126,7 +127,7 @@ class WholeRunner(SlotRunner):
         except Exception as error:  # noqa: BLE001 - any model code may fail in any way
             spec = self.spec
             failure: Exception = error
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            if out_of_memory(error):
                 needed = sum(len(reading.tokens) for reading in batch)
                 msg = f"the device ran out of memory reading {needed} tokens with {spec.name}"
                 hint = "Leave more memory beside the pools (memory=...), or use a smaller model."

@@ -8,12 +8,11 @@ still runs. `nano`: the bundled models and the large policy of examples/nano, as
 """
 
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from _measure import Numbers, Shape, Supplied, alternate, report
+from _measure import Shape, Supplied, alternate, backend_of, report
 from speculation import HOT, nano_pair, run
 from transformers import GenerationConfig, LlamaForCausalLM
 
@@ -22,12 +21,12 @@ from langchain_pareto.backends.base import Stop
 from langchain_pareto.backends.decoders import Speculative
 from langchain_pareto.backends.decoding import DecodingBackend
 from langchain_pareto.backends.engine import Engine
+from langchain_pareto.backends.hardware import probe
 from langchain_pareto.backends.local import LocalBackend
-from langchain_pareto.backends.torch_runner import TorchRunner
 
 LLAMA_8B = Shape(4096, 32, 32, 8, 14336, 128256, 8192)
 LLAMA_HALF_B = Shape(1024, 24, 16, 4, 4096, 128256, 8192)
-PROMPT, TOKENS = 512, 96
+PROMPT, TOKENS, SLOTS = 512, 96, 40_000
 BRANCHES = (1, 4, 16)
 LENGTHS = (2, 4)
 ROUNDS, WARM = 2, 2  # the first runs compile kernels, and capture steps
@@ -54,39 +53,20 @@ def random_model(shape: Shape) -> LlamaForCausalLM:
         torch.set_default_dtype(before)
 
 
-def backend_of(model: LlamaForCausalLM, engine: Engine) -> LocalBackend:
-    """With room for all branches."""
-    runner = TorchRunner(model, slots=40_000)
-    return LocalBackend("random", runner, Numbers(runner.spec.vocabulary), engine)
-
-
 def a_prompt() -> list[int]:
     """The same one always."""
     drawn = torch.randint(10, 400, (PROMPT,), generator=torch.Generator().manual_seed(0))
     return [int(token) for token in drawn]
 
 
-def bandwidth() -> float:
-    """Bytes a second of a large copy, counting those read and those written."""
-    x = torch.empty(1 << 30, dtype=torch.bfloat16, device="cuda")
-    y, seconds = torch.empty_like(x), list[float]()
-    for _ in range(12):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        y.copy_(x)
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return 2 * x.nbytes / sorted(seconds)[len(seconds) // 2]
-
-
 def decode_rows(told: dict[str, str]) -> None:
     """Plain decoding against what the memory allows, and against transformers."""
-    speed = bandwidth()
+    speed, _ = probe("cuda")  # bytes a second of a large copy, read and written
     for name, shape in (("8B", LLAMA_8B), ("0.5B", LLAMA_HALF_B)):
         engine = Engine()
         model = random_model(shape)
         twin = shape.twin(model)
-        backend = backend_of(model, engine)
+        backend = backend_of(model, SLOTS, engine)
         spec, stop = backend.spec, Stop(TOKENS, eos=False)
         for branches in (*BRANCHES, 64):
             go = partial(run, backend, [a_prompt()], branches, HOT, stop)
@@ -134,8 +114,8 @@ def generate(model: LlamaForCausalLM, branches: int, tokens: int = TOKENS) -> No
 def guess_rows(told: dict[str, str]) -> None:
     """Speculation with guesses of a known quality."""
     engine = Engine()
-    target = backend_of(random_model(LLAMA_8B), engine)
-    draft = backend_of(random_model(LLAMA_HALF_B), engine)
+    target = backend_of(random_model(LLAMA_8B), SLOTS, engine)
+    draft = backend_of(random_model(LLAMA_HALF_B), SLOTS, engine)
     supplied, stop = Supplied(draft), Stop(TOKENS, eos=False)
     for branches in BRANCHES:
         prompt = a_prompt()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import atexit
 import copy
+import importlib.util
+import os
+import random
 import shutil
 import sys
 import tempfile
@@ -470,3 +473,48 @@ class Gate:
 def gate() -> Callable[[LocalBackend], Gate]:
     """`gate(backend)` puts a Gate before the backend's runner."""
     return lambda backend: Gate(backend.runner)
+
+
+# --- steps of a runner, and kernels of a GPU
+
+
+def walk(runner: Runner, salt: int = 0, steps: int = 80) -> torch.Tensor:
+    """Logits of steps over two trees whose branches grow, part, fall back and go."""
+    rng, vocabulary = random.Random(salt), runner.spec.vocabulary
+    roots = [runner.open([rng.randrange(vocabulary) for _ in range(n)]) for n in (90, 40)]
+    runner.step([Chunk(root, root.pending, 1) for root in roots])
+    branches = [runner.fork(root) for root in roots for _ in range(3)]
+    out = list[torch.Tensor]()
+    for step in range(steps):
+        if step % 20 == 10:
+            runner.free(branches.pop(rng.randrange(len(branches))))
+            branches.append(runner.fork(rng.choice(branches)))
+        if step % 20 == 15:
+            for branch in branches:
+                runner.truncate(branch, len(branch.tokens) - rng.randrange(3))
+        for branch in branches:
+            runner.append(
+                branch, [rng.randrange(vocabulary) for _ in range(1 + 2 * (step % 7 == 0))]
+            )
+        chunks = [Chunk(branch, branch.pending, branch.pending) for branch in branches]
+        out.append(runner.step(chunks).rows)
+    for sequence in (*roots, *branches):
+        runner.free(sequence)
+    assert runner.pool.live == 0
+    return torch.cat(out)
+
+
+# Kernels run on a GPU, or on a CPU where Triton is installed and interprets them.
+INTERPRETED = (
+    os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
+)
+KERNELS_ON = "cpu" if INTERPRETED else "cuda"
+# the interpreter's products of bfloat16 are wrong
+KERNEL_DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
+needs_kernels = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not (torch.cuda.is_available() or INTERPRETED),
+        reason="there is no CUDA device, and Triton does not interpret",
+    ),
+]

@@ -2,10 +2,9 @@
 The torch backend on a GPU: the same facts as on the CPU, where a device could make them false.
 """
 
-import random
-
 import pytest
 import torch
+from conftest import walk
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -88,30 +87,6 @@ def test_logits_equal_a_full_forward(name):
         runner.close()
 
 
-def a_walk(runner: TorchRunner, steps: int = 60, salt: int = 0) -> torch.Tensor:
-    """Logits of steps over two trees whose branches come, part, fall back and go."""
-    rng = random.Random(salt)
-    roots = [runner.open([rng.randrange(97) for _ in range(n)]) for n in (90, 40)]
-    runner.step([Chunk(root, root.pending, 1) for root in roots])
-    branches = [runner.fork(root) for root in roots for _ in range(3)]
-    out = list[torch.Tensor]()
-    for step in range(steps):
-        if step % 20 == 10:
-            runner.free(branches.pop(rng.randrange(len(branches))))
-            branches.append(runner.fork(rng.choice(branches)))
-        if step % 20 == 15:
-            for branch in branches:
-                runner.truncate(branch, len(branch.tokens) - rng.randrange(3))
-        for branch in branches:
-            runner.append(branch, [rng.randrange(97) for _ in range(1 + 2 * (step % 7 == 0))])
-        chunks = [Chunk(branch, branch.pending, branch.pending) for branch in branches]
-        out.append(runner.step(chunks).rows)
-    for sequence in (*roots, *branches):
-        runner.free(sequence)
-    assert runner.pool.live == 0
-    return torch.cat(out)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
 def test_captured_steps_give_what_they_gave(name, dtype):
@@ -119,11 +94,11 @@ def test_captured_steps_give_what_they_gave(name, dtype):
     plain, captured = (TorchRunner(tiny(name, dtype), slots=4096) for _ in range(2))
     plain._graphs = None
     for salt in range(3):
-        assert torch.equal(a_walk(plain, salt=salt), a_walk(captured, salt=salt))
+        assert torch.equal(walk(plain, salt=salt), walk(captured, salt=salt))
     assert captured._graphs._graphs
     captured.trim()
     assert not captured._graphs._graphs
-    assert torch.equal(a_walk(plain, salt=9), a_walk(captured, salt=9))
+    assert torch.equal(walk(plain, salt=9), walk(captured, salt=9))
     plain.close()
     captured.close()
 
@@ -135,7 +110,7 @@ def test_kernels_give_what_transformers_attention_gives():
         assert ours._stage.on_gpu
         plain._stage.on_gpu = False
         plain._graphs = None
-        a, b = a_walk(ours), a_walk(plain)
+        a, b = walk(ours), walk(plain)
         assert torch.allclose(a, b, atol=2e-3, rtol=1e-3)
         ours.close()
         plain.close()
@@ -172,7 +147,7 @@ def test_captures_that_fail_cost_only_speed(caplog):
 
     failing._forward = waits
     for salt in range(3):
-        assert torch.equal(a_walk(plain, salt=salt), a_walk(failing, salt=salt))
+        assert torch.equal(walk(plain, salt=salt), walk(failing, salt=salt))
     assert caplog.text.count("was not captured") == 3
     assert not failing._graphs._graphs
     torch.cuda.empty_cache()
@@ -195,7 +170,7 @@ def test_after_a_capture_that_failed_others_succeed():
 
     captured._forward = waits
     for salt in range(4):
-        assert torch.equal(a_walk(plain, salt=salt), a_walk(captured, salt=salt))
+        assert torch.equal(walk(plain, salt=salt), walk(captured, salt=salt))
     assert captured._graphs._failures == 1
     assert len(captured._graphs._graphs) > 3
     plain.close()

@@ -4,12 +4,11 @@ Draws by the kernels of a GPU are those of the operations that they replace, tok
 They run on a GPU, or on a CPU where Triton is installed and interprets them (`TRITON_INTERPRET=1`).
 """
 
-import importlib.util
 import math
-import os
 
 import pytest
 import torch
+from conftest import INTERPRETED, KERNEL_DTYPES, KERNELS_ON, needs_kernels
 
 from langchain_pareto.backends import sampling
 from langchain_pareto.backends.base import Sampling
@@ -17,18 +16,7 @@ from langchain_pareto.backends.draws import Row
 from langchain_pareto.backends.keys import root_key
 from langchain_pareto.backends.sampling import Sampler
 
-INTERPRETED = (
-    os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
-)
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not (torch.cuda.is_available() or INTERPRETED),
-        reason="there is no CUDA device, and Triton does not interpret",
-    ),
-]
-DEVICE = "cpu" if INTERPRETED else "cuda"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
+pytestmark = needs_kernels
 ROWS = 4 if INTERPRETED else 64
 SETTINGS = [
     Sampling(0.0),
@@ -47,11 +35,11 @@ def both(logits: torch.Tensor, rows: list[Row], monkeypatch: pytest.MonkeyPatch,
     out = []
     for kernels in (False, True):
         monkeypatch.setattr(sampling, "usable", lambda _, kernels=kernels: kernels)
-        out.append(Sampler().draw(logits.to(DEVICE), rows, **kwargs).to_host())
+        out.append(Sampler().draw(logits.to(KERNELS_ON), rows, **kwargs).to_host())
     return out
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("vocab", [97, 4096, 4097, 50_001])
 @pytest.mark.parametrize("spread", [0.1, 3.0])
 def test_the_same_tokens(vocab, spread, dtype, monkeypatch):
@@ -86,7 +74,7 @@ def test_broken_rows_are_told_and_give_a_valid_token(monkeypatch):
 
 def test_statistics_and_rows_that_are_apart(monkeypatch):
     """Logits may be a slice of something wider, and statistics are those of before."""
-    wide = torch.randn(3, 12_000, generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    wide = torch.randn(3, 12_000, generator=torch.Generator().manual_seed(4)).to(KERNELS_ON)
     rows = [Row(root_key(i, [1]), i, Sampling(0.8)) for i in range(3)]
     for logits in (wide[:, 1000:7000], wide[:, ::2]):
         plain, kernels = both(logits, rows, monkeypatch, stats=True)

@@ -4,29 +4,15 @@ The kernels of a layer against arithmetic written out.
 They run on a GPU, or on a CPU where Triton is installed and interprets them (`TRITON_INTERPRET=1`).
 """
 
-import importlib.util
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import KERNEL_DTYPES, KERNELS_ON, needs_kernels
 
 from langchain_pareto.backends import gpu_layers
 from langchain_pareto.backends.step_plan import Call
 
-INTERPRETED = (
-    os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
-)
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not (torch.cuda.is_available() or INTERPRETED),
-        reason="there is no CUDA device, and Triton does not interpret",
-    ),
-]
-DEVICE = "cpu" if INTERPRETED else "cuda"
-# the interpreter's products of bfloat16 are wrong
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
+pytestmark = needs_kernels
 WITHIN = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 SLOTS = 3000
 
@@ -41,11 +27,11 @@ def a_call(
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf")).to(dtype)
     mask = mask[:, :, None].expand(-1, -1, heads, -1).reshape(groups, 1, rows * heads, columns)
     return Call(
-        rows=torch.arange(first, first + groups * rows).view(groups, rows).to(DEVICE),
-        columns=torch.randint(0, SLOTS, (groups, columns)).to(DEVICE),
-        mask=mask.contiguous().to(DEVICE),
-        row_positions=torch.randint(columns, (groups, rows)).to(DEVICE),
-        column_positions=torch.arange(columns).expand(groups, -1).contiguous().to(DEVICE),
+        rows=torch.arange(first, first + groups * rows).view(groups, rows).to(KERNELS_ON),
+        columns=torch.randint(0, SLOTS, (groups, columns)).to(KERNELS_ON),
+        mask=mask.contiguous().to(KERNELS_ON),
+        row_positions=torch.randint(columns, (groups, rows)).to(KERNELS_ON),
+        column_positions=torch.arange(columns).expand(groups, -1).contiguous().to(KERNELS_ON),
         heads=heads,
         whole=False,
     )
@@ -72,7 +58,7 @@ def expected(q, keys, values, calls, scale, window):
     return torch.cat(out)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "width", "value_width", "shapes", "window"),
     [
@@ -101,16 +87,16 @@ def test_attention_over_the_pool(heads, kv_heads, width, value_width, shapes, wi
             calls[-1].row_positions.clamp_(max=window - 1)
             calls[-1].row_positions[:, 1:] += 20
         total += groups * rows
-    whole = torch.randn(total, heads + kv_heads, width).to(DEVICE, dtype)
-    keys = torch.randn(kv_heads, SLOTS, width).to(DEVICE, dtype)
-    values = torch.randn(kv_heads, SLOTS, value_width).to(DEVICE, dtype)
+    whole = torch.randn(total, heads + kv_heads, width).to(KERNELS_ON, dtype)
+    keys = torch.randn(kv_heads, SLOTS, width).to(KERNELS_ON, dtype)
+    values = torch.randn(kv_heads, SLOTS, value_width).to(KERNELS_ON, dtype)
     q = whole[:, :heads]  # as it comes out of a projection: its rows are apart
     if not all(gpu_layers.fits(x.shape[2], x.itemsize) for x in (q, keys, values)):
         assert dtype == torch.float32
         assert width == 256
         return
     want = expected(q, keys, values, calls, 0.3, window)
-    for places in (None, torch.randperm(total).to(DEVICE)):
+    for places in (None, torch.randperm(total).to(KERNELS_ON)):
         for query in (q, q.transpose(0, 1).contiguous().transpose(0, 1)):  # heads apart, too
             got = gpu_layers.attend(
                 query, keys, values, calls, places=places, scale=0.3, window=window
@@ -120,17 +106,20 @@ def test_attention_over_the_pool(heads, kv_heads, width, value_width, shapes, wi
             assert torch.allclose(got, right, atol=WITHIN[dtype], rtol=WITHIN[dtype])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("normed", [False, True])
 def test_rotation_and_keeping(normed, dtype):
     """Queries and keys are turned in place, keys and values written where they belong and nowhere else."""
     torch.manual_seed(1)
     heads, kv_heads, width, rows = 4, 2, 32, 5
-    qkv = torch.randn(rows, heads + 2 * kv_heads, width).to(DEVICE, dtype)
-    rotations = torch.randn(50, 2, width).to(DEVICE, dtype)
-    at, write = torch.randint(0, 50, (rows,)).to(DEVICE), torch.randperm(90)[:rows].to(DEVICE)
-    norm = (torch.randn(heads + kv_heads, width).to(DEVICE, dtype), 1e-5) if normed else None
-    keys, values = torch.full((2, kv_heads, 90, width), 7.0, device=DEVICE, dtype=dtype)
+    qkv = torch.randn(rows, heads + 2 * kv_heads, width).to(KERNELS_ON, dtype)
+    rotations = torch.randn(50, 2, width).to(KERNELS_ON, dtype)
+    at, write = (
+        torch.randint(0, 50, (rows,)).to(KERNELS_ON),
+        torch.randperm(90)[:rows].to(KERNELS_ON),
+    )
+    norm = (torch.randn(heads + kv_heads, width).to(KERNELS_ON, dtype), 1e-5) if normed else None
+    keys, values = torch.full((2, kv_heads, 90, width), 7.0, device=KERNELS_ON, dtype=dtype)
     got = qkv.clone()
     gpu_layers.rotate_and_keep(got, rotations, at, write, keys, values, norm)
     x = qkv[:, : heads + kv_heads].double()
@@ -147,23 +136,23 @@ def test_rotation_and_keeping(normed, dtype):
     assert bool((values[:, others] == 7).all())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("n", [96, 1500])
 def test_gates(n, dtype):
     """SiLU(gate) * up, for any width."""
-    x = torch.randn(3, 2 * n, generator=torch.Generator().manual_seed(2)).to(DEVICE, dtype)
+    x = torch.randn(3, 2 * n, generator=torch.Generator().manual_seed(2)).to(KERNELS_ON, dtype)
     gate, up = x.double().chunk(2, -1)
     got = gpu_layers.gate(x).double()
     assert torch.allclose(got, F.silu(gate) * up, atol=WITHIN[dtype], rtol=WITHIN[dtype])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("n", [16, 700, 4096])
 def test_norms(n, dtype):
     """x / sqrt(mean(x^2) + epsilon) * weight, for any width."""
     generator = torch.Generator().manual_seed(3)
     x, weight = (
-        torch.randn(*shape, generator=generator).to(DEVICE, dtype) for shape in ((5, n), (n,))
+        torch.randn(*shape, generator=generator).to(KERNELS_ON, dtype) for shape in ((5, n), (n,))
     )
     got = gpu_layers.rms_norm(x, weight, 1e-5).double()
     want = F.rms_norm(x.double(), (n,), weight.double(), 1e-5)

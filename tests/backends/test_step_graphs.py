@@ -4,13 +4,12 @@ Captured steps: the bookkeeping, with graphs that run their work anew on a CPU. 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import ENDS, GROUPED
+from conftest import ENDS, GROUPED, walk
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from langchain_pareto.backends import step_graphs, torch_attention
@@ -76,30 +75,6 @@ def runners(
         runner._planner = Planner(runner.device, runner.dtype, 1, padded=True)
     captured._graphs = Graphs(captured)
     return plain, captured
-
-
-def walk(runner: TorchRunner, salt: int, steps: int = 80) -> torch.Tensor:
-    """Logits of steps over two trees whose branches grow, part, fall back and go."""
-    rng = random.Random(salt)
-    roots = [runner.open([rng.randrange(250) for _ in range(n)]) for n in (90, 40)]
-    runner.step([Chunk(root, root.pending, 1) for root in roots])
-    branches = [runner.fork(root) for root in roots for _ in range(3)]
-    out = list[torch.Tensor]()
-    for step in range(steps):
-        if step % 20 == 10:
-            runner.free(branches.pop(rng.randrange(len(branches))))
-            branches.append(runner.fork(rng.choice(branches)))
-        if step % 20 == 15:
-            for branch in branches:
-                runner.truncate(branch, len(branch.tokens) - rng.randrange(3))
-        for branch in branches:
-            runner.append(branch, [rng.randrange(250) for _ in range(1 + 2 * (step % 7 == 0))])
-        chunks = [Chunk(branch, branch.pending, branch.pending) for branch in branches]
-        out.append(runner.step(chunks).rows)
-    for sequence in (*roots, *branches):
-        runner.free(sequence)
-    assert runner.pool.live == 0
-    return torch.cat(out)
 
 
 def test_replayed_steps_are_those_of_before(runners):
