@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from nano import measures
 from nano.bands import by_band
 from nano.judgements import verdicts
+from nano.misreadings import adds
 from nano.paths import trained_or_shipped
 from nano.problem import ANSWER, lines_of
 from nano.reward import step_scores
@@ -64,6 +65,7 @@ class _Judged:
     good: npt.NDArray[np.bool_]
     early: npt.NDArray[np.bool_]  # no line before is bad
     open: npt.NDArray[np.bool_]  # the problem is not over with the line
+    sums: npt.NDArray[np.bool_]  # the line adds what two people have
 
 
 def step_auc(
@@ -73,7 +75,8 @@ def step_auc(
 
     With its 95 % interval over problems. Most lines are easy: what follows a bad line is bad, and at the end the number that was made
     is the target or is not. So it is told for all lines, for those up to the first bad one, and for those of them at which something
-    is left to do, where the PRM must look ahead. A band in which hardly a line is bad has none.
+    is left to do, where the PRM must look ahead, or which add what two people have, where it must look up whose number is whose. A band
+    in which hardly a line is bad has none.
     """
     areas: dict[str, dict[str, list[float]]] = {}
     for band, rows in by_band(samples):
@@ -85,6 +88,8 @@ def step_auc(
             "up to the first bad line": _area(judged, lambda j: j.early),
             "of these, with something left to do": _area(judged, lambda j: j.early & j.open),
         }
+        if sum(not j.good[j.early & j.sums].all() for j in judged) >= _FEWEST:
+            areas[band]["of these, sums"] = _area(judged, lambda j: j.early & j.sums)
     return areas
 
 
@@ -94,7 +99,7 @@ def _judged(prm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, one: Samp
     scores = step_scores(
         prm, tokenizer, [(question, text, one.ended[k]) for k, text in enumerate(texts)]
     )
-    good, early, undecided = [], [], []
+    good, early, undecided, sums = [], [], [], []
     for k, text in enumerate(texts):
         told = verdicts(one, k)
         good += told
@@ -102,11 +107,13 @@ def _judged(prm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, one: Samp
         for line in lines_of(text):
             over = line.startswith(ANSWER) or (one.task == "countdown" and ", left " not in line)
             undecided.append(not over)
+            sums.append(adds(line))
     return _Judged(
         np.array([s for steps in scores for s in steps]),
         np.array(good, bool),
         np.array(early, bool),
         np.array(undecided, bool),
+        np.array(sums, bool),
     )
 
 

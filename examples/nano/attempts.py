@@ -8,7 +8,7 @@ since they are cheap and without end, and from M's own samples afterwards. Knows
 import random
 
 from nano import countdown
-from nano.problem import ANSWER, OPERATIONS, Problem
+from nano.problem import ANSWER, OPERATIONS, Problem, slipped
 
 KNOWS = 0.5  # how often a step is one that still leads to the target
 SLIPS = 0.06  # how often a step's value is wrong
@@ -50,7 +50,7 @@ def _step(
     else:
         i, j = sorted((0, 1), key=lambda k: -left[k][0])
         symbol, value = "+", left[i][0] + left[j][0]
-    return i, j, symbol, _slipped(rng, value) if rng.random() < SLIPS else value
+    return i, j, symbol, slipped(rng, value) if rng.random() < SLIPS else value
 
 
 def _last(
@@ -66,11 +66,3 @@ def _last(
     ]
     _, i, j, symbol = min(ways) if rng.random() < NEAREST else rng.choice(ways)
     return i, j, symbol, target
-
-
-def _slipped(rng: random.Random, value: int) -> int:
-    """A wrong value: one digit of it is another."""
-    digits = list(str(value))
-    k = rng.randrange(len(digits))
-    digits[k] = rng.choice([d for d in "123456789" if d != digits[k]])
-    return int("".join(digits))

@@ -20,8 +20,8 @@ ROLES = {
     "PRM": "the process reward model",
 }
 JUDGEMENTS = (
-    "samples of M at temperature 1 on training problems of both tasks, and three times as many attempts at other puzzles by a rule that "
-    "fails as M does (`attempts.py`); each line judged exactly (`judge` in `tasks.py`)"
+    "samples of M at temperature 1 on training problems of both tasks, attempts at others by rules that fail as M does (`attempts.py`, "
+    "`misreadings.py`), and exercises in looking up; each line judged exactly (`judge` in `tasks.py`)"
 )
 SOLUTIONS = (
     "training problems of both tasks, drawn at random by `examples/nano/tasks.py`, with one solution each; only the tokens of "
@@ -31,7 +31,8 @@ PROBLEMS = """Per cent of {count:,} held-out problems each, with 95 % intervals.
 its answer may need fewer.
 """
 LINES = """Area under the ROC curve of good against bad lines, on samples of M, with 95 % intervals. Lines after a bad one are bad, \
-and at the end the number that was made is the target or is not, so it is told for fewer lines too.
+and at the end the number that was made is the target or is not, so it is told for fewer lines too; sums are where M errs on word \
+problems, with somebody else's number.
 """
 FORM = """# Nano {name}: {role}
 
@@ -60,7 +61,7 @@ demonstrations and measurements of search, voting, verification and speculation.
 
 def card(name: str, results: dict[str, Any]) -> str:
     """The text of one card."""
-    folder, recipe = shipped(name), RECIPES[name]
+    folder = shipped(name)
     config = json.loads((folder / "config.json").read_text())
     log = [json.loads(line) for line in (WORK / f"{name}.jsonl").read_text().splitlines()]
     weights = folder / "model.safetensors"
@@ -78,13 +79,22 @@ def card(name: str, results: dict[str, Any]) -> str:
         longest=LENGTHS[-1],
         data=JUDGEMENTS if name == "PRM" else SOLUTIONS,
         tokens=log[-1]["tokens"] / 1e6,
-        start=f", after those of {recipe.start}" if recipe.start else "",
+        start=_starts(name),
         loss=log[-1]["held_out"],
         unit="judgement" if name == "PRM" else "token",
         command=f"`python -m nano.train {name}`",
         sampling=_sampling(name, results),
         accuracy=_judging(results) if name == "PRM" else _solving(name, results),
     )
+
+
+def _starts(name: str) -> str:
+    """The models whose weights it began with, the last one first."""
+    starts = []
+    while start := RECIPES[name].start:
+        starts.append(start)
+        name = start
+    return f", after those of {' and '.join(starts)}" if starts else ""
 
 
 def _sampling(name: str, results: dict[str, Any]) -> str:
@@ -97,9 +107,9 @@ def _sampling(name: str, results: dict[str, Any]) -> str:
 
 def _judging(results: dict[str, Any]) -> str:
     areas = results["step AUC"]
-    kinds = list(next(iter(areas.values())))
+    kinds = list(dict.fromkeys(kind for area in areas.values() for kind in area))
     rows = [
-        f"| {band} | {' | '.join('{:.3f} ({:.3f}-{:.3f})'.format(*area[kind]) for kind in kinds)} |"
+        f"| {band} | {' | '.join(_area(area.get(kind)) for kind in kinds)} |"
         for band, area in areas.items()
     ]
     columns = ("greedy", "maj@16", "best of 16", "weighted vote of 16", "pass@16")
@@ -120,6 +130,10 @@ def _judging(results: dict[str, Any]) -> str:
             *gains,
         ]
     )
+
+
+def _area(told: list[float] | None) -> str:
+    return "-" if told is None else "{:.3f} ({:.3f}-{:.3f})".format(*told)
 
 
 def _solving(name: str, results: dict[str, Any]) -> str:

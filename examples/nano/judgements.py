@@ -11,25 +11,50 @@ from functools import cache
 
 from tokenizers import Tokenizer
 
+from nano import misreadings
 from nano.attempts import attempt
 from nano.data import IGNORED, Example, Stream
-from nano.paths import SAMPLES, TOKENIZER
+from nano.paths import TOKENIZER
 from nano.problem import written_lines
-from nano.samples import ATTEMPTED, HARDER, Samples, read
+from nano.samples import ATTEMPTED, HARD, HARDER, MISREAD, Samples, path_of, read
 from nano.tasks import Split, draw, judge
 from nano.tokenizer import BAD, END, GOOD, SPECIAL, prompt_of
 
 ATTEMPTS = 3  # for each sample of a model
+# Of 92 examples, how many of each kind; those of word problems are three times as long, so puzzles are three fifths of the tokens.
+MISREADINGS, WORDS, PUZZLES_TRIED, PUZZLES, EXERCISES = 4, 5, 57, 18, 8
+FEWEST_SUMS = 2  # in a word problem that attempts are made at, where one of eight has as many
 
 
-def lessons(split: Split) -> Stream:
-    """What the PRM learns: attempts at puzzles without end, and between them each of M's samples once an epoch."""
-    samples, tried = judgements(split), attempts(split)
-    each = ATTEMPTS + 1
+def puzzles_first(split: Split) -> Stream:
+    """What the PRM learns first: attempts at puzzles without end, and between them each of M's samples once an epoch."""
+    return mixed([attempts(split), judgements(split)], (ATTEMPTS, 1))
+
+
+def both_tasks(split: Split) -> Stream:
+    """What it learns then: attempts at both tasks and exercises without end, and between them M's samples of either task."""
+    return mixed(
+        [
+            misreadings_of(split),
+            judgements(split, of="words", spoken=True),
+            attempts(split),
+            judgements(split, of="puzzles"),
+            exercises(split),
+        ],
+        (MISREADINGS, WORDS, PUZZLES_TRIED, PUZZLES, EXERCISES),
+    )
+
+
+def mixed(streams: Sequence[Stream], shares: Sequence[int]) -> Stream:
+    """So many examples of each stream in every turn, each stream in its own order."""
+    places = [which for which, share in enumerate(shares) for _ in range(share)]
+    random.Random(0).shuffle(places)
+    before = [places[:k].count(which) for k, which in enumerate(places)]
 
     def example(index: int) -> Example:
-        turn, k = divmod(index, each)
-        return tried(turn * ATTEMPTS + k) if k < ATTEMPTS else samples(turn)
+        turn, k = divmod(index, len(places))
+        which = places[k]
+        return streams[which](turn * shares[which] + before[k])
 
     return example
 
@@ -48,13 +73,45 @@ def attempts(split: Split) -> Stream:
     return example
 
 
-def judgements(split: Split, name: str = "M") -> Stream:
+def misreadings_of(split: Split) -> Stream:
+    """Attempts at word problems with sums, judged exactly."""
+    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+
+    def example(index: int) -> Example:
+        rng = random.Random(f"misreading/{split}/{index}")
+        for k in range(8):
+            number = MISREAD + 8 * index + k
+            problem = draw("word_problem", number, split=split, difficulty=rng.choice(HARD[1:]))
+            if misreadings.sums(problem) >= FEWEST_SUMS:
+                break
+        lines = misreadings.attempt(rng, problem)
+        good = judge(problem, "\n".join(lines)).steps
+        ended = rng.random() < 0.5
+        return of_lines(tokenizer, problem.question, lines, good, ended=ended, spoken=True)
+
+    return example
+
+
+def exercises(split: Split) -> Stream:
+    """Who has how many, without a question."""
+    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+
+    def example(index: int) -> Example:
+        lines, good = misreadings.exercise(random.Random(f"exercise/{split}/{index}"))
+        return of_lines(tokenizer, "", lines, good, ended=False, spoken=True)
+
+    return example
+
+
+def judgements(
+    split: Split, name: str = "M", *, of: str = "both", spoken: bool = False
+) -> Stream:
     """Samples of the model `name`, and after each line whether it is good: every sample once an epoch, in an order of its own."""
-    path = SAMPLES / f"{name}.{split}.jsonl"
+    path = path_of(name, split, of)
     samples = read(path)
     if not samples:
         raise FileNotFoundError(
-            f"{path} has no samples; draw them first: python -m nano.samples {name} --split {split}"
+            f"{path} has no samples; draw them first: python -m nano.samples {name} --split {split} --of {of}"
         )
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     each = len(samples[0].texts)
@@ -65,7 +122,8 @@ def judgements(split: Split, name: str = "M") -> Stream:
         one, k = samples[index // each], index % each
         lines = written_lines(one.texts[k])
         ended = one.ended[k] and random.Random(index).random() < 0.5
-        return of_lines(tokenizer, one.problem.question, lines, verdicts(one, k), ended=ended)
+        good = verdicts(one, k)
+        return of_lines(tokenizer, one.problem.question, lines, good, ended=ended, spoken=spoken)
 
     @cache
     def order(epoch: int) -> list[int]:
@@ -85,17 +143,28 @@ def verdicts(samples: Samples, k: int) -> list[bool]:
 
 
 def of_lines(
-    tokenizer: Tokenizer, question: str, lines: Sequence[str], good: Sequence[bool], *, ended: bool
+    tokenizer: Tokenizer,
+    question: str,
+    lines: Sequence[str],
+    good: Sequence[bool],
+    *,
+    ended: bool,
+    spoken: bool = False,
 ) -> Example:
     """One solution, and after the last token of each of its lines whether the line is good.
 
-    `ended` puts the end token after the last line, where a sample has it; otherwise a line end, as after every other.
+    `ended` puts the end token after the last line, where a sample has it; otherwise a line end, as after every other. `spoken` has the
+    numbers of good calculations learned too, as the policy learned them: who forgets how to say them soon cannot tell a wrong one.
     """
     ids = list(tokenizer.encode(prompt_of(question)).ids)
     targets = [IGNORED] * len(ids)
     for i, (line, verdict) in enumerate(zip(lines, good, strict=True)):
         last = ended and i == len(lines) - 1
-        ids += tokenizer.encode(line if last else f"{line}\n").ids + [SPECIAL.index(END)] * last
-        targets += [IGNORED] * (len(ids) - len(targets))
-        targets[-1] = SPECIAL.index(GOOD if verdict else BAD)
+        added = tokenizer.encode(line if last else f"{line}\n").ids + [SPECIAL.index(END)] * last
+        learned = [IGNORED] * (len(added) - 1) + [SPECIAL.index(GOOD if verdict else BAD)]
+        if spoken and verdict and line.count(" = ") > 1:
+            said = len(tokenizer.encode(" = ".join(line.split(" = ")[:2])).ids)
+            learned[said:-2] = added[said + 1 : -1]
+        ids += added
+        targets += learned
     return Example(ids, targets)

@@ -25,6 +25,10 @@ def shipped(name: str) -> Path:
 
 
 def trained_or_shipped(name: str) -> Path:
-    """The folder of a model as it was trained here, else as it ships."""
+    """The folder of a model as it was trained here, else as it ships; FileNotFoundError where it does neither."""
     trained = WORK / name
-    return trained if (trained / "model.safetensors").exists() else shipped(name)
+    if (trained / "model.safetensors").exists():
+        return trained
+    if name not in _SHIPPED:
+        raise FileNotFoundError(f"{trained} has no weights: python -m nano.train {name}")
+    return shipped(name)

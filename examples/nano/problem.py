@@ -2,6 +2,7 @@
 
 import hashlib
 import operator
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +69,14 @@ def answer_of(solution: str) -> str | None:
         if line.startswith(ANSWER):
             return line.removeprefix(ANSWER).strip()
     return None
+
+
+def slipped(rng: random.Random, value: int) -> int:
+    """A wrong value: one digit of it is another."""
+    digits = list(str(value))
+    k = rng.randrange(len(digits))
+    digits[k] = rng.choice([d for d in "123456789" if d != digits[k]])
+    return int("".join(digits))
 
 
 def split_of(key: str) -> Split:

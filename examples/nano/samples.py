@@ -2,9 +2,9 @@
 Samples of a trained model, drawn with the project's own engine.
 
     python -m nano.samples M --split train --problems 16000
-    python -m nano.samples M --split validation --problems 600
+    python -m nano.samples M --split train --problems 17000 --of words
 
-write work/samples/M.train.jsonl and M.validation.jsonl, one problem per line, for the training of the PRM; the same command again
+write work/samples/M.train.jsonl and M.words.train.jsonl, one problem per line, for the training of the PRM; the same command again
 resumes. Knows the engine and the tasks; knows no training.
 """
 
@@ -14,7 +14,7 @@ import json
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Semaphore
@@ -29,11 +29,12 @@ from nano.tokenizer import prompt_of
 
 LONGEST = 400  # tokens of a solution; the longest honest one has about 250
 AT_ONCE = 256  # branches in one step
-FIRST = (
-    10**7
-)  # number of the first problem that the PRM learns from: no policy's training comes so far
-ATTEMPTED = 2 * 10**7  # number of the first that attempts are made at
-FOR_PRM = 8  # samples of a problem
+# Numbers of the first problems that the PRM learns from: no policy's training comes so far.
+FIRST = 10**7
+ATTEMPTED = 2 * 10**7  # puzzles that attempts are made at
+APART = 3 * 10**7  # each task by itself
+MISREAD = 4 * 10**7  # word problems that attempts are made at
+HARD = (3, 4, 5, 6, 7, 8)  # of word problems by themselves: easier ones M does not get wrong
 HARDER = (3, 4, 4)  # of puzzles: the harder ones twice as often as the easy ones
 WORD_PROBLEMS = 2400  # for the PRM: on them it is soon right, the rest are puzzles
 
@@ -164,18 +165,50 @@ def mixture(split: Split, count: int) -> list[ProblemRef]:
     ]
 
 
+def words(split: Split, count: int) -> list[ProblemRef]:
+    """Word problems alone, of three facts and more."""
+    return _alone("words", "word_problem", HARD, split, count)
+
+
+def puzzles(split: Split, count: int) -> list[ProblemRef]:
+    """Puzzles alone."""
+    return _alone("puzzles", "countdown", HARDER, split, count)
+
+
+def _alone(
+    kind: str, task: Task, levels: Sequence[int], split: Split, count: int
+) -> list[ProblemRef]:
+    rng = random.Random(f"{kind}/{split}")
+    return [ProblemRef(task, rng.choice(levels), split, APART + i) for i in range(count)]
+
+
+def path_of(name: str, split: Split, of: str) -> Path:
+    """Where samples of the model `name` lie, of which kind of problems."""
+    return SAMPLES / f"{name}.{'' if of == 'both' else f'{of}.'}{split}.jsonl"
+
+
+# For the PRM: which problems, and how many samples of each.
+KINDS: dict[str, tuple[Callable[[Split, int], list[ProblemRef]], int]] = {
+    "both": (mixture, 8),
+    "words": (words, 4),
+    "puzzles": (puzzles, 8),
+}
+
+
 def main() -> None:
     """Reads the command line of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("--split", choices=["train", "validation"], required=True)
     parser.add_argument("--problems", type=int, required=True)
+    parser.add_argument("--of", choices=KINDS, default="both")
     options = parser.parse_args()
-    path = SAMPLES / f"{options.name}.{options.split}.jsonl"
+    path = path_of(options.name, options.split, options.of)
     folder = trained_or_shipped(options.name)
-    problems = mixture(options.split, options.problems)
+    drawn, n = KINDS[options.of]
+    problems = drawn(options.split, options.problems)
     with load(folder, tokenizer=TOKENIZER, dtype="auto") as backend:  # the faster one
-        write(path, folder, backend, problems, FOR_PRM, Sampling(temperature=1.0))
+        write(path, folder, backend, problems, n, Sampling(temperature=1.0))
 
 
 if __name__ == "__main__":

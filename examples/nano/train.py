@@ -22,7 +22,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from nano.data import IGNORED, LENGTHS, Batch, Stream, batches, solutions
-from nano.judgements import judgements, lessons
+from nano.judgements import both_tasks, judgements, mixed, puzzles_first
+from nano.lookups import Lookups
 from nano.models import grown, new_model
 from nano.muon import Muon
 from nano.paths import WORK, trained_or_shipped
@@ -60,6 +61,9 @@ class Run:
         named = list(model.named_parameters())
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
+        self.lookups = Lookups(recipe.size.width).to(self.device) if recipe.lookups else None
+        if self.lookups is not None:
+            others += self.lookups.parameters()
         self.muon = Muon(matrices, MUON_RATE)
         self.adam = torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
         # One graph per length, forward and backward, and some to spare; of one layer, which all layers share: to compile the whole
@@ -76,13 +80,17 @@ class Run:
         """Where the run goes on from."""
         return WORK / f"{self.name}.pt"
 
-    def loss(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of what is learned."""
+    def loss(
+        self, ids: torch.Tensor, targets: torch.Tensor, lookups: Lookups | None = None
+    ) -> torch.Tensor:
+        """Mean cross-entropy of what is learned, and with it that of `lookups`."""
+        ids, targets = ids.to(self.device), targets.to(self.device)
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits
-        return cross_entropy(
-            logits.float().flatten(0, 1), targets.to(self.device).flatten(), ignore_index=IGNORED
+            out = self.model(input_ids=ids, use_cache=False, output_hidden_states=bool(lookups))
+        loss = cross_entropy(
+            out.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
         )
+        return loss + lookups(out.hidden_states, ids) if lookups else loss
 
     def go(self, stream: Stream, held_out: Stream) -> None:
         """Trains to the end of the tokens."""
@@ -113,13 +121,14 @@ class Run:
         for _ in range(parts):
             batch = next(feed)
             self.at.window, self.at.done = batch.window, batch.done
-            loss = self.loss(batch.ids, batch.targets) / parts
+            loss = self.loss(batch.ids, batch.targets, self.lookups) / parts
             loss.backward()
             total += loss.detach().cpu()
             self.at.tokens += batch.ids.numel()
         self.muon.step()
         self.adam.step()
-        self.model.zero_grad()
+        self.muon.zero_grad()
+        self.adam.zero_grad()
         self.at.step += 1
         return total
 
@@ -147,6 +156,7 @@ class Run:
             "model": self.model.state_dict(),
             "muon": self.muon.state_dict(),
             "adam": self.adam.state_dict(),
+            "lookups": self.lookups.state_dict() if self.lookups else None,
             "at": vars(self.at),
         }
         unfinished = self.checkpoint.with_suffix(".tmp")
@@ -162,6 +172,8 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
+        if self.lookups:
+            self.lookups.load_state_dict(state["lookups"])
         self.at = Position(**state["at"])
 
 
@@ -178,8 +190,11 @@ def begun(recipe: Recipe) -> LlamaForCausalLM:
 
 def streams(name: str, recipe: Recipe) -> tuple[Stream, Stream]:
     """What a model learns, and what it is held against."""
+    if name == "PRM-puzzles":
+        return puzzles_first("train"), judgements("validation")
     if name == "PRM":
-        return lessons("train"), judgements("validation")
+        apart = [judgements("validation", of=of) for of in ("words", "puzzles")]
+        return both_tasks("train"), mixed(apart, (1, 2))
     learned = solutions() if recipe.start is None else solutions(curriculum=0)
     return learned, solutions("validation", curriculum=0)
 

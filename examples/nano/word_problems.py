@@ -99,8 +99,12 @@ def read(question: str) -> tuple[dict[str, Fact], str]:
 
 def facts_needed(problem: Problem) -> int:
     """On how many facts the answer depends."""
-    facts, asked = read(problem.question)
-    return len(set(_trace(facts, asked)))
+    return len(needed(*read(problem.question)))
+
+
+def needed(facts: dict[str, Fact], asked: str) -> list[str]:
+    """Everyone on whom what `asked` has depends, from `asked` back."""
+    return list(dict.fromkeys(_trace(facts, asked)))
 
 
 def is_right(problem: Problem, answer: str | None) -> bool:
@@ -117,7 +121,7 @@ def judge(problem: Problem, solution: str) -> Judgement:
     facts, asked = read(problem.question)
     # what is yet to be said, each with every way to say it
     good = [
-        ways for name in dict.fromkeys(_trace(facts, asked)) for ways in _true_lines(facts, name)
+        ways for name in needed(facts, asked) for ways in _true_lines(facts, name)
     ]
     verdicts, answered = [], False
     for line in lines_of(solution):
@@ -200,7 +204,7 @@ def _in_numbers(formula: str, facts: dict[str, Fact]) -> str:
 
 def _solve(facts: dict[str, Fact], asked: str) -> Iterator[str]:
     """The facts that the answer needs, from the question back, as the question says them; then the calculations, forward."""
-    order = list(dict.fromkeys(_trace(facts, asked)))
+    order = needed(facts, asked)
     yield from (facts[name].sentence for name in order)
     done: set[str] = set()
     while len(done) < len(order):

@@ -119,7 +119,7 @@ def test_judgements_are_the_exact_ones(tmp_path: Path, monkeypatch: pytest.Monke
     growing.resume(path, {})
     with path.open("a") as file:
         file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
-    monkeypatch.setattr(judgements, "SAMPLES", tmp_path)
+    monkeypatch.setattr(samples, "SAMPLES", tmp_path)
     stream = judgements.judgements("train", "S")
     good, bad = SPECIAL.index(GOOD), SPECIAL.index(BAD)
 
@@ -130,8 +130,8 @@ def test_judgements_are_the_exact_ones(tmp_path: Path, monkeypatch: pytest.Monke
 
     wanted = [[True, False], [True, True, False], [True] * 4]
     assert taught(0) == taught(1) == sorted(3 * wanted)
-    with pytest.raises(FileNotFoundError, match=r"python -m nano\.samples M"):
-        judgements.judgements("train")
+    with pytest.raises(FileNotFoundError, match=r"python -m nano\.samples M .* --of words"):
+        judgements.judgements("train", of="words")
 
 
 @pytest.fixture(scope="module")

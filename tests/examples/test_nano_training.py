@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from langchain_pareto.backends.nano import tokenizer_path
-from nano import data, judgements, models, muon, tokenizer, train
+from nano import data, judgements, lookups, models, muon, tokenizer, train
 from nano.recipes import RECIPES, Recipe, Size
 from nano.tasks import TASKS, draw
+from nano.word_problems import NAMES
 
 TINY = Size(width=64, layers=2, heads=2, feed_forward=64)
 
@@ -91,6 +92,55 @@ def test_a_judgement_stands_at_the_end_of_each_line(ended: bool) -> None:
     end = tokenizer.SPECIAL.index(tokenizer.END)
     assert [encoder().decode([t], skip_special_tokens=False)[-1:] for t in last[:2]] == ["\n"] * 2
     assert (last[2] == end) == ended
+
+
+def test_numbers_of_good_lines_may_be_learned_too() -> None:
+    """Behind the second `=` of a calculation each token of the numbers is told, and nothing else but the verdicts."""
+    lines = ["Cal = 37", "Wes = Tom + Cal = 32 + 37 = 69", "Dee = Wes + 20 = 70 + 20 = 90", "Answer: 90"]
+    question = "Who has how many?"
+    good = [True, True, False, False]
+    plain = judgements.of_lines(encoder(), question, lines, good, ended=True)
+    spoken = judgements.of_lines(encoder(), question, lines, good, ended=True, spoken=True)
+    assert spoken.ids == plain.ids
+    more = [i for i, t in enumerate(spoken.targets) if t != plain.targets[i]]
+    assert [spoken.ids[i + 1] for i in more] == [spoken.targets[i] for i in more]
+    assert encoder().decode([spoken.targets[i] for i in more]) == " 32 + 37 = 69"
+    assert all(plain.targets[i] == data.IGNORED for i in more)
+
+
+def numbered(k: int) -> data.Stream:
+    return lambda i: data.Example([k, i], [])
+
+
+def test_a_mixture_shows_every_example_of_its_streams_once() -> None:
+    """In every turn each stream has its share, and goes on where it was."""
+    mixed = judgements.mixed([numbered(0), numbered(1)], (1, 3))
+    seen = [mixed(i).ids for i in range(40)]
+    assert [i for k, i in seen if k == 0] == list(range(10))
+    assert [i for k, i in seen if k == 1] == list(range(30))
+
+
+def test_middle_layers_are_told_whose_number_is_whose() -> None:
+    """Whom a line is about, at each of its tokens; whose number comes, just before it; nobody where a number is said outright."""
+    text = "Wes = Tom + Cal = 32 + 37 = 69\nDee = 3 * Wes = 3 * 69 = 207\nAnswer: 207<|end|><|pad|>"
+    ids = torch.tensor([encoder().encode(text).ids])
+    subjects, sources = (told[0].tolist() for told in lookups.told_of(ids))
+    tokens = [encoder().decode([t], skip_special_tokens=False) for t in ids[0].tolist()]
+    lines = "".join(tokens[i] for i, s in enumerate(subjects) if s != data.IGNORED)
+    assert lines == text[: text.index("Answer")]
+    assert [NAMES[s] for s in dict.fromkeys(subjects) if s != data.IGNORED] == ["Wes", "Dee"]
+    assert [(tokens[i], NAMES[s]) for i, s in enumerate(sources) if s != data.IGNORED] == [
+        (" =", "Tom"),
+        (" +", "Cal"),
+        (" *", "Wes"),
+    ]
+
+
+def test_what_looks_up_nothing_teaches_nothing() -> None:
+    """Puzzles have no names."""
+    ids = torch.tensor([encoder().encode("Take 3 + 4 = 7, left 5 7\nTake 7 * 5 = 35\n").ids])
+    heads = lookups.Lookups(8)
+    assert heads((torch.randn(1, ids.shape[1], 8),) * 4, ids) == 0
 
 
 @pytest.fixture
@@ -186,10 +236,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("taught", [False, True])
 def test_a_run_resumes_where_it_stopped(
-    short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Recipe, taught: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after its first save and started again, a run ends with the same weights as one that went through."""
+    """Stopped after its first save and started again, a run ends with the same weights as one that went through; heads are a part of it."""
+    monkeypatch.setitem(RECIPES, "S", replace(short, lookups=taught))
+    monkeypatch.setattr(lookups, "SOURCE", TINY.layers)
     for folder in ("through", "stopped"):
         (tmp_path / folder).mkdir()
     monkeypatch.setattr(train, "WORK", tmp_path / "through")
