@@ -103,9 +103,7 @@ def exercises(split: Split) -> Stream:
     return example
 
 
-def judgements(
-    split: Split, name: str = "M", *, of: str = "both", spoken: bool = False
-) -> Stream:
+def judgements(split: Split, name: str = "M", *, of: str = "both", spoken: bool = False) -> Stream:
     """Samples of the model `name`, and after each line whether it is good: every sample once an epoch, in an order of its own."""
     path = path_of(name, split, of)
     samples = read(path)

@@ -83,9 +83,7 @@ def exercise(rng: random.Random) -> tuple[list[str], list[bool]]:
             a, symbol, b = formula
             terms = [has.get(term) or int(term) for term in (a, b)]
             x, y = (
-                _another(rng, term, has, [n])
-                if term in has and rng.random() < MISREAD
-                else n
+                _another(rng, term, has, [n]) if term in has and rng.random() < MISREAD else n
                 for term, n in zip((a, b), terms, strict=True)
             )
             value = max(OPERATIONS[symbol](x, y), 0)

@@ -120,9 +120,7 @@ def judge(problem: Problem, solution: str) -> Judgement:
     """A line is good if it is true, new, and about someone on whom the answer depends; the last one if it is right."""
     facts, asked = read(problem.question)
     # what is yet to be said, each with every way to say it
-    good = [
-        ways for name in needed(facts, asked) for ways in _true_lines(facts, name)
-    ]
+    good = [ways for name in needed(facts, asked) for ways in _true_lines(facts, name)]
     verdicts, answered = [], False
     for line in lines_of(solution):
         if line.startswith(ANSWER):

@@ -96,7 +96,12 @@ def test_a_judgement_stands_at_the_end_of_each_line(ended: bool) -> None:
 
 def test_numbers_of_good_lines_may_be_learned_too() -> None:
     """Behind the second `=` of a calculation each token of the numbers is told, and nothing else but the verdicts."""
-    lines = ["Cal = 37", "Wes = Tom + Cal = 32 + 37 = 69", "Dee = Wes + 20 = 70 + 20 = 90", "Answer: 90"]
+    lines = [
+        "Cal = 37",
+        "Wes = Tom + Cal = 32 + 37 = 69",
+        "Dee = Wes + 20 = 70 + 20 = 90",
+        "Answer: 90",
+    ]
     question = "Who has how many?"
     good = [True, True, False, False]
     plain = judgements.of_lines(encoder(), question, lines, good, ended=True)
