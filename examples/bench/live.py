@@ -44,7 +44,7 @@ from langchain_pareto.strategies import (
 )
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from nano.paths import TOKENIZER, shipped
+from nano.paths import SHIPPED, TOKENIZER
 from nano.tasks import TASKS, draw
 
 EXACT = ("tokens", "flops", "memory", "calls", "usd")
@@ -109,7 +109,7 @@ def family() -> Iterator[dict[str, LocalBackend]]:
     with ExitStack() as stack:
         yield {
             name: stack.enter_context(
-                load(shipped(name), tokenizer=TOKENIZER, memory="64 MB", self_check=False)
+                load(SHIPPED[name], tokenizer=TOKENIZER, memory="64 MB", self_check=False)
             )
             for name in ("S", "M", "L", "PRM")
         }

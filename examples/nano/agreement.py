@@ -89,7 +89,7 @@ def step_auc(
             "of these, with something left to do": _area(judged, lambda j: j.early & j.open),
         }
         if sum(not j.good[j.early & j.sums].all() for j in judged) >= _FEWEST:
-            areas[band]["of these, sums"] = _area(judged, lambda j: j.early & j.sums)
+            areas[band]["sums up to the first bad line"] = _area(judged, lambda j: j.early & j.sums)
     return areas
 
 

@@ -1,8 +1,8 @@
 """
 Attempts at puzzles by somebody who half knows the way and always claims the target in the end, with an exact verdict on each line.
 
-M fails like that: it combines what leads nowhere, then says that the last two numbers make the target. The PRM learns from attempts first,
-since they are cheap and without end, and from M's own samples afterwards. Knows puzzles; knows no model.
+M fails like that: it combines what leads nowhere, then says that the last two numbers make the target. The PRM learns from attempts
+besides M's own samples, since they are cheap and without end. Knows puzzles; knows no model.
 """
 
 import random

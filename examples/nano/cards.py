@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from nano.data import LENGTHS
-from nano.paths import REPORT, WORK, shipped
+from nano.paths import REPORT, SHIPPED, WORK
 from nano.recipes import RECIPES
 
 ROLES = {
@@ -21,7 +21,7 @@ ROLES = {
 }
 JUDGEMENTS = (
     "samples of M at temperature 1 on training problems of both tasks, attempts at others by rules that fail as M does (`attempts.py`, "
-    "`misreadings.py`), and exercises in looking up; each line judged exactly (`judge` in `tasks.py`)"
+    "`misreadings.py`), and exercises in looking up; each line judged exactly, and the numbers of good ones learned as well"
 )
 SOLUTIONS = (
     "training problems of both tasks, drawn at random by `examples/nano/tasks.py`, with one solution each; only the tokens of "
@@ -30,9 +30,9 @@ SOLUTIONS = (
 PROBLEMS = """Per cent of {count:,} held-out problems each, with 95 % intervals. A problem of n facts was drawn with n linked ones; \
 its answer may need fewer.
 """
-LINES = """Area under the ROC curve of good against bad lines, on samples of M, with 95 % intervals. Lines after a bad one are bad, \
-and at the end the number that was made is the target or is not, so it is told for fewer lines too; sums are where M errs on word \
-problems, with somebody else's number.
+LINES = """Area under the ROC curve of good against bad lines, on samples of M, with 95 % intervals. Most lines after a bad one are bad, \
+and at the end the number that was made is the target or is not, so it is told for fewer lines too; of M's first errors on word \
+problems most are sums with somebody else's number.
 """
 FORM = """# Nano {name}: {role}
 
@@ -61,7 +61,7 @@ demonstrations and measurements of search, voting, verification and speculation.
 
 def card(name: str, results: dict[str, Any]) -> str:
     """The text of one card."""
-    folder = shipped(name)
+    folder = SHIPPED[name]
     config = json.loads((folder / "config.json").read_text())
     log = [json.loads(line) for line in (WORK / f"{name}.jsonl").read_text().splitlines()]
     weights = folder / "model.safetensors"
@@ -156,10 +156,10 @@ def main() -> None:
     """Writes the cards of all models that are there."""
     results = json.loads((REPORT / "report.json").read_text())
     for name in ROLES:
-        if (shipped(name) / "config.json").exists() and (
+        if (SHIPPED[name] / "config.json").exists() and (
             name in results["models"] or name == "PRM"
         ):
-            path = shipped(name) / "README.md"
+            path = SHIPPED[name] / "README.md"
             path.write_text(card(name, results))
             print(path)
 

@@ -11,13 +11,12 @@ import json
 import shutil
 
 from nano.choice import chosen
-from nano.paths import WORK, shipped
-from nano.recipes import RECIPES
+from nano.paths import SHIPPED, WORK
 
 
 def export(name: str) -> None:
     """One model: weights, configuration, and how to sample."""
-    folder = shipped(name)
+    folder = SHIPPED[name]
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors"):
         shutil.copyfile(WORK / name / file, folder / file)
@@ -33,11 +32,11 @@ def export(name: str) -> None:
 
 
 def main() -> None:
-    """Exports what has been trained."""
-    for name in RECIPES:
+    """Exports what has been trained, of what ships."""
+    for name, folder in SHIPPED.items():
         if (WORK / name / "model.safetensors").exists():
             export(name)
-            print(f"{name}: {shipped(name)}")
+            print(f"{name}: {folder}")
 
 
 if __name__ == "__main__":

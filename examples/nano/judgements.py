@@ -16,45 +16,50 @@ from nano.attempts import attempt
 from nano.data import IGNORED, Example, Stream
 from nano.paths import TOKENIZER
 from nano.problem import written_lines
-from nano.samples import ATTEMPTED, HARD, HARDER, MISREAD, Samples, path_of, read
+from nano.samples import ATTEMPTED, HARD, HARDER, MISREADABLE, Kind, Samples, path_of, read
 from nano.tasks import Split, draw, judge
 from nano.tokenizer import BAD, END, GOOD, SPECIAL, prompt_of
 
-ATTEMPTS = 3  # for each sample of a model
-# Of 92 examples, how many of each kind; those of word problems are three times as long, so puzzles are three fifths of the tokens.
-MISREADINGS, WORDS, PUZZLES_TRIED, PUZZLES, EXERCISES = 4, 5, 57, 18, 8
-FEWEST_SUMS = 2  # in a word problem that attempts are made at, where one of eight has as many
+# Attempts are made at word problems in which there is something to misread: the first of some draws with two sums, else the last one.
+# Three facts seldom have as many.
+FEWEST_SUMS, TRIES, LEVELS = 2, 8, HARD[1:]
 
 
-def puzzles_first(split: Split) -> Stream:
+def puzzles_first() -> Stream:
     """What the PRM learns first: attempts at puzzles without end, and between them each of M's samples once an epoch."""
-    return mixed([attempts(split), judgements(split)], (ATTEMPTS, 1))
+    return mixed((attempts("train"), 3), (judgements("train"), 1))
 
 
-def both_tasks(split: Split) -> Stream:
-    """What it learns then: attempts at both tasks and exercises without end, and between them M's samples of either task."""
+def both_tasks() -> Stream:
+    """What it learns then: attempts at both tasks and exercises without end, and between them M's samples of either task.
+
+    Examples of word problems are two or three times as long, so that puzzles are nearly two thirds of the tokens.
+    """
     return mixed(
-        [
-            misreadings_of(split),
-            judgements(split, of="words", spoken=True),
-            attempts(split),
-            judgements(split, of="puzzles"),
-            exercises(split),
-        ],
-        (MISREADINGS, WORDS, PUZZLES_TRIED, PUZZLES, EXERCISES),
+        (misreadings_of("train"), 4),
+        (judgements("train", of="words", spoken=True), 5),
+        (attempts("train"), 57),
+        (judgements("train", of="puzzles"), 18),
+        (exercises("train"), 8),
     )
 
 
-def mixed(streams: Sequence[Stream], shares: Sequence[int]) -> Stream:
+def held_out_of_both() -> Stream:
+    """M's samples of validation problems of either task; of a puzzle there are twice as many."""
+    of_words, of_puzzles = (judgements("validation", of=of) for of in ("words", "puzzles"))
+    return mixed((of_words, 1), (of_puzzles, 2))
+
+
+def mixed(*parts: tuple[Stream, int]) -> Stream:
     """So many examples of each stream in every turn, each stream in its own order."""
-    places = [which for which, share in enumerate(shares) for _ in range(share)]
+    places = [which for which, (_, share) in enumerate(parts) for _ in range(share)]
     random.Random(0).shuffle(places)
     before = [places[:k].count(which) for k, which in enumerate(places)]
 
     def example(index: int) -> Example:
         turn, k = divmod(index, len(places))
-        which = places[k]
-        return streams[which](turn * shares[which] + before[k])
+        stream, share = parts[places[k]]
+        return stream(turn * share + before[k])
 
     return example
 
@@ -74,14 +79,14 @@ def attempts(split: Split) -> Stream:
 
 
 def misreadings_of(split: Split) -> Stream:
-    """Attempts at word problems with sums, judged exactly."""
+    """Attempts at word problems, most of them with two sums or more, judged exactly."""
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
     def example(index: int) -> Example:
         rng = random.Random(f"misreading/{split}/{index}")
-        for k in range(8):
-            number = MISREAD + 8 * index + k
-            problem = draw("word_problem", number, split=split, difficulty=rng.choice(HARD[1:]))
+        for k in range(TRIES):
+            number = MISREADABLE + TRIES * index + k
+            problem = draw("word_problem", number, split=split, difficulty=rng.choice(LEVELS))
             if misreadings.sums(problem) >= FEWEST_SUMS:
                 break
         lines = misreadings.attempt(rng, problem)
@@ -103,7 +108,7 @@ def exercises(split: Split) -> Stream:
     return example
 
 
-def judgements(split: Split, name: str = "M", *, of: str = "both", spoken: bool = False) -> Stream:
+def judgements(split: Split, name: str = "M", *, of: Kind = "both", spoken: bool = False) -> Stream:
     """Samples of the model `name`, and after each line whether it is good: every sample once an epoch, in an order of its own."""
     path = path_of(name, split, of)
     samples = read(path)

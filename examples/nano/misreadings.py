@@ -1,7 +1,7 @@
 """
 Attempts at word problems by somebody who knows the way, but now and then takes another person's number, with an exact verdict on each line.
 
-M fails like that: nine of ten of its first errors are sums with a number that somebody else has. An exercise is the same without the
+M fails like that: two of three of its first errors are sums with a number that somebody else has. An exercise is the same without the
 facts: nothing but looking up who has how many. Knows word problems; knows no model.
 """
 
@@ -12,16 +12,23 @@ from nano import word_problems
 from nano.problem import ANSWER, OPERATIONS, Problem, slipped
 from nano.word_problems import NAMES, Fact
 
-CLEAN = 0.35  # how often somebody makes no error at all, else:
-IN_SUMS, ELSEWHERE = 0.25, 0.05  # how often a number is not the one that is named
-UNSEEN = 0.1  # of these, how often it is any of the question's, and not what another person has
-LAST = 0.4  # and else, how often it is that of the line before
+FACTS = 0.06  # how often one of the facts is drawn anew, or is left out
+CLEAN = 0.35  # how often all that is calculated is right, else:
+IN_SUMS, ELSEWHERE = 0.25, 0.05  # how often a number is looked up where it does not stand
+UNSEEN = 0.1  # of these, how often among the question's numbers, and not with another person
+LAST = 0.4  # and else, how often with the person of the line before
 GIVEN, SLIPS, ANSWERS = 0.03, 0.02, 0.02  # wrong: a number given outright, a result, the answer
-FACTS = 0.06  # how often one of the facts is another, or is left out
 TURNED = 0.08  # how often a sum or a product is told the other way round
-PEOPLE = (8, 10, 12, 14)  # of an exercise
-MISREAD = 0.15  # how often a number of an exercise is not the one that is named
-LARGEST = 999
+# Of an exercise:
+PEOPLE = (8, 10, 12, 14)
+MISREAD = 0.15  # how often a number is looked up where it does not stand
+OUTRIGHT, SUMS, PRODUCTS = (
+    0.12,
+    0.8,
+    0.5,
+)  # lines that look nothing up; of the others, sums; of those, products
+MOST_GIVEN = 60  # number said outright
+LARGEST = 999  # number that anybody has, as in word problems
 
 
 def sums(problem: Problem) -> int:
@@ -77,11 +84,11 @@ def exercise(rng: random.Random) -> tuple[list[str], list[bool]]:
     for name in rng.sample(NAMES, rng.choice(PEOPLE)):
         formula = _drawn(rng, has)
         if formula is None:
-            value, true = rng.randint(2, 60), True
+            value, true = rng.randint(2, MOST_GIVEN), True
             lines.append(f"{name} = {value}")
         else:
             a, symbol, b = formula
-            terms = [has.get(term) or int(term) for term in (a, b)]
+            terms = [has[term] if term in has else int(term) for term in (a, b)]
             x, y = (
                 _another(rng, term, has, [n]) if term in has and rng.random() < MISREAD else n
                 for term, n in zip((a, b), terms, strict=True)
@@ -118,18 +125,18 @@ def _formula(rng: random.Random, fact: Fact) -> tuple[str, str, str]:
 
 def _drawn(rng: random.Random, has: dict[str, int]) -> tuple[str, str, str] | None:
     """A formula over those who have something, mostly a sum; None where a number is to be given outright."""
-    if len(has) < 2 or rng.random() < 0.12:
+    if len(has) < 2 or rng.random() < OUTRIGHT:
         return None
     people = list(has)
     a = people[-1] if rng.random() < LAST else rng.choice(people)
     b = rng.choice([person for person in people if person != a])
-    if rng.random() < 0.8 and has[a] + has[b] <= LARGEST:
+    if rng.random() < SUMS and has[a] + has[b] <= LARGEST:
         return (a, "+", b) if rng.random() < 0.5 else (b, "+", a)
-    if has[a] <= LARGEST // 2 and rng.random() < 0.5:
+    if has[a] <= LARGEST // 2 and rng.random() < PRODUCTS:
         return str(rng.randint(2, min(9, LARGEST // has[a]))), "*", a
     if has[a] > 4:
-        return a, "-", str(rng.randint(2, min(60, has[a] - 2)))
-    return a, "+", str(rng.randint(2, 60))
+        return a, "-", str(rng.randint(2, min(MOST_GIVEN, has[a] - 2)))
+    return a, "+", str(rng.randint(2, MOST_GIVEN))
 
 
 def _another(rng: random.Random, name: str, has: dict[str, int], numbers: list[int]) -> int:

@@ -11,7 +11,7 @@ REPORT = _HERE / "report"
 POOLS = _HERE / "pools"
 TOKENIZER = nano.tokenizer_path()
 _PACKAGE = _HERE.parents[1] / "backends/nano"  # in the source tree, whatever is installed
-_SHIPPED = {
+SHIPPED = {  # the folder that a model ships from
     "S": _PACKAGE / nano.draft_path().name,
     "M": _PACKAGE / nano.policy_path().name,
     "PRM": _PACKAGE / nano.prm_path().name,
@@ -19,16 +19,14 @@ _SHIPPED = {
 }
 
 
-def shipped(name: str) -> Path:
-    """The folder that a model ships from."""
-    return _SHIPPED[name]
-
-
 def trained_or_shipped(name: str) -> Path:
     """The folder of a model as it was trained here, else as it ships; FileNotFoundError where it does neither."""
     trained = WORK / name
     if (trained / "model.safetensors").exists():
         return trained
-    if name not in _SHIPPED:
-        raise FileNotFoundError(f"{trained} has no weights: python -m nano.train {name}")
-    return shipped(name)
+    if name not in SHIPPED:
+        ships = ", ".join(SHIPPED)
+        raise FileNotFoundError(
+            f"{trained} has no weights. {ships} ship; any other of the recipes is trained first: python -m nano.train {name}"
+        )
+    return SHIPPED[name]

@@ -1,8 +1,8 @@
 """
 Samples of a trained model, drawn with the project's own engine.
 
-    python -m nano.samples M --split train --problems 16000
-    python -m nano.samples M --split train --problems 17000 --of words
+    python -m nano.samples M --split train
+    python -m nano.samples M --split train --of words
 
 write work/samples/M.train.jsonl and M.words.train.jsonl, one problem per line, for the training of the PRM; the same command again
 resumes. Knows the engine and the tasks; knows no training.
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Semaphore
+from typing import Literal
 
 from langchain_pareto.backends.base import Branch, Extension, Sampling, Stop, Task as Request
 from langchain_pareto.backends.loading import load
@@ -27,16 +28,18 @@ from nano.paths import SAMPLES, TOKENIZER, trained_or_shipped
 from nano.tasks import DIFFICULTIES, TASKS, Problem, Split, Task, draw
 from nano.tokenizer import prompt_of
 
+Kind = Literal["both", "words", "puzzles"]
+
 LONGEST = 400  # tokens of a solution; the longest honest one has about 250
 AT_ONCE = 256  # branches in one step
 # Numbers of the first problems that the PRM learns from: no policy's training comes so far.
 FIRST = 10**7
 ATTEMPTED = 2 * 10**7  # puzzles that attempts are made at
 APART = 3 * 10**7  # each task by itself
-MISREAD = 4 * 10**7  # word problems that attempts are made at
+MISREADABLE = 4 * 10**7  # word problems that attempts are made at
 HARD = (3, 4, 5, 6, 7, 8)  # of word problems by themselves: easier ones M does not get wrong
 HARDER = (3, 4, 4)  # of puzzles: the harder ones twice as often as the easy ones
-WORD_PROBLEMS = 2400  # for the PRM: on them it is soon right, the rest are puzzles
+WORD_PROBLEMS = 2400  # of the mixture; the rest are puzzles
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +185,24 @@ def _alone(
     return [ProblemRef(task, rng.choice(levels), split, APART + i) for i in range(count)]
 
 
-def path_of(name: str, split: Split, of: str) -> Path:
+def path_of(name: str, split: Split, of: Kind) -> Path:
     """Where samples of the model `name` lie, of which kind of problems."""
     return SAMPLES / f"{name}.{'' if of == 'both' else f'{of}.'}{split}.jsonl"
 
 
-# For the PRM: which problems, and how many samples of each.
-KINDS: dict[str, tuple[Callable[[Split, int], list[ProblemRef]], int]] = {
-    "both": (mixture, 8),
-    "words": (words, 4),
-    "puzzles": (puzzles, 8),
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is sampled for the PRM: which problems, how many samples of each, and how many problems of a split."""
+
+    drawn: Callable[[Split, int], list[ProblemRef]]
+    samples: int
+    problems: dict[Split, int]
+
+
+PLANS: dict[Kind, Plan] = {
+    "both": Plan(mixture, 8, {"train": 16_000, "validation": 600}),
+    "words": Plan(words, 4, {"train": 17_000, "validation": 300}),
+    "puzzles": Plan(puzzles, 8, {"train": 3_000, "validation": 300}),
 }
 
 
@@ -200,15 +211,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("--split", choices=["train", "validation"], required=True)
-    parser.add_argument("--problems", type=int, required=True)
-    parser.add_argument("--of", choices=KINDS, default="both")
+    parser.add_argument("--of", choices=PLANS, default="both")
+    parser.add_argument("--problems", type=int, help="where other than the PRM was trained on")
     options = parser.parse_args()
     path = path_of(options.name, options.split, options.of)
     folder = trained_or_shipped(options.name)
-    drawn, n = KINDS[options.of]
-    problems = drawn(options.split, options.problems)
+    plan = PLANS[options.of]
+    problems = plan.drawn(options.split, options.problems or plan.problems[options.split])
     with load(folder, tokenizer=TOKENIZER, dtype="auto") as backend:  # the faster one
-        write(path, folder, backend, problems, n, Sampling(temperature=1.0))
+        write(path, folder, backend, problems, plan.samples, Sampling(temperature=1.0))
 
 
 if __name__ == "__main__":

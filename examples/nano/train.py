@@ -5,7 +5,7 @@ Trains one model of the family from scratch, on two CPU cores or on a GPU, as re
     python -m nano.train M
 
 A run that was stopped resumes with the same command. It writes work/M.pt, the checkpoint, and work/M.jsonl, one line per report:
-tokens seen, loss of training and of held-out problems, tokens a second. When it is done, work/M has the weights. All commands of the
+tokens seen, loss of training (of all that is learned) and of held-out problems (of what the model is for), tokens a second. When it is done, work/M has the weights. All commands of the
 family, in their order, are in README.md.
 """
 
@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from nano.data import IGNORED, LENGTHS, Batch, Stream, batches, solutions
-from nano.judgements import both_tasks, judgements, mixed, puzzles_first
+from nano.judgements import both_tasks, held_out_of_both, judgements, puzzles_first
 from nano.lookups import Lookups
 from nano.models import grown, new_model
 from nano.muon import Muon
@@ -86,11 +86,13 @@ class Run:
         """Mean cross-entropy of what is learned, and with it that of `lookups`."""
         ids, targets = ids.to(self.device), targets.to(self.device)
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            out = self.model(input_ids=ids, use_cache=False, output_hidden_states=bool(lookups))
+            out = self.model(
+                input_ids=ids, use_cache=False, output_hidden_states=lookups is not None
+            )
         loss = cross_entropy(
             out.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
         )
-        return loss + lookups(out.hidden_states, ids) if lookups else loss
+        return loss if lookups is None else loss + lookups(out.hidden_states, ids)
 
     def go(self, stream: Stream, held_out: Stream) -> None:
         """Trains to the end of the tokens."""
@@ -156,7 +158,7 @@ class Run:
             "model": self.model.state_dict(),
             "muon": self.muon.state_dict(),
             "adam": self.adam.state_dict(),
-            "lookups": self.lookups.state_dict() if self.lookups else None,
+            "lookups": None if self.lookups is None else self.lookups.state_dict(),
             "at": vars(self.at),
         }
         unfinished = self.checkpoint.with_suffix(".tmp")
@@ -172,7 +174,7 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
-        if self.lookups:
+        if self.lookups is not None:
             self.lookups.load_state_dict(state["lookups"])
         self.at = Position(**state["at"])
 
@@ -191,10 +193,9 @@ def begun(recipe: Recipe) -> LlamaForCausalLM:
 def streams(name: str, recipe: Recipe) -> tuple[Stream, Stream]:
     """What a model learns, and what it is held against."""
     if name == "PRM-puzzles":
-        return puzzles_first("train"), judgements("validation")
+        return puzzles_first(), judgements("validation")
     if name == "PRM":
-        apart = [judgements("validation", of=of) for of in ("words", "puzzles")]
-        return both_tasks("train"), mixed(apart, (1, 2))
+        return both_tasks(), held_out_of_both()
     learned = solutions() if recipe.start is None else solutions(curriculum=0)
     return learned, solutions("validation", curriculum=0)
 

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from langchain_pareto.backends.nano import policy_path
 from nano import bands, cards, comparisons, figure, growing, report, sample_pools, samples
 from nano.paths import POOLS, TOKENIZER
-from nano.recipes import RECIPES
 from nano.sample_pools import Pool
 from nano.samples import ProblemRef, Samples
 from nano.tasks import draw
@@ -132,7 +131,10 @@ def results() -> dict[str, Any]:
     return {
         "problems": {"S": {BAND: 20}, "M": {BAND: 20}},
         "models": {"S": model, "M": model},
-        "step AUC": {BAND: {"all lines": [0.9, 0.8, 1.0]}},
+        "step AUC": {
+            BAND: {"all lines": [0.9, 0.8, 1.0]},
+            "word problems": {"all lines": [0.7, 0.6, 0.8], "sums": [0.5, 0.4, 0.6]},
+        },
     }
 
 
@@ -153,15 +155,16 @@ def test_what_is_published(
     figure.write_table(results, tmp_path / "report.md")
     assert f"| S | {BAND} | 75 (" in (tmp_path / "report.md").read_text()
     monkeypatch.setattr(cards, "WORK", tmp_path)
-    monkeypatch.setattr(cards, "shipped", lambda _: policy_path())
+    monkeypatch.setattr(cards, "SHIPPED", {"M": policy_path(), "PRM": policy_path()})
     for name in ("M", "PRM"):
         (tmp_path / f"{name}.jsonl").write_text('{"tokens": 2000000, "held_out": 0.5}\n')
         text = cards.card(name, results)
         assert "2 million" in text
         assert f"python -m nano.train {name}" in text
         assert "75.0" in text
-    assert "0.900 (0.800-1.000)" in text
-    assert f"after those of {RECIPES['PRM'].start}" in text
+    assert "| 0.900 (0.800-1.000) | - |" in text
+    assert "| 0.700 (0.600-0.800) | 0.500 (0.400-0.600) |" in text
+    assert "after those of PRM-puzzles and M" in text
 
 
 def test_unfinished_samples_are_refused(tmp_path: Path) -> None:

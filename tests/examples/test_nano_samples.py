@@ -134,6 +134,26 @@ def test_judgements_are_the_exact_ones(tmp_path: Path, monkeypatch: pytest.Monke
         judgements.judgements("train", of="words")
 
 
+@pytest.mark.parametrize("of", samples.PLANS)
+def test_each_kind_has_problems_of_its_own(of: samples.Kind) -> None:
+    """Their numbers are their own, so that no plan's problems change with another's; a longer plan begins as a shorter one does."""
+    drawn = samples.PLANS[of].drawn
+    assert drawn("train", 40)[:20] == drawn("train", 20)
+    first = samples.FIRST if of == "both" else samples.APART
+    assert [ref.index for ref in drawn("train", 20)] == list(range(first, first + 20))
+    tasks = {ref.task for ref in drawn("validation", 20)}
+    assert (
+        tasks
+        == {
+            "both": {"word_problem", "countdown"},
+            "words": {"word_problem"},
+            "puzzles": {"countdown"},
+        }[of]
+    )
+    others = {samples.path_of("M", "train", kind) for kind in samples.PLANS}
+    assert len(others) == len(samples.PLANS)
+
+
 @pytest.fixture(scope="module")
 def prm() -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(prm_path(), dtype=torch.float32)

@@ -14,9 +14,21 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from langchain_pareto.backends.nano import tokenizer_path
-from nano import data, judgements, lookups, models, muon, tokenizer, train
+from nano import (
+    data,
+    export,
+    judgements,
+    lookups,
+    misreadings,
+    models,
+    muon,
+    paths,
+    tokenizer,
+    train,
+    word_problems,
+)
 from nano.recipes import RECIPES, Recipe, Size
-from nano.tasks import TASKS, draw
+from nano.tasks import TASKS, Problem, Task, draw, judge
 from nano.word_problems import NAMES
 
 TINY = Size(width=64, layers=2, heads=2, feed_forward=64)
@@ -119,7 +131,7 @@ def numbered(k: int) -> data.Stream:
 
 def test_a_mixture_shows_every_example_of_its_streams_once() -> None:
     """In every turn each stream has its share, and goes on where it was."""
-    mixed = judgements.mixed([numbered(0), numbered(1)], (1, 3))
+    mixed = judgements.mixed((numbered(0), 1), (numbered(1), 3))
     seen = [mixed(i).ids for i in range(40)]
     assert [i for k, i in seen if k == 0] == list(range(10))
     assert [i for k, i in seen if k == 1] == list(range(30))
@@ -129,7 +141,7 @@ def test_middle_layers_are_told_whose_number_is_whose() -> None:
     """Whom a line is about, at each of its tokens; whose number comes, just before it; nobody where a number is said outright."""
     text = "Wes = Tom + Cal = 32 + 37 = 69\nDee = 3 * Wes = 3 * 69 = 207\nAnswer: 207<|end|><|pad|>"
     ids = torch.tensor([encoder().encode(text).ids])
-    subjects, sources = (told[0].tolist() for told in lookups.told_of(ids))
+    subjects, sources = (told[0].tolist() for told in lookups.labels_of(ids))
     tokens = [encoder().decode([t], skip_special_tokens=False) for t in ids[0].tolist()]
     lines = "".join(tokens[i] for i, s in enumerate(subjects) if s != data.IGNORED)
     assert lines == text[: text.index("Answer")]
@@ -141,11 +153,68 @@ def test_middle_layers_are_told_whose_number_is_whose() -> None:
     ]
 
 
+def test_every_name_is_one_token() -> None:
+    """At the beginning of a line and within it, so that the last token of a name says all."""
+    for name in NAMES:
+        assert len(encoder().encode(name).ids) == 1
+        assert len(encoder().encode(f"x {name}").ids) == len(encoder().encode("x").ids) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Wes = = +", []),
+        ("Wes = Tom = 3 + 4", ["Tom"]),
+        ("Wes = Tom + Cal + Ava = 1 + 2", ["Tom", "Cal"]),
+        ("Wes has 3 cups.\n= Tom + Cal = 3", []),
+    ],
+)
+def test_lines_of_any_form_may_be_told(text: str, wanted: list[str]) -> None:
+    """A model writes what it likes: what is not there is not named."""
+    _, sources = lookups.labels_of(torch.tensor([encoder().encode(text).ids]))
+    found = [NAMES[s] for s in sources[0].tolist() if s != data.IGNORED]
+    assert found == wanted
+
+
 def test_what_looks_up_nothing_teaches_nothing() -> None:
     """Puzzles have no names."""
     ids = torch.tensor([encoder().encode("Take 3 + 4 = 7, left 5 7\nTake 7 * 5 = 35\n").ids])
     heads = lookups.Lookups(8)
     assert heads((torch.randn(1, ids.shape[1], 8),) * 4, ids) == 0
+
+
+def verdicts_of(example: data.Example) -> list[bool]:
+    marks = {
+        tokenizer.SPECIAL.index(tokenizer.GOOD): True,
+        tokenizer.SPECIAL.index(tokenizer.BAD): False,
+    }
+    return [marks[t] for t in example.targets if t in marks]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_attempts_are_judged_exactly(task: Task) -> None:
+    """At problems of their split; what is learned at the end of a line is the judge's verdict, of both kinds."""
+    attempted = {"countdown": judgements.attempts, "word_problem": judgements.misreadings_of}[task]
+    seen = set[bool]()
+    for i in range(20):
+        example = attempted("validation")(i)
+        text = encoder().decode(example.ids, skip_special_tokens=False)
+        prompt, _, solution = text.removesuffix(tokenizer.END).partition("<|assistant|>")
+        question = prompt.removeprefix("<|user|>").replace("\n", " ")
+        facts, asked = word_problems.read(question) if task == "word_problem" else ({}, "")
+        answer = str(facts[asked].value) if facts else ""
+        judged = judge(Problem(question, (), answer, task=task), solution).steps
+        assert verdicts_of(example) == list(judged)
+        seen |= set(judged)
+    assert seen == {True, False}
+
+
+def test_an_exercise_has_no_question() -> None:
+    """Its prompt is that of an empty one."""
+    example = judgements.exercises("train")(0)
+    prompt = encoder().encode(tokenizer.prompt_of("")).ids
+    assert example.ids[: len(prompt)] == prompt
+    assert len(verdicts_of(example)) in misreadings.PEOPLE
 
 
 @pytest.fixture
@@ -287,3 +356,30 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     monkeypatch.setitem(RECIPES, "S", replace(short, tokens=2 * short.tokens))
     with pytest.raises(ValueError, match="another recipe"):
         train.main()
+
+
+def test_what_does_not_ship_is_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step on the way to the PRM stays at home."""
+    for name in ("PRM-puzzles", "PRM"):
+        (tmp_path / "work" / name).mkdir(parents=True)
+        for file in ("config.json", "generation_config.json", "model.safetensors"):
+            (tmp_path / "work" / name / file).write_text("{}")
+    monkeypatch.setattr(export, "WORK", tmp_path / "work")
+    monkeypatch.setattr(export, "SHIPPED", {"PRM": tmp_path / "ships"})
+    export.main()
+    assert sorted(file.name for file in (tmp_path / "ships").iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+
+
+def test_what_neither_ships_nor_is_trained_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command that makes it."""
+    monkeypatch.setattr(paths, "WORK", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"python -m nano\.train PRM-puzzles"):
+        train.begun(RECIPES["PRM"])
