@@ -1,5 +1,5 @@
 """
-A card for every model of the family, all in one form: `cd examples && python -m nano.cards`.
+A card for every model of the family that was trained here, all in one form: `cd examples && python -m nano.cards`.
 
 Takes what it says from the recipe, the configuration, the log of the training and the report; writes README.md beside the weights.
 """
@@ -153,12 +153,11 @@ def _solving(name: str, results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Writes the cards of all models that are there."""
+    """Writes the cards of all models whose training left its log."""
     results = json.loads((REPORT / "report.json").read_text())
     for name in ROLES:
-        if (SHIPPED[name] / "config.json").exists() and (
-            name in results["models"] or name == "PRM"
-        ):
+        measured = name in results["models"] or name == "PRM"
+        if measured and (WORK / f"{name}.jsonl").exists():
             path = SHIPPED[name] / "README.md"
             path.write_text(card(name, results))
             print(path)
