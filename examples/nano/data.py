@@ -8,6 +8,7 @@ was. Knows tasks and tokens; knows no model.
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -47,9 +48,14 @@ class Batch(NamedTuple):
 Stream: TypeAlias = Callable[[int], Example]
 
 
+@cache
+def encoder() -> Tokenizer:
+    """The family's tokenizer, read once."""
+    return Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+
+
 def solutions(split: Split = "train", *, curriculum: int = CURRICULUM) -> Stream:
     """Problems of both tasks with their solutions; only tokens of solutions are learned."""
-    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
     def example(index: int) -> Example:
         rng = random.Random(f"{split}/{index}")
@@ -57,7 +63,7 @@ def solutions(split: Split = "train", *, curriculum: int = CURRICULUM) -> Stream
         levels = DIFFICULTIES[task]
         if task == "word_problem" and curriculum:
             levels = levels[: 2 + index // curriculum]  # two at first: one fact asks for no lookup
-        return of_solution(tokenizer, draw(task, index, split=split, difficulty=rng.choice(levels)))
+        return of_solution(encoder(), draw(task, index, split=split, difficulty=rng.choice(levels)))
 
     return example
 

@@ -13,11 +13,10 @@ from tokenizers import Tokenizer
 
 from nano import misreadings
 from nano.attempts import attempt
-from nano.data import IGNORED, Example, Stream
-from nano.paths import TOKENIZER
+from nano.data import IGNORED, Example, Stream, encoder
 from nano.problem import written_lines
 from nano.samples import ATTEMPTED, HARD, HARDER, MISREADABLE, Kind, Samples, path_of, read
-from nano.tasks import Split, draw, judge
+from nano.tasks import Problem, Split, draw, judge
 from nano.tokenizer import BAD, END, GOOD, SPECIAL, prompt_of
 
 # Attempts are made at word problems in which there is something to misread: the first of some draws with two sums, else the last one.
@@ -66,21 +65,17 @@ def mixed(*parts: tuple[Stream, int]) -> Stream:
 
 def attempts(split: Split) -> Stream:
     """Attempts at puzzles that nobody sampled, judged exactly."""
-    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
     def example(index: int) -> Example:
         rng = random.Random(f"attempt/{split}/{index}")
         problem = draw("countdown", ATTEMPTED + index, split=split, difficulty=rng.choice(HARDER))
-        lines = attempt(rng, problem)
-        good = judge(problem, "\n".join(lines)).steps
-        return of_lines(tokenizer, problem.question, lines, good, ended=rng.random() < 0.5)
+        return _attempted(rng, problem, attempt(rng, problem))
 
     return example
 
 
 def misreadings_of(split: Split) -> Stream:
     """Attempts at word problems, most of them with two sums or more, judged exactly."""
-    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
     def example(index: int) -> Example:
         rng = random.Random(f"misreading/{split}/{index}")
@@ -89,21 +84,25 @@ def misreadings_of(split: Split) -> Stream:
             problem = draw("word_problem", number, split=split, difficulty=rng.choice(LEVELS))
             if misreadings.sums(problem) >= FEWEST_SUMS:
                 break
-        lines = misreadings.attempt(rng, problem)
-        good = judge(problem, "\n".join(lines)).steps
-        ended = rng.random() < 0.5
-        return of_lines(tokenizer, problem.question, lines, good, ended=ended, spoken=True)
+        return _attempted(rng, problem, misreadings.attempt(rng, problem), spoken=True)
 
     return example
 
 
+def _attempted(
+    rng: random.Random, problem: Problem, lines: list[str], *, spoken: bool = False
+) -> Example:
+    good = judge(problem, "\n".join(lines)).steps
+    ended = rng.random() < 0.5
+    return of_lines(encoder(), problem.question, lines, good, ended=ended, spoken=spoken)
+
+
 def exercises(split: Split) -> Stream:
     """Who has how many, without a question."""
-    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
 
     def example(index: int) -> Example:
         lines, good = misreadings.exercise(random.Random(f"exercise/{split}/{index}"))
-        return of_lines(tokenizer, "", lines, good, ended=False, spoken=True)
+        return of_lines(encoder(), "", lines, good, ended=False, spoken=True)
 
     return example
 
@@ -116,7 +115,6 @@ def judgements(split: Split, name: str = "M", *, of: Kind = "both", spoken: bool
         raise FileNotFoundError(
             f"{path} has no samples; draw them first: python -m nano.samples {name} --split {split} --of {of}"
         )
-    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     each = len(samples[0].texts)
     count = len(samples) * each
 
@@ -126,7 +124,7 @@ def judgements(split: Split, name: str = "M", *, of: Kind = "both", spoken: bool
         lines = written_lines(one.texts[k])
         ended = one.ended[k] and random.Random(index).random() < 0.5
         good = verdicts(one, k)
-        return of_lines(tokenizer, one.problem.question, lines, good, ended=ended, spoken=spoken)
+        return of_lines(encoder(), one.problem.question, lines, good, ended=ended, spoken=spoken)
 
     @cache
     def order(epoch: int) -> list[int]:

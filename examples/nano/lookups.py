@@ -7,11 +7,9 @@ https://arxiv.org/abs/1409.5185). Knows word problems' names and tokens.
 """
 
 import torch
-from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy, rms_norm
 
-from nano.data import IGNORED
-from nano.paths import TOKENIZER
+from nano.data import IGNORED, encoder
 from nano.problem import OPERATIONS
 from nano.tokenizer import END, PAD, SPECIAL
 from nano.word_problems import NAMES
@@ -19,11 +17,9 @@ from nano.word_problems import NAMES
 SUBJECT, SOURCE = 2, 3  # after so many layers: whom a line is about, whose number comes next
 WEIGHT = 0.3  # of each head's loss
 
-_tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
-
 
 def _token(text: str) -> int:
-    return int(_tokenizer.encode(text).ids[-1])
+    return int(encoder().encode(text).ids[-1])
 
 
 _FIRST = {_token(name): i for i, name in enumerate(NAMES)}  # at the beginning of a line

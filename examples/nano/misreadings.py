@@ -22,11 +22,8 @@ TURNED = 0.08  # how often a sum or a product is told the other way round
 # Of an exercise:
 PEOPLE = (8, 10, 12, 14)
 MISREAD = 0.15  # how often a number is looked up where it does not stand
-OUTRIGHT, SUMS, PRODUCTS = (
-    0.12,
-    0.8,
-    0.5,
-)  # lines that look nothing up; of the others, sums; of those, products
+OUTRIGHT = 0.12  # lines that look nothing up
+SUMS, PRODUCTS = 0.8, 0.5  # of the others, sums; of what is none, products
 MOST_GIVEN = 60  # number said outright
 LARGEST = 999  # number that anybody has, as in word problems
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
-from nano.paths import POOLS, TOKENIZER
+from nano.data import encoder
+from nano.paths import POOLS
 from nano.problem import answer_of
 from nano.samples import Samples
 from nano.tasks import is_right
@@ -77,8 +77,7 @@ def pool_of(
 def keep(name: str, samples: Sequence[Samples], pool: Pool) -> None:
     """Writes pools/TASK.NAME.jsonl.gz, one line per problem."""
     POOLS.mkdir(exist_ok=True)
-    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
-    prompts = [len(tokenizer.encode(prompt_of(one.problem.question)).ids) for one in samples]
+    prompts = [len(encoder().encode(prompt_of(one.problem.question)).ids) for one in samples]
     lines: dict[str, list[str]] = defaultdict(list)
     for i, one in enumerate(samples):
         row = {

@@ -5,8 +5,8 @@ Trains one model of the family from scratch, on two CPU cores or on a GPU, as re
     python -m nano.train M
 
 A run that was stopped resumes with the same command. It writes work/M.pt, the checkpoint, and work/M.jsonl, one line per report:
-tokens seen, loss of training (of all that is learned) and of held-out problems (of what the model is for), tokens a second. When it is done, work/M has the weights. All commands of the
-family, in their order, are in README.md.
+tokens seen, loss of training (of all that is learned) and of held-out problems (of what the model is for), tokens a second. When it is
+done, work/M has the weights. All commands of the family, in their order, are in README.md.
 """
 
 import argparse
