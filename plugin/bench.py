@@ -17,7 +17,14 @@ import numpy as np
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import SettingError
-from langchain_pareto.planning.evaluation import Arena, arena, spending, stopping, summary
+from langchain_pareto.planning.evaluation import (
+    Arena,
+    arena,
+    spending,
+    stopping,
+    stopping_by_score,
+    summary,
+)
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool, apart, read_pool
 from langchain_pareto.planning.profile import Profile
@@ -65,6 +72,9 @@ def rows(
         yield {"set": dataset, "bench": "adaptive stop", "model": model} | stopping(
             pool, orders=orders
         )
+        if pool.scores is not None:
+            by_score = stopping_by_score(pool, orders=orders)
+            yield {"set": dataset, "bench": "stop by score", "model": model} | by_score
         for row in spending(pool, orders=orders):
             yield {"set": dataset, "bench": "whole budget", "model": model} | row
 

@@ -26,7 +26,7 @@ from langchain_pareto.errors import BudgetExceeded, SettingError
 from langchain_pareto.ledger import run_budget
 from langchain_pareto.planning import calibrate, device, measure
 from langchain_pareto.planning.calibrate import Asked, Drawn, Samples
-from langchain_pareto.planning.catalogue import Option, catalogue
+from langchain_pareto.planning.catalogue import options_for
 from langchain_pareto.planning.cost_model import CostModel
 from langchain_pareto.planning.files import write
 from langchain_pareto.planning.identity import key_of
@@ -231,13 +231,6 @@ def _kept(path: Path, read: Callable[[bytes], _T], what: str, again: str) -> _T 
         raise SettingError(msg, hint=again) from None
     except SettingError as error:
         raise SettingError(f"{path}: {error}", hint=again) from None
-
-
-def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
-    """The plans that these pools can tell something of."""
-    scored = all(pool.scores is not None for pool in pools.values())
-    samples = min(pool.samples for pool in pools.values())
-    return catalogue(list(pools), samples=samples, scored=scored)
 
 
 async def backend_of(llm: ChatPareto, model: object) -> Backend:

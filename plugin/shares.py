@@ -14,7 +14,7 @@ from langchain_pareto.budget import Budget, Cost, Limits
 from langchain_pareto.ledger import Account, current_account, run_budget
 from langchain_pareto.planning.plan import Plan
 from langchain_pareto.sharing import Seat, seated, settled
-from langchain_pareto.strategies import Auto, Strategy, Vote
+from langchain_pareto.strategies import BestOfN, Strategy, Vote
 
 _MOST_SHARES = 4  # that one call of a batch may take, where others save
 _AMPLE = 0.9  # of a limit: who stays below that in 9 of 10 calls is not cut short
@@ -52,7 +52,7 @@ def limited(strategy: Strategy, seat: Seat | None) -> Iterator[None]:
     if seat is None or outer is None:
         yield
         return
-    parts = _MOST_SHARES if _draws_in_turns(strategy) and not seat.batch.queued else 1
+    parts = _MOST_SHARES if strategy.stops_early and not seat.batch.queued else 1
     share = Limits(**{name: amount * parts for name, amount in seat.share.items()})
     with run_budget(Budget() if outer.on_limit == "error" else share.budget()) as own:
         own.turns = outer.turns
@@ -61,17 +61,14 @@ def limited(strategy: Strategy, seat: Seat | None) -> Iterator[None]:
 
 
 def in_turns(plan: Plan, seat: Seat | None) -> Strategy:
-    """The planned strategy; a vote whose share is tight draws one sample a turn, so that its first wave takes no other's first sample."""
+    """The planned strategy; one that stops early draws a sample a turn where its share is tight, so that its waves take no other's first sample."""
     strategy, spend = plan.strategy, plan.expected.get(plan.binding or "")
     if seat is None or spend is None or spend.limit is None or seat.batch.queued:
         return strategy
-    if not isinstance(strategy, Vote) or not strategy.adaptive or spend.p90 < _AMPLE * spend.limit:
+    waves = isinstance(strategy, (Vote, BestOfN)) and strategy.stops_early
+    if not waves or spend.p90 < _AMPLE * spend.limit:
         return strategy
     return strategy.model_copy(update={"wave": 1})
-
-
-def _draws_in_turns(strategy: Strategy) -> bool:
-    return isinstance(strategy, Auto) or (isinstance(strategy, Vote) and strategy.adaptive)
 
 
 def _shared(amounts: Limits | Cost) -> dict[str, int]:

@@ -27,6 +27,10 @@ class Auto(Strategy):
     most: int = Field(default=32, ge=1)
     unasked: int = Field(default=4, ge=1)
 
+    @property
+    def stops_early(self) -> bool:
+        return True
+
     async def run(self, search: Search) -> Answer:
         """The first sample decides."""
         first = search.best(await search.sample(search.root))

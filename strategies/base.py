@@ -30,6 +30,11 @@ class Strategy(BaseModel):
     kind: str
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether it draws in waves, and may end before it has drawn all that it might."""
+        return False
+
     async def run(self, search: Search) -> Answer:
         """Searches, and returns one thought that was really drawn."""
         raise NotImplementedError

@@ -48,6 +48,10 @@ class Vote(Strategy):
     wave: int | None = Field(default=None, ge=1)
     of: AnyStrategy = Field(default_factory=Single)
 
+    @property
+    def stops_early(self) -> bool:
+        return self.adaptive
+
     async def run(self, search: Search) -> Answer:
         """Waves until the vote is decided."""
         return await self.continue_from(search, [])

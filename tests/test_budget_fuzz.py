@@ -37,6 +37,7 @@ def strategy(draw: random.Random) -> object:
             Single(),
             Vote(n=n, adaptive=draw.random() < 0.5, wave=draw.randint(1, 3)),
             BestOfN(n=n),
+            BestOfN(n=n, threshold=-1.0, wave=draw.choice([None, 1, 2])),
             Vote(n=2, of=BestOfN(n=2)),
             BestOfN(n=2, of=Vote(n=2, of=Single(temperature=0.3))),
         ]

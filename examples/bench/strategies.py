@@ -1,14 +1,15 @@
 """
 Strategies at equal cost: `python examples/bench/strategies.py [countdown | words | wall] [--problems 1000] [--n 4 16 64]`.
 
-`countdown`: REBASE, beam search, DVTS, MCTS, tree of thought, best of n, weighted vote, majority vote and one sample on held-out puzzles
-of four numbers, scored by the bundled reward model; what each reaches, what it costs in FLOPs (the scorer's too), generated tokens and
-measured seconds, and how far it is ahead of best-of-n at equal cost, paired by problem, with 95 % intervals. `words`: one sample,
-majority and weighted vote on held-out word problems of 4 to 6 facts. `wall`: REBASE of 16 paths against 16 samples one after another,
-seconds of 20 puzzles, each alone.
+`countdown`: REBASE, beam search, DVTS, MCTS, tree of thought, best of n, weighted vote and one sample on held-out puzzles of four numbers,
+scored by the bundled reward model; what each reaches, what it costs in FLOPs (the scorer's too), generated tokens and measured seconds of
+the processor, and how far it is ahead of best-of-n at equal cost, paired by problem, with 95 % intervals. Searches that vote by score are
+told a second time with their best-scored answer, as best-of-n chooses. `words`: one sample, majority and weighted vote on held-out word
+problems of 4 to 6 facts, drawn once: a vote of n is over the first n samples of the widest. `wall`: REBASE of 16 paths against 16 samples
+one after another, seconds of 20 puzzles, each alone.
 
 The exact checker judges the answers; no strategy sees it. Results lie in examples/nano/work until all are there, so that a run that
-was stopped goes on; then one line each is printed, and the curves are drawn beside this file's results.
+was stopped goes on; then one line each is printed, and the curves of `countdown` are drawn beside this file's results.
 """
 
 import argparse
@@ -17,13 +18,12 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from _equal_cost import Result, draw, rights, rows
 from _measure import alternate, report
 
 from langchain_pareto.backends.base import Backend, Sampling
@@ -37,16 +37,14 @@ from langchain_pareto.strategies import (
     Single,
     Strategy,
     TreeOfThought,
-    Vote,
-    WeightedVote,
 )
 from langchain_pareto.strategies.process_reward import ProcessReward
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.settings import Role, Settings
-from langchain_pareto.strategies.thoughts import Answer
+from langchain_pareto.strategies.thoughts import Answer, Choice, chosen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from nano import growing, measures
+from nano import growing
 from nano.bands import problems_of
 from nano.paths import TOKENIZER, WORK, trained_or_shipped
 from nano.problem import answer_of
@@ -58,37 +56,72 @@ HERE = Path(__file__).parent / "results"
 BANDS = {"countdown": "Countdown, 4 numbers", "words": "word problems, 4-6 facts"}
 TEMPERATURE = 0.9  # chosen on validation problems for M, see examples/nano
 AT_ONCE = 8  # problems side by side
-SEED = 0  # of all: votes of one width are over the same samples
-COSTS = ("flops", "tokens", "seconds")
-
-
-def searches(task: str, n: int) -> dict[str, Strategy]:
-    """The contenders at width `n`, by their names in the table."""
-    votes: dict[str, Strategy] = {
-        "best of n": BestOfN(n=n),
-        "majority vote": Vote(n=n, adaptive=False),
-        "weighted vote": WeightedVote(n=n),
-    }
-    if task == "words":
-        return votes
-    width = max(1, n // 4)
-    return votes | {
-        "REBASE": Rebase(n=n),
-        "beam": Beam(n=n),
-        "DVTS": DVTS(n=n),
-        "MCTS": MCTS(expansions=n, parallel=width),
-        "tree of thought": TreeOfThought(samples=4, breadth=width),
-    }
+SEED = 0  # of all
+_VOTES: Mapping[Choice, str] = {
+    "best": "best of n",
+    "majority": "majority vote",
+    "weighted": "weighted vote",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What one strategy made of one problem."""
+class Pick:
+    """How one answer is chosen among those that a run found, or among its first so many samples."""
 
-    right: bool
-    flops: int
-    tokens: int
-    seconds: float  # of the device, this run's share
+    how: Choice
+    first: int | None = None
+
+    def result(self, ref: ProblemRef, out: Outcome) -> Result:
+        """What the run would have given, had it chosen so. Of the first samples only the tokens are known; FLOPs are the run's."""
+        drawn = out.thoughts[: self.first]
+        leaves = [thought for thought in drawn if thought.finished]
+        tokens = out.spent.tokens if self.first is None else sum(t.length for t in drawn)
+        right = bool(leaves) and _right(ref, chosen(leaves, self.how))
+        return Result(right, out.spent.flops, tokens, 0.0)
+
+
+def _right(ref: ProblemRef, answer: Answer) -> bool:
+    return bool(is_right(ref.problem, answer_of(answer.thought.whole_text)))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A strategy to run, and the lines that are told of it, by "name, n"."""
+
+    strategy: Strategy
+    lines: Mapping[str, Pick]
+
+
+BEST, WEIGHTED = Pick("best"), Pick("weighted")
+
+
+def runs(task: str, widths: Sequence[int]) -> list[Run]:
+    """All that is to run."""
+    if task == "words":
+        lines = {"one sample, 1": Pick("best", 1)}
+        for n in widths:
+            lines |= {f"{_VOTES[how]}, {n}": Pick(how, n) for how in get_args(Choice)}
+        return [Run(BestOfN(n=max(widths)), lines)]
+    out = [Run(Single(), {"one sample, 1": BEST})]
+    for n in widths:
+        width = max(1, n // 4)
+        voting = {
+            "REBASE": Rebase(n=n),
+            "beam": Beam(n=n),
+            "beam, distinct": Beam(n=n, distinct=True),
+            "DVTS": DVTS(n=n),
+        }
+        choosing = {
+            "MCTS": MCTS(expansions=n, parallel=width),
+            "tree of thought": TreeOfThought(samples=4, breadth=width),
+        }
+        out.append(Run(BestOfN(n=n), {f"best of n, {n}": BEST, f"weighted vote, {n}": WEIGHTED}))
+        out += [
+            Run(strategy, {f"{name}, {n}": WEIGHTED, f"{name}, by best, {n}": BEST})
+            for name, strategy in voting.items()
+        ]
+        out += [Run(strategy, {f"{name}, {n}": BEST}) for name, strategy in choosing.items()]
+    return out
 
 
 class Bench:
@@ -110,68 +143,59 @@ class Bench:
         )
 
     async def results(
-        self, strategy: Strategy, refs: Sequence[ProblemRef], seed: int
-    ) -> list[Result]:
-        """One result a problem, in order; a few problems at a time share the engine's steps."""
+        self, run_: Run, refs: Sequence[ProblemRef], seed: int
+    ) -> dict[str, list[Result]]:
+        """Of each line one result a problem, in order; a few problems at a time share the engine's steps."""
         gate = asyncio.Semaphore(AT_ONCE)
 
-        async def one(ref: ProblemRef) -> Result:
+        async def one(ref: ProblemRef) -> dict[str, Result]:
             question = ref.problem.question
             prompt = self.policy.tokenizer.encode(prompt_of(question))
             async with gate:
                 out = await run(
-                    strategy,
+                    run_.strategy,
                     self.policy,
                     prompt,
                     question=question,
                     settings=self.settings,
                     seed=seed,
                 )
-            right = _right(ref, out.answer)
-            return Result(right, out.spent.flops, out.spent.tokens, _seconds(out))
+            return {line: pick.result(ref, out) for line, pick in run_.lines.items()}
 
-        return await asyncio.gather(*map(one, refs))
-
-
-def _right(ref: ProblemRef, answer: Answer | None) -> bool:
-    if answer is None or not answer.thought.finished:
-        return False
-    return bool(is_right(ref.problem, answer_of(answer.thought.whole_text)))
-
-
-def _seconds(out: Outcome) -> float:
-    return round(out.usage.device_seconds, 5)
+        began = time.process_time()
+        found = await asyncio.gather(*map(one, refs))
+        seconds = round((time.process_time() - began) / len(refs), 5)
+        return {
+            line: [replace(each[line], seconds=seconds) for each in found] for line in run_.lines
+        }
 
 
 def measure(task: str, problems: int, widths: Sequence[int], path: Path) -> dict[str, list[Result]]:
-    """Results of every strategy, by "name, n"; what the file has is not done again."""
+    """Results of every line, by "name, n"; what the file has is not done again."""
     refs = problems_of(BANDS[task], "test", problems)
     folders = {name: trained_or_shipped(name) for name in ("M", "PRM")}
     header = {"weights": {k: weights_of(v) for k, v in folders.items()}, "problems": problems}
     growing.resume(path, header)
     done = {row["name"]: [Result(**r) for r in row["results"]] for row in growing.rows(path)}
-    wanted: dict[str, Strategy] = {"one sample, 1": Single()}
-    for n in widths:
-        wanted |= {f"{name}, {n}": strategy for name, strategy in searches(task, n).items()}
-    if task == "countdown":
-        wanted |= {f"beam, distinct, {n}": Beam(n=n, distinct=True) for n in widths}
-    for name, strategy in wanted.items():
-        if name in done:
+    wanted = runs(task, widths)
+    for run_ in wanted:
+        if run_.lines.keys() <= done.keys():
             continue
-        began = time.monotonic()
         # afresh each time: nothing that another strategy computed is in the cache
         with (
             load(folders["M"], tokenizer=TOKENIZER, memory="2 GB") as policy,
             load(folders["PRM"], tokenizer=TOKENIZER, memory="2 GB") as reward,
         ):
-            done[name] = asyncio.run(Bench(policy, reward).results(strategy, refs, SEED))
+            found = asyncio.run(Bench(policy, reward).results(run_, refs, SEED))
         with path.open("a") as file:
-            file.write(
-                json.dumps({"name": name, "results": [asdict(r) for r in done[name]]}) + "\n"
-            )
-        right = np.mean([r.right for r in done[name]])
-        print(f"{name}: {right:.3f}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return {name: done[name] for name in wanted}
+            for line, results in found.items():
+                file.write(
+                    json.dumps({"name": line, "results": [asdict(r) for r in results]}) + "\n"
+                )
+        done |= found
+        told = ", ".join(f"{line}: {100 * rights(r).mean():.1f}" for line, r in found.items())
+        print(told, file=sys.stderr, flush=True)
+    return {line: done[line] for run_ in wanted for line in run_.lines}
 
 
 def wall(policy: Backend, reward: Backend) -> None:
@@ -180,102 +204,16 @@ def wall(policy: Backend, reward: Backend) -> None:
 
     def search() -> None:
         for ref in refs:
-            asyncio.run(bench.results(Rebase(n=16), [ref], seed=0))
+            asyncio.run(bench.results(Run(Rebase(n=16), {}), [ref], seed=0))
 
     def sequential() -> None:
         for ref in refs:
             for seed in range(16):
-                asyncio.run(bench.results(Single(), [ref], seed=seed))
+                asyncio.run(bench.results(Run(Single(), {}), [ref], seed=seed))
 
     seconds = alternate({"REBASE-16": search, "16 samples in turn": sequential}, rounds=3)
     ours, theirs = seconds.values()
     report("strategies", "REBASE-16 against 16 samples in turn", ours, theirs, ours / theirs, "s", bar="<= 0.5")  # fmt: skip
-
-
-# --- at equal cost
-
-Array = npt.NDArray[np.float64]
-
-
-def _costs(results: Sequence[Result], cost: str) -> float:
-    return float(np.mean([getattr(r, cost) for r in results]))
-
-
-def _rights(results: Sequence[Result]) -> Array:
-    return np.array([r.right for r in results], np.float64)
-
-
-def at_cost(done: Mapping[str, list[Result]], name: str, cost: str, wanted: float) -> Array:
-    """What a strategy reaches on each problem at a cost between two of its widths: a straight line over the logarithm of the cost.
-
-    Beyond its widest or narrowest run, that run.
-    """
-    runs = [results for key, results in done.items() if key.rpartition(", ")[0] == name]
-    runs = [done["one sample, 1"], *runs]
-    points = sorted((np.log(_costs(results, cost)), i) for i, results in enumerate(runs))
-    x = float(np.clip(np.log(wanted), points[0][0], points[-1][0]))
-    for (low, a), (high, b) in pairwise(points):
-        if low <= x <= high:
-            share = (x - low) / (high - low) if high > low else 0.0
-            return (1 - share) * _rights(runs[a]) + share * _rights(runs[b])
-    return _rights(runs[points[-1][1]])
-
-
-def _interval(values: Array) -> list[float]:
-    low, high = measures.bootstrap(len(values), lambda rows: float(values[rows].mean()))
-    return [round(100 * x, 1) for x in (float(values.mean()), low, high)]
-
-
-def rows(task: str, done: Mapping[str, list[Result]]) -> list[dict[str, object]]:
-    """One line for each strategy and width, with its lead over best-of-n (over the majority vote on word problems) at equal cost."""
-    rival = "best of n" if task == "countdown" else "majority vote"
-    out = []
-    for key, results in done.items():
-        name, _, n = key.rpartition(", ")
-        right = _rights(results)
-        row: dict[str, object] = {
-            "bench": "strategies",
-            "row": f"{task}: {name}, n = {n}",
-            "right": [round(100 * x, 1) for x in (right.mean(), *measures.interval(right))],
-            **{cost: float(f"{_costs(results, cost):.4g}") for cost in COSTS},
-        }
-        if name not in (rival, "one sample"):
-            for cost in COSTS:
-                lead = right - at_cost(done, rival, cost, _costs(results, cost))
-                row[f"over {rival} at equal {cost}"] = _interval(lead)
-        out.append(row | {"problems": len(results)})
-    return out
-
-
-def draw(task: str, done: Mapping[str, list[Result]], path: Path) -> None:
-    """Three panels: what is reached against each cost."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.ticker
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), sharey=True, layout="constrained")
-    names = dict.fromkeys(key.rpartition(", ")[0] for key in done if not key.startswith("one"))
-    for axes, cost in zip(panels, COSTS, strict=True):
-        for name, colour in zip(names, plt.get_cmap("tab10").colors, strict=False):
-            runs = [v for key, v in done.items() if key.rpartition(", ")[0] == name]
-            x = [_costs(results, cost) for results in runs]
-            y = [100 * _rights(results).mean() for results in runs]
-            style = "--" if name in ("best of n", "majority vote", "weighted vote") else "-"
-            axes.plot(x, y, style, marker="o", markersize=4, color=colour, label=name)
-        one = done["one sample, 1"]
-        axes.plot(_costs(one, cost), 100 * _rights(one).mean(), "k*", label="one sample")
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        axes.set_xlabel(f"{cost} a problem")
-        axes.grid(alpha=0.25)
-    panels[0].set_ylabel("right, per cent")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=9)
-    figure.suptitle(f"{BANDS[task]}: {len(one)} held-out problems, nano policy and reward model")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -297,8 +235,8 @@ def main() -> None:
     done = measure(options.task, options.problems, options.n, path)
     for row in rows(options.task, done):
         print(json.dumps(row), flush=True)
-    HERE.mkdir(exist_ok=True)
-    draw(options.task, done, HERE / f"strategies-{options.task}.png")
+    if options.task == "countdown":
+        draw(done, HERE / "strategies-countdown.png")
 
 
 if __name__ == "__main__":

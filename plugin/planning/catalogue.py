@@ -1,8 +1,8 @@
 """
 The plans worth considering: a strategy, and which model plays which role in it.
 
-Small on purpose: what is not here was never ahead at any budget where it was measured. Knows strategies by their settings; knows
-neither what they cost nor how good they are.
+Small on purpose: what is not here was never ahead at any budget where it was measured. Knows strategies by their settings, and of
+recorded answers how many there are and how they score; knows neither what plans cost nor how good they are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 
+import numpy as np
+
+from langchain_pareto.planning.pool import Pool
+from langchain_pareto.planning.thresholds import thresholds as proposed
 from langchain_pareto.strategies import (
     DVTS,
     Beam,
@@ -61,17 +65,20 @@ class Option:
 
 
 def catalogue(
-    models: Sequence[str], *, samples: int = max(VOTES), scored: bool = False, trees: bool = False
+    models: Sequence[str],
+    *,
+    samples: int = max(VOTES),
+    scored: bool = False,
+    thresholds: Sequence[float] = (),
+    trees: bool = False,
 ) -> tuple[Option, ...]:
     """The plans for `models`, the cheapest first; about 60 for three of them.
 
-    None draws more than `samples` answers from one model. `scored` says that a scorer reads answers, `trees` that it reads steps too.
+    None draws more than `samples` answers from one model. `scored` says that a scorer reads answers, `trees` that it reads steps too;
+    `thresholds` are scores at which the best of n may stop.
     """
-    options = [
-        option
-        for model in models
-        for option in _of_one(model, samples=samples, scored=scored, trees=trees)
-    ]
+    scorer = _Scorer(answers=scored, steps=trees, thresholds=thresholds)
+    options = [option for model in models for option in _of_one(model, samples, scorer)]
     pairs = combinations(models, 2) if len(models) <= _ALL_PAIRS else pairwise(models)
     for small, large in pairs:
         roles = {POLICY: small, LARGE: large}
@@ -94,15 +101,38 @@ def roles_of(strategy: Strategy) -> set[str]:
     return found
 
 
-def _of_one(model: str, *, samples: int, scored: bool, trees: bool) -> list[Option]:
+def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
+    """The plans that these pools can tell something of, by model, the cheapest first."""
+    scores = [pool.scores for pool in pools.values() if pool.scores is not None]
+    scored = len(scores) == len(pools)
+    return catalogue(
+        list(pools),
+        samples=min(pool.samples for pool in pools.values()),
+        scored=scored,
+        thresholds=proposed(np.concatenate([table.ravel() for table in scores])) if scored else (),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """What it can read, and which of its scores may be enough."""
+
+    answers: bool
+    steps: bool
+    thresholds: Sequence[float]
+
+
+def _of_one(model: str, samples: int, scorer: _Scorer) -> list[Option]:
     """The plans for one model alone."""
     strategies: list[Strategy] = [Single(), *(Vote(n=n) for n in VOTES if n <= samples)]
-    if scored:
+    if scorer.answers:
         strategies += [
             kind(n=n) for n in SCORED if n <= samples for kind in (WeightedVote, BestOfN)
         ]
+        most = min(samples, max(VOTES))
+        strategies += [BestOfN(n=most, threshold=score) for score in scorer.thresholds]
     options = [Option(strategy, {POLICY: model}) for strategy in strategies]
-    if trees:
+    if scorer.steps:
         searches = [tree for n in TREES for tree in (Rebase(n=n), Beam(n=n), DVTS(n=n))]
         options += [Option(strategy, {POLICY: model}, drawn=False) for strategy in searches]
     return options
@@ -117,8 +147,10 @@ def described(strategy: Strategy) -> str:
             return f"{'adaptive' if adaptive else 'fixed'} vote of {n}"
         case WeightedVote(n=n):
             return f"weighted vote of {n}"
-        case BestOfN(n=n):
+        case BestOfN(n=n, threshold=None):
             return f"best of {n}"
+        case BestOfN(n=n, threshold=score):
+            return f"best of {n}, enough at {score:g},"
         case Cascade(n=n, n_large=n_large, agreement=agreement):
             sure = "never" if agreement is None else f"at {agreement:.0%}"
             return f"cascade of {n} and {n_large}, sure {sure},"

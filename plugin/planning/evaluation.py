@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from langchain_pareto.budget import Budget
-from langchain_pareto.planning.catalogue import Option, catalogue
+from langchain_pareto.planning.catalogue import Option, options_for
 from langchain_pareto.planning.measure import ORDERS, budgets, measure
-from langchain_pareto.planning.planner import Planner
+from langchain_pareto.planning.planner import TOLERANCE, Planner
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import Profile, Runs
 from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.replay import Replayer
-from langchain_pareto.strategies import Single, Strategy, Vote
+from langchain_pareto.planning.thresholds import thresholds
+from langchain_pareto.strategies import BestOfN, Single, Strategy, Vote
 from langchain_pareto.strategies.thoughts import POLICY
 
 Floats = npt.NDArray[np.float64]
@@ -89,10 +90,9 @@ def arena(
     on_option: Callable[[], None] = lambda: None,
 ) -> Arena:
     """Replays whatever the splits need; pools are by model, the cheapest first."""
-    scored = all(pool.scores is not None for pool in pools.values())
     most = min(pool.samples for pool in pools.values())
     samples = min(samples, most)
-    options = catalogue(list(pools), samples=samples, scored=scored)
+    options = options_for({model: pool.first(samples) for model, pool in pools.items()})
     fixed = tuple(
         Option(strategy, {"policy": model}) for model in pools for strategy in _fixed(most)
     )
@@ -165,22 +165,54 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
 
 def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:
     """The adaptive vote against all of 32 samples, with no limit: how many times fewer tokens, and what that loses."""
-    replayer = Replayer({POLICY: Recording(pool)})
     n = min(32, pool.samples)
-    votes = (Vote(n=n), Vote(n=n, adaptive=False))
-    plays = [
-        [
-            [replayer.play(vote, i, seed=order) for order in range(orders)]
-            for i in range(len(pool.questions))
-        ]
-        for vote in votes
-    ]
-    right = np.array([[[bool(p.right) for p in row] for row in rows] for rows in plays]).mean(2)
-    tokens = np.array([[[p.tokens for p in row] for row in rows] for rows in plays]).sum((1, 2))
+    right, tokens = _unlimited(pool, [Vote(n=n), Vote(n=n, adaptive=False)], orders)
     return {
-        "times fewer tokens": _rounded(tokens[1] / max(1, tokens[0])),
+        "times fewer tokens": _rounded(tokens[1].sum() / max(1, tokens[0].sum())),
         "points lost": [-x for x in _points(right[0] - right[1])],
     }
+
+
+def stopping_by_score(pool: Pool, *, orders: int = 4, seed: int = 0) -> dict[str, object]:
+    """Best of n that stops at a threshold, against all of 32 samples: their vote, and the best of them.
+
+    The threshold is the cheapest that is within half a point of the best on one half of the questions; the other half judges it.
+    Wants a pool with scores.
+    """
+    assert pool.scores is not None
+    n = min(32, pool.samples)
+    stops = [BestOfN(n=n, threshold=score) for score in thresholds(pool.scores)]
+    plans = [*stops, Vote(n=n, adaptive=False), BestOfN(n=n)]
+    right, tokens = _unlimited(pool, plans, orders)
+    order = np.random.default_rng(seed).permutation(len(pool.questions))
+    seen, judged = order[: len(order) // 2], order[len(order) // 2 :]
+    known, price = right[: len(stops), seen].mean(1), tokens[: len(stops), seen].mean(1)
+    chosen = int(np.where(known >= known.max() - TOLERANCE, price, np.inf).argmin())
+    ours = right[chosen, judged]
+    out: dict[str, object] = {"threshold": float(f"{stops[chosen].threshold:.4g}")}
+    for name, i in (("the vote", -2), ("the best", -1)):
+        times = tokens[i, judged].sum() / max(1, tokens[chosen, judged].sum())
+        lost = [-x for x in _points(ours - right[i, judged])]
+        out |= {
+            f"times fewer tokens than {name} of all": _rounded(times),
+            f"points lost to {name} of all": lost,
+        }
+    return out
+
+
+def _unlimited(pool: Pool, plans: Sequence[Strategy], orders: int) -> tuple[Floats, Floats]:
+    """What plans get right, and their tokens, without a limit; (plans, questions), means over orders of the samples."""
+    replayer = Replayer({POLICY: Recording(pool)})
+    plays = [
+        [
+            [replayer.play(plan, i, seed=order) for order in range(orders)]
+            for i in range(len(pool.questions))
+        ]
+        for plan in plans
+    ]
+    right = np.array([[[bool(p.right) for p in row] for row in rows] for rows in plays])
+    tokens = np.array([[[p.tokens for p in row] for row in rows] for rows in plays])
+    return right.mean(2), tokens.mean(2)
 
 
 def spending(pool: Pool, *, orders: int = 4) -> list[dict[str, object]]:

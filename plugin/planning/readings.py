@@ -117,8 +117,8 @@ class Readings:
         tokens: Floats = reading.mean[:, TERMS.index("tokens")]
         return next(known, tokens)
 
-    def stops_early(self, i: int) -> bool:
-        """Whether an option draws otherwise under a limit on time: all its samples at once."""
+    def all_at_once(self, i: int) -> bool:
+        """Whether an option draws all its samples at once under a limit on time, and in waves without one."""
         strategy = self.options[i].strategy
         return isinstance(strategy, Vote) and strategy.adaptive
 

@@ -119,7 +119,7 @@ class Telling:
     def at_once(self, i: int) -> Iterator[str]:
         """That a vote will draw otherwise than was measured."""
         untimed = self.within.timed and "seconds" not in self.known.profile.cells
-        if untimed and self.known.stops_early(i):
+        if untimed and self.known.all_at_once(i):
             yield "under a limit on time the vote draws all its samples at once, which was not measured: it may take more than is told"
 
     def uncertain(self, i: int) -> Iterator[str]:
@@ -132,7 +132,7 @@ class Telling:
             yield f"{why}; if it cuts the plan short, the guarantee does not hold"
         if self.budget.memory is not None:
             yield "if the limit on memory cuts a sample short, the guarantee does not hold"
-        if self.within.timed and self.known.stops_early(i):
+        if self.within.timed and self.known.all_at_once(i):
             yield (
                 "under a limit on time the vote draws all its samples at once: the plan that was tested stops when it is sure, and the "
                 "answers of the two may differ"

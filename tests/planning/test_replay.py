@@ -157,7 +157,13 @@ def flat(of=LEAVES, most=12):
     return st.one_of(
         votes(of, most),
         st.builds(WeightedVote, n=n, of=of),
-        st.builds(BestOfN, n=n, of=of),
+        st.builds(
+            BestOfN,
+            n=n,
+            threshold=st.sampled_from([None, None, -0.5, 0.7]),
+            wave=st.none() | st.integers(1, 5),
+            of=of,
+        ),
         st.builds(Cascade, n=n, n_large=n, agreement=agreement, score=score, of=of),
     )
 
@@ -376,7 +382,7 @@ def some_strategy(rng, depth=2):
         Auto(most=n),
         Vote(n=n, of=of, adaptive=bool(rng.random() < 0.5)),
         WeightedVote(n=n, of=of),
-        BestOfN(n=n, of=of),
+        BestOfN(n=n, of=of, threshold=-0.5 if rng.random() < 0.5 else None),
         Cascade(n=n, n_large=n, of=of),
         FirstFinish(n=n, take=int(rng.integers(1, 4))),
     ]

@@ -1,8 +1,10 @@
 """Best of n: every sample is scored, and the best one returned."""
 
 import asyncio
+import math
 
 import pytest
+from pydantic import ValidationError
 
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.script import Line
@@ -150,3 +152,95 @@ async def test_without_room_for_the_runs_scorer_anothers_score_is_none(ask):
     strategy = BestOfN(n=2, of=TreeOfThought(evaluate="vote", samples=2))
     outcome = await ask(strategy, ScriptedBackend(voted), scorer=Poor())
     assert outcome.answer.thought.score is None
+
+
+# --- only until one is good enough
+
+
+class Counting:
+    """Likes long texts, and remembers how many it was asked about at a time."""
+
+    def __init__(self) -> None:
+        self.waves = list[int]()
+
+    async def score(self, thoughts) -> list[float]:
+        self.waves.append(len(thoughts))
+        return [float(len(t.text)) for t in thoughts]
+
+
+async def until(threshold, lengths, *, n=None, budget=None, **options):
+    """What a run gave, and the waves in which it scored samples of these lengths."""
+    scorer, lines = Counting(), ["x" * length for length in lengths]
+    strategy = BestOfN(n=n or len(lines), threshold=threshold, **options)
+    account = Account(Budget.parse(budget) if budget else None)
+    backend = ScriptedBackend(lambda _, i: lines[i])
+    outcome = await run(
+        strategy, backend, "q", account=account, settings=settings(scorer, max_tokens=9)
+    )
+    return outcome, scorer.waves
+
+
+@pytest.mark.parametrize(
+    ("lengths", "waves", "length"),
+    [
+        ([5, 6, 7], [1], 5),  # the first will do, be there better ones
+        ([6, 5], [1], 6),
+        ([1, 5, 6], [1, 1], 5),
+        ([1, 2, 5, 6, 7], [1, 1, 2], 6),  # the best of its wave
+        ([4, 2, 3, 1, 3, 3, 5, 3, 3, 3], [1, 1, 2, 4], 5),
+        ([1, 2, 4, 3, 3], [1, 1, 2, 1], 4),  # none will do: the best of all n
+    ],
+)
+async def test_it_ends_once_one_is_good_enough(lengths, waves, length):
+    """Waves double; a score of just the threshold is enough."""
+    outcome, scored = await until(5, lengths)
+    assert scored == waves
+    assert len(outcome.answer.thought.text) == length
+    assert (len(outcome.thoughts), outcome.stopped_by) == (sum(waves), "done")
+
+
+async def test_a_wave_may_be_of_any_width():
+    """All at once, if it has to be quick; no more than n."""
+    assert (await until(5, [1, 1, 5, 1, 1], wave=2))[1] == [2, 2]
+    assert (await until(5, [5, 1, 1], wave=16))[1] == [3]
+
+
+async def test_up_to_the_threshold_it_draws_what_it_draws_without():
+    """The same samples of the same seed, only fewer."""
+    some, _ = await until(7, range(1, 10))
+    every, _ = await until(None, range(1, 10))
+    assert [t.tokens for t in some.thoughts] == [t.tokens for t in every.thoughts][:8]
+    assert some.answer.thought.text == "x" * 8
+
+
+async def test_what_was_cut_off_is_not_good_enough():
+    """It has no score; the next sample is drawn."""
+    backend = ScriptedBackend([Line("x", ends=False), "Answer: 1"])
+    strategy = BestOfN(n=4, threshold=-99)
+    outcome = await run(strategy, backend, "q", settings=settings(max_tokens=12))
+    assert outcome.answer.thought.text == "Answer: 1"
+    assert len(outcome.thoughts) == 2
+
+
+async def test_a_budget_ends_it_with_the_best_so_far():
+    """Nothing is overrun, and nothing lost."""
+    outcome, waves = await until(9, [2, 4, 3, 3, 3, 3], budget=9)
+    assert outcome.answer.thought.text == "xxxx"
+    assert sum(waves) == len([t for t in outcome.thoughts if t.score is not None])
+    assert (outcome.stopped_by, outcome.spent.tokens <= 9) == ("tokens", True)
+
+
+async def test_a_threshold_stops_a_search_inside_as_well():
+    """Each run of a nested strategy decides for itself."""
+    answers = ["Answer: 1", "Answer: 9", "Answer: 1", "Answer: 1"]
+    backend = ScriptedBackend(lambda _, i: answers[i])
+    strategy = BestOfN(n=4, threshold=0.9, of=BestOfN(n=2))
+    outcome = await run(strategy, backend, "q", settings=settings(Largest()))
+    assert (outcome.answer.thought.answer, len(outcome.thoughts)) == ("9", 2)
+
+
+@pytest.mark.parametrize("wrong", [{"threshold": math.nan}, {"threshold": math.inf}, {"wave": 0}])
+def test_a_threshold_is_a_number(wrong):
+    """Neither NaN nor infinite: that would be never or at once, and both can be said plainly."""
+    with pytest.raises(ValidationError):
+        BestOfN(**wrong)

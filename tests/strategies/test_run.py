@@ -120,7 +120,7 @@ def some_strategy(rng: random.Random, depth: int = 2) -> Strategy:
             Single(),
             Auto(most=rng.randint(1, 9)),
             Vote(n=rng.randint(1, 9), adaptive=rng.random() < 0.5, wave=rng.randint(1, 5), of=of),
-            BestOfN(n=rng.randint(1, 6), of=of),
+            BestOfN(n=rng.randint(1, 6), threshold=rng.choice([None, -0.3, 0.0]), of=of),
         ]
     )
 

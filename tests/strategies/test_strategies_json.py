@@ -34,7 +34,14 @@ def nested(inner: st.SearchStrategy[Strategy]) -> st.SearchStrategy[Strategy]:
         wave=st.none() | COUNTS,
         of=inner,
     )
-    return votes | st.builds(BestOfN, temperature=TEMPERATURES, n=COUNTS, of=inner)
+    return votes | st.builds(
+        BestOfN,
+        temperature=TEMPERATURES,
+        n=COUNTS,
+        threshold=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        wave=st.none() | COUNTS,
+        of=inner,
+    )
 
 
 STRATEGIES = st.recursive(SINGLE | AUTO, nested, max_leaves=4)
