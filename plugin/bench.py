@@ -72,8 +72,7 @@ def rows(
         yield {"set": dataset, "bench": "adaptive stop", "model": model} | stopping(
             pool, orders=orders
         )
-        if pool.scores is not None:
-            by_score = stopping_by_score(pool, orders=orders)
+        if (by_score := stopping_by_score(pool, orders=orders)) is not None:
             yield {"set": dataset, "bench": "stop by score", "model": model} | by_score
         for row in spending(pool, orders=orders):
             yield {"set": dataset, "bench": "whole budget", "model": model} | row

@@ -77,6 +77,10 @@ class ScorerError(ParetoError, RuntimeError):
     """A scorer or verifier raised, timed out, or returned something that is not a score."""
 
 
+class NothingScoredError(ScorerError):
+    """A scorer works, but could tell nothing of any sample that it was asked about at once."""
+
+
 class BackendError(ParetoError, RuntimeError):
     """Root of what a backend raises."""
 

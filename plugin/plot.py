@@ -18,7 +18,7 @@ from langchain_pareto.planning.catalogue import Option
 from langchain_pareto.planning.estimates import Estimates
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.profile import Profile
-from langchain_pareto.strategies import BestOfN, Cascade, Single, Vote, WeightedVote
+from langchain_pareto.strategies import BestOfN, Cascade, Single, Strategy, Vote, WeightedVote
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 _FORMATS = (".png", ".svg", ".pdf")
 # colours that colour-blind readers tell apart (Okabe and Ito), one a model; cascades are grey
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKS = {Single: "o", Vote: "s", WeightedVote: "^", BestOfN: "v", Cascade: "D"}
-_WORDS = {
-    Single: "one sample",
-    Vote: "adaptive vote",
-    WeightedVote: "weighted vote",
-    BestOfN: "best of n",
-    Cascade: "cascade",
+_MARKS = {
+    "one sample": "o",
+    "adaptive vote": "s",
+    "weighted vote": "^",
+    "best of n": "v",
+    "best of n, until one is good enough": "P",
+    "cascade": "D",
 }
 
 
@@ -73,9 +73,9 @@ def figure_of(profile: Profile) -> Figure:
     _draw_planned(axes, profile)
     for model in models:
         axes.plot([], [], "o", color=_COLOURS[models.index(model) % len(_COLOURS)], label=model)
-    for kind in dict.fromkeys(type(option.strategy) for option in profile.options):
+    for kind in dict.fromkeys(_kind(option.strategy) for option in profile.options):
         if kind in _MARKS:
-            axes.plot([], [], _MARKS[kind], color="#777777", label=_WORDS[kind])
+            axes.plot([], [], _MARKS[kind], color="#777777", label=kind)
     axes.set_xscale("log")
     axes.set_xlabel("tokens: what a plan takes on average without a limit; of the line, the budget")
     axes.set_ylabel("right, %" if profile.labelled else "as most samples say, %")
@@ -123,7 +123,24 @@ def _draw_planned(axes: Axes, profile: Profile) -> None:
 
 
 def _style(option: Option, models: list[str]) -> tuple[str, str]:
-    kind = type(option.strategy)
-    own = kind is not Cascade
+    own = not isinstance(option.strategy, Cascade)
     colour = _COLOURS[models.index(option.model) % len(_COLOURS)] if own else "#777777"
-    return colour, _MARKS.get(kind, "*")
+    return colour, _MARKS.get(_kind(option.strategy), "*")
+
+
+def _kind(strategy: Strategy) -> str:
+    """What the legend calls it."""
+    match strategy:
+        case Single():
+            return "one sample"
+        case Vote():
+            return "adaptive vote"
+        case WeightedVote():
+            return "weighted vote"
+        case BestOfN(threshold=None):
+            return "best of n"
+        case BestOfN():
+            return "best of n, until one is good enough"
+        case Cascade():
+            return "cascade"
+    return strategy.kind

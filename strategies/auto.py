@@ -28,7 +28,7 @@ class Auto(Strategy):
     unasked: int = Field(default=4, ge=1)
 
     @property
-    def stops_early(self) -> bool:
+    def takes_turns(self) -> bool:
         return True
 
     async def run(self, search: Search) -> Answer:

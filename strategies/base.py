@@ -31,8 +31,8 @@ class Strategy(BaseModel):
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @property
-    def stops_early(self) -> bool:
-        """Whether it draws in waves, and may end before it has drawn all that it might."""
+    def takes_turns(self) -> bool:
+        """Whether it draws in waves that may be its last, and lets calls side by side go first in between."""
         return False
 
     async def run(self, search: Search) -> Answer:

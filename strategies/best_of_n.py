@@ -1,33 +1,35 @@
 """
 Best of n: sample, score, take the best; with a threshold, only until a sample is good enough.
 
-A threshold is the optimal way to stop a search where each sample costs the same (Pandora's rule, Weitzman 1979; for samples of a language
-model, Kalayci et al. 2025, arXiv 2510.01394): the best value of it depends on what a sample costs, so the planner chooses among several by
-measurement.
+Where samples of one question are alike in cost and their scores come from one known distribution, the best way to stop is at a threshold
+(Pandora's rule, Weitzman 1979; for samples of a language model, Kalayci et al. 2025, arXiv 2510.01394). Which one, depends on what a
+sample is worth; the planner measures several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from langchain_pareto.errors import NothingScoredError, SettingError
 from langchain_pareto.strategies.base import Strategy
 from langchain_pareto.strategies.search import Search
 from langchain_pareto.strategies.single import Single
-from langchain_pareto.strategies.thoughts import Answer, Thought
-from langchain_pareto.strategies.vote import doubt
+from langchain_pareto.strategies.thoughts import Answer, Thought, good_enough
+from langchain_pareto.strategies.worth import worth
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
+
+_DOUBT = 0.5  # that the best so far is the answer: nothing is known but that it is not good enough
 
 
 class BestOfN(Strategy):
     """Samples up to `n` answers and returns the one that the run's scorer likes best.
 
-    With a `threshold`, stops once the scorer gives one of them at least so much. A wave has as many samples as there are already, the
-    first a single one; or `wave`.
+    With a `threshold`, ends after the wave in which the scorer gives an answer at least so much. A wave has as many samples as there are
+    already, the first a single one; or `wave`. SettingError for a scorer that only compares samples with each other.
     """
 
     kind: Literal["best_of_n"] = "best_of_n"
@@ -36,31 +38,47 @@ class BestOfN(Strategy):
     wave: int | None = Field(default=None, ge=1)
     of: AnyStrategy = Field(default_factory=Single)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.wave is not None and self.threshold is None:
+            raise ValueError(
+                "wave is how many are drawn before they are held against a threshold: name one, or leave wave out"
+            )
+        return self
+
     @property
-    def stops_early(self) -> bool:
+    def takes_turns(self) -> bool:
         return self.threshold is not None
 
     async def run(self, search: Search) -> Answer:
         """Sample, score, choose; in waves until one is good enough."""
-        if self.threshold is None:
-            return search.best(await self._scored(search, self.n))
-        thoughts = list[Thought]()
-        while (left := self.n - len(thoughts)) > 0 and not self._is_good(thoughts):
-            wanted = min(left, self.wave or max(1, len(thoughts)))
-            async with search.turn(doubt(0, 0, len(thoughts))):
-                new = await self._scored(search, wanted)
-            thoughts += new
-            if thoughts:
-                search.offer(search.best(thoughts))
-            if len(new) < wanted:
-                break  # no more can be paid for
+        if self.threshold is not None:
+            return await self._until_good(search)
+        thoughts = await search.run(self.of, self.n)
+        await search.score(thoughts)
         return search.best(thoughts)
 
-    async def _scored(self, search: Search, n: int) -> list[Thought]:
-        thoughts = await search.run(self.of, n)
-        await search.score(thoughts)
-        return thoughts
-
-    def _is_good(self, thoughts: Sequence[Thought]) -> bool:
-        scores = (thought.score for thought in thoughts if thought.score is not None)
-        return self.threshold is not None and any(score >= self.threshold for score in scores)
+    async def _until_good(self, search: Search) -> Answer:
+        if getattr(search.settings.scorer, "relative", False):
+            msg = "a threshold needs a scorer that says how good a sample is by itself, and this one compares samples"
+            raise SettingError(
+                msg, hint="Take JudgeScore, for example, or leave the threshold out."
+            )
+        thoughts, unscored = list[Thought](), None
+        while (left := self.n - len(thoughts)) > 0 and not good_enough(thoughts, self.threshold):
+            wanted = min(left, self.wave or max(1, len(thoughts)))
+            async with search.turn(worth(_DOUBT, len(thoughts))):
+                new = await search.run(self.of, wanted)
+            thoughts += new
+            try:
+                await search.score(new)
+            except NothingScoredError as error:
+                unscored = error  # of a wave that may be a single sample: the next may do
+            best = search.best(thoughts)
+            if best.thought.finished:
+                search.offer(best)
+            if len(new) < wanted:
+                break  # no more can be paid for
+        if unscored is not None and all(thought.score is None for thought in thoughts):
+            raise unscored
+        return search.best(thoughts)

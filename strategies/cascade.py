@@ -23,6 +23,7 @@ from langchain_pareto.strategies.thoughts import (
     Thought,
     ballot,
     best_of,
+    good_enough,
     leader,
 )
 
@@ -53,7 +54,7 @@ class Cascade(Strategy):
             search.offer(leader(cheap))
         if self._agree(cheap):
             return leader(cheap)
-        if self._is_good(cheap):
+        if good_enough(cheap, self.score):
             return search.best(cheap)
         dear = await self._answers(search, self.large, self.n_large)
         return _pooled(cheap, dear)
@@ -68,10 +69,6 @@ class Cascade(Strategy):
     def _agree(self, cheap: Sequence[Thought]) -> bool:
         most = len(next(iter(ballot(cheap)), ()))
         return self.agreement is not None and most > 1 and most / self.n >= self.agreement
-
-    def _is_good(self, cheap: Sequence[Thought]) -> bool:
-        scores = [thought.score for thought in cheap if thought.score is not None]
-        return self.score is not None and any(score >= self.score for score in scores)
 
 
 def _told(search: Search) -> float | None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_pareto.errors import ScorerError
+from langchain_pareto.errors import NothingScoredError
 from langchain_pareto.strategies.answers import split_reasoning
 from langchain_pareto.strategies.judgements import read_choice, read_score, read_side
 from langchain_pareto.strategies.prompts import fill, showing, shown
@@ -101,7 +101,7 @@ class _Judge(BaseModel):
             readable.add(id(self))
         if failures and id(self) not in readable:
             msg = f"none of {total} judgements could be read; the first {failures[0]:.500}"
-            raise ScorerError(msg, hint="Name another judge, or a prompt that it follows.")
+            raise NothingScoredError(msg, hint="Name another judge, or a prompt that it follows.")
         if failures:
             _logger.warning("%d of %d judgements could not be read", len(failures), total)
 
@@ -125,6 +125,8 @@ class JudgeScore(_Judge):
 
 class JudgeVote(_Judge):
     """A scorer: `n` votes for the best of the thoughts, and each is scored by its share of them."""
+
+    relative: ClassVar[bool] = True  # a score compares those that were asked about together
 
     kind: Literal["judge_vote"] = "judge_vote"
     prompt: Annotated[str, showing("question", "answers")] = VOTE

@@ -173,6 +173,11 @@ def preference(thought: Thought) -> tuple[bool, float, float, int]:
     return thought.finished, *promise(thought)
 
 
+def good_enough(thoughts: Sequence[Thought], score: float | None) -> bool:
+    """Whether one of them has at least that score; None is never."""
+    return score is not None and any(t.score is not None and t.score >= score for t in thoughts)
+
+
 def best_of(thoughts: Sequence[Thought]) -> Thought:
     """The preferred one; raises NothingDrawn where there is none."""
     if not thoughts:

@@ -28,7 +28,7 @@ from multiprocessing.util import Finalize
 from typing import Literal, NamedTuple, cast
 
 from langchain_pareto.budget import Budget
-from langchain_pareto.errors import BudgetError, ScorerError, SettingError
+from langchain_pareto.errors import BudgetError, NothingScoredError, ScorerError, SettingError
 from langchain_pareto.strategies.scorers import Scorable
 
 _logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Verifier:
         self.failures.extend(failures)
         if failures and len(failures) == len(outcomes):
             message = f"the verifier failed on all of {len(outcomes)} samples: {failures[0]}"
-            raise ScorerError(message)
+            raise NothingScoredError(message)
         if failures:
             _logger.warning("verifier failed on %d of %d samples", len(failures), len(outcomes))
         return [outcome.score for outcome in outcomes]

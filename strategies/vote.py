@@ -25,12 +25,10 @@ from langchain_pareto.strategies.thoughts import (
     ballot,
     leader,
 )
+from langchain_pareto.strategies.worth import worth
 
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
-
-
-_PATIENCE = 8  # samples after which a vote that is still unsure counts half
 
 
 class Vote(Strategy):
@@ -49,7 +47,7 @@ class Vote(Strategy):
     of: AnyStrategy = Field(default_factory=Single)
 
     @property
-    def stops_early(self) -> bool:
+    def takes_turns(self) -> bool:
         return self.adaptive
 
     async def run(self, search: Search) -> Answer:
@@ -66,7 +64,7 @@ class Vote(Strategy):
                 break
             wave = self.wave or max(least_deciding(*race, left, self.threshold) for race in races)
             wanted = min(wave, left) if waves else left
-            async with search.turn(max(doubt(*race, len(thoughts)) for race in races)):
+            async with search.turn(worth(max(doubt(*race) for race in races), len(thoughts))):
                 new = await search.run(self.of, wanted)
             thoughts += new
             if thoughts:
@@ -85,11 +83,9 @@ def leads(thoughts: Sequence[Thought]) -> list[tuple[int, int]]:
     return [(first, second) for first, second, *_ in ([*race, 0, 0] for race in races)]
 
 
-def doubt(first: int, second: int, drawn: int) -> float:
-    """What more samples are worth to one vote among many: how unsure it is of its leader, and less after many samples that told little."""
-    if not drawn:
-        return math.inf
-    return (1 - lead_probability(first, second)) / (1 + drawn / _PATIENCE)
+def doubt(first: int, second: int) -> float:
+    """How unsure it is of its leader."""
+    return 1 - lead_probability(first, second)
 
 
 def decided(first: int, second: int, left: int, threshold: float) -> bool:

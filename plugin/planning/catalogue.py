@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 
-import numpy as np
-
 from langchain_pareto.planning.pool import Pool
-from langchain_pareto.planning.thresholds import thresholds as proposed
+from langchain_pareto.planning.thresholds import thresholds
 from langchain_pareto.strategies import (
     DVTS,
     Beam,
@@ -69,16 +67,18 @@ def catalogue(
     *,
     samples: int = max(VOTES),
     scored: bool = False,
-    thresholds: Sequence[float] = (),
+    thresholds: Mapping[str, Sequence[float]] | None = None,
     trees: bool = False,
 ) -> tuple[Option, ...]:
     """The plans for `models`, the cheapest first; about 60 for three of them.
 
     None draws more than `samples` answers from one model. `scored` says that a scorer reads answers, `trees` that it reads steps too;
-    `thresholds` are scores at which the best of n may stop.
+    `thresholds` are the scores of each model's samples at which the best of n may stop.
     """
-    scorer = _Scorer(answers=scored, steps=trees, thresholds=thresholds)
-    options = [option for model in models for option in _of_one(model, samples, scorer)]
+    options = list[Option]()
+    for model in models:
+        enough = (thresholds or {}).get(model, ())
+        options += _of_one(model, samples=samples, scored=scored, enough=enough, trees=trees)
     pairs = combinations(models, 2) if len(models) <= _ALL_PAIRS else pairwise(models)
     for small, large in pairs:
         roles = {POLICY: small, LARGE: large}
@@ -103,43 +103,35 @@ def roles_of(strategy: Strategy) -> set[str]:
 
 def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
     """The plans that these pools can tell something of, by model, the cheapest first."""
-    scores = [pool.scores for pool in pools.values() if pool.scores is not None]
-    scored = len(scores) == len(pools)
+    scores = {model: pool.scores for model, pool in pools.items() if pool.scores is not None}
     return catalogue(
         list(pools),
         samples=min(pool.samples for pool in pools.values()),
-        scored=scored,
-        thresholds=proposed(np.concatenate([table.ravel() for table in scores])) if scored else (),
+        scored=scores.keys() == pools.keys(),
+        thresholds={model: thresholds(given) for model, given in scores.items()},
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Scorer:
-    """What it can read, and which of its scores may be enough."""
-
-    answers: bool
-    steps: bool
-    thresholds: Sequence[float]
-
-
-def _of_one(model: str, samples: int, scorer: _Scorer) -> list[Option]:
+def _of_one(
+    model: str, *, samples: int, scored: bool, enough: Sequence[float], trees: bool
+) -> list[Option]:
     """The plans for one model alone."""
     strategies: list[Strategy] = [Single(), *(Vote(n=n) for n in VOTES if n <= samples)]
-    if scorer.answers:
+    if scored:
         strategies += [
             kind(n=n) for n in SCORED if n <= samples for kind in (WeightedVote, BestOfN)
         ]
         most = min(samples, max(VOTES))
-        strategies += [BestOfN(n=most, threshold=score) for score in scorer.thresholds]
+        strategies += [BestOfN(n=most, threshold=score) for score in enough if most > 1]
     options = [Option(strategy, {POLICY: model}) for strategy in strategies]
-    if scorer.steps:
+    if trees:
         searches = [tree for n in TREES for tree in (Rebase(n=n), Beam(n=n), DVTS(n=n))]
         options += [Option(strategy, {POLICY: model}, drawn=False) for strategy in searches]
     return options
 
 
 def described(strategy: Strategy) -> str:
-    """A strategy in a few words, with the settings that are not its defaults."""
+    """A strategy in a few words: what tells it from others of a catalogue; of what is in none, all that is no default."""
     match strategy:
         case Single():
             return "one sample"

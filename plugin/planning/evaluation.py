@@ -92,11 +92,13 @@ def arena(
     """Replays whatever the splits need; pools are by model, the cheapest first."""
     most = min(pool.samples for pool in pools.values())
     samples = min(samples, most)
-    options = options_for({model: pool.first(samples) for model, pool in pools.items()})
+    first = {model: pool.first(samples) for model, pool in pools.items()}
+    options = options_for(
+        first
+    )  # of the scores of all questions, which say nothing of what is right
     fixed = tuple(
         Option(strategy, {"policy": model}) for model in pools for strategy in _fixed(most)
     )
-    first = {model: pool.first(samples) for model, pool in pools.items()}
     cheapest = min(float(pool.tokens.mean()) for pool in pools.values())
     grid = np.unique(np.geomspace(_FROM * cheapest, _TO * cheapest, JUDGED).round().clip(1))
 
@@ -169,34 +171,32 @@ def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:
     right, tokens = _unlimited(pool, [Vote(n=n), Vote(n=n, adaptive=False)], orders)
     return {
         "times fewer tokens": _rounded(tokens[1].sum() / max(1, tokens[0].sum())),
-        "points lost": [-x for x in _points(right[0] - right[1])],
+        "points lost": _points(right[1] - right[0]),
     }
 
 
-def stopping_by_score(pool: Pool, *, orders: int = 4, seed: int = 0) -> dict[str, object]:
+def stopping_by_score(pool: Pool, *, orders: int = 4, seed: int = 0) -> dict[str, object] | None:
     """Best of n that stops at a threshold, against all of 32 samples: their vote, and the best of them.
 
-    The threshold is the cheapest that is within half a point of the best on one half of the questions; the other half judges it.
-    Wants a pool with scores.
+    The threshold is the cheapest that is within half a point of the best on one half of the questions; the other half judges it. Those
+    to choose from are of the scores of all questions, which say nothing of what is right. None where no score is better than others.
     """
-    assert pool.scores is not None
     n = min(32, pool.samples)
-    stops = [BestOfN(n=n, threshold=score) for score in thresholds(pool.scores)]
-    plans = [*stops, Vote(n=n, adaptive=False), BestOfN(n=n)]
-    right, tokens = _unlimited(pool, plans, orders)
+    enough = () if pool.scores is None else thresholds(pool.scores)
+    if not enough:
+        return None
+    stops = [BestOfN(n=n, threshold=score) for score in enough]
+    rivals = {"the vote": Vote(n=n, adaptive=False), "the best": BestOfN(n=n)}
+    right, tokens = _unlimited(pool, [*stops, *rivals.values()], orders)
     order = np.random.default_rng(seed).permutation(len(pool.questions))
     seen, judged = order[: len(order) // 2], order[len(order) // 2 :]
     known, price = right[: len(stops), seen].mean(1), tokens[: len(stops), seen].mean(1)
-    chosen = int(np.where(known >= known.max() - TOLERANCE, price, np.inf).argmin())
-    ours = right[chosen, judged]
-    out: dict[str, object] = {"threshold": float(f"{stops[chosen].threshold:.4g}")}
-    for name, i in (("the vote", -2), ("the best", -1)):
-        times = tokens[i, judged].sum() / max(1, tokens[chosen, judged].sum())
-        lost = [-x for x in _points(ours - right[i, judged])]
-        out |= {
-            f"times fewer tokens than {name} of all": _rounded(times),
-            f"points lost to {name} of all": lost,
-        }
+    ours = int(np.where(known >= known.max() - TOLERANCE, price, np.inf).argmin())
+    out: dict[str, object] = {"threshold": enough[ours]}
+    for theirs, name in enumerate(rivals, len(stops)):
+        times = tokens[theirs, judged].sum() / max(1, tokens[ours, judged].sum())
+        out[f"times fewer tokens than {name} of all"] = _rounded(times)
+        out[f"points lost to {name} of all"] = _points(right[theirs, judged] - right[ours, judged])
     return out
 
 
@@ -262,7 +262,7 @@ def _points(values: Floats, resamples: int = 1000) -> list[float]:
 
 
 def _rounded(value: float | np.floating) -> float:
-    return round(float(value), 2)
+    return round(float(value), 2) + 0.0  # no -0.0
 
 
 def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Split:

@@ -8,22 +8,30 @@ scores, on any scale; knows no strategy.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from langchain_pareto.planning.pool import Floats
 
 COSTS = (0.2, 0.05, 0.01, 0.002)  # of a sample, as shares of what lies between high and low scores
 _LOW, _HIGH = 0.05, 0.95  # quantiles: a few scores far out are no scale
+_FINE = 1000  # of what lies between: as exactly as a threshold is told
 
 
 def thresholds(scores: Floats) -> tuple[float, ...]:
-    """One a cost, from the lowest; fewer where two are one, or where any score would do. NaN is no score."""
+    """One a cost, from the lowest; fewer where two are one, or where any score would do. A sample that scores -inf is one that gains nothing.
+
+    Each is rounded down, so that it is no higher than the score of some sample.
+    """
     known = np.sort(scores[np.isfinite(scores)])[::-1]
-    if not known.size or known[0] == known[-1]:
+    if not known.size or known[0] == scores.min():
         return ()
     low, high = np.quantile(known, [_LOW, _HIGH])
-    spread = high - low if high > low else known[0] - known[-1]
+    spread = high - low or known[0] - known[-1] or 1.0
     ranks = np.arange(1, len(known) + 1)
-    gains = np.cumsum(known) / len(known) - ranks / len(known) * known  # expected, over each score
-    found = np.searchsorted(gains, np.array(COSTS) * spread, side="right") - 1
-    return tuple(dict.fromkeys(score for score in known[found].tolist() if score > known[-1]))
+    gains = (np.cumsum(known) - ranks * known) / scores.size  # expected, over each score
+    found = known[np.searchsorted(gains, np.array(COSTS) * spread, side="right") - 1]
+    digits = _FINE / 10.0 ** math.floor(math.log10(spread))
+    rounded = (math.floor(score * digits) / digits for score in found)
+    return tuple(dict.fromkeys(score for score in rounded if score > scores.min()))

@@ -14,8 +14,15 @@ from langchain_pareto.bench import rows, sets_of
 from langchain_pareto.budget import Budget
 from langchain_pareto.cli import app
 from langchain_pareto.errors import SettingError
-from langchain_pareto.planning.catalogue import catalogue, described
-from langchain_pareto.planning.evaluation import arena, spending, splits, stopping, summary
+from langchain_pareto.planning.catalogue import catalogue, described, options_for
+from langchain_pareto.planning.evaluation import (
+    arena,
+    spending,
+    splits,
+    stopping,
+    stopping_by_score,
+    summary,
+)
 from langchain_pareto.planning.identity import fingerprint
 from langchain_pareto.planning.measure import budgets, family, measure
 from langchain_pareto.planning.pool import Pool
@@ -23,7 +30,7 @@ from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.replay import Replayer
 from langchain_pareto.planning.store import profile_path
-from langchain_pareto.strategies import Cascade, Vote
+from langchain_pareto.strategies import BestOfN, Cascade, Vote
 
 QUESTIONS, SAMPLES = 24, 32
 
@@ -83,6 +90,53 @@ def test_the_adaptive_stop_saves_tokens() -> None:
     assert told["points lost"][0] < 5
 
 
+def scored(pool: Pool, noise: float) -> Pool:
+    """The same with a scorer that knows who is right, up to some noise."""
+    rng = np.random.default_rng(2)
+    return replace(pool, scores=pool.right + noise * rng.random(pool.right.shape))
+
+
+def test_a_scorer_that_knows_ends_a_search_early() -> None:
+    """One or two samples are as good as 32, and better than their vote."""
+    told = stopping_by_score(scored(POOLS["small"], 0.2), orders=1)
+    assert 0.2 < told["threshold"] <= 1.2
+    assert told["times fewer tokens than the vote of all"] > 8
+    assert told["points lost to the best of all"] == [0, 0, 0]
+    for name in ("the vote", "the best"):
+        mean, low, high = told[f"points lost to {name} of all"]
+        assert low <= mean <= high <= 0
+
+
+@pytest.mark.parametrize("scores", [None, 0.5])
+def test_without_scores_that_differ_nothing_stops_by_them(scores) -> None:
+    """There is no such row, and no such plan."""
+    pool = POOLS["small"]
+    pool = replace(pool, scores=None if scores is None else np.full(pool.right.shape, scores))
+    assert stopping_by_score(pool) is None
+    plans = [option.strategy for option in options_for({"small": pool})]
+    assert not [p for p in plans if isinstance(p, BestOfN) and p.threshold is not None]
+
+
+def test_each_model_has_thresholds_of_its_own() -> None:
+    """What is enough for one is out of reach for another; and each plan has a name of its own."""
+    small, large = (scored(pool.first(16), 0.2) for pool in POOLS.values())
+    options = options_for({"small": small, "large": replace(large, scores=large.scores + 5)})
+    enough = {
+        model: [
+            o.strategy.threshold
+            for o in options
+            if o.model == model and isinstance(o.strategy, BestOfN) and o.strategy.threshold
+        ]
+        for model in ("small", "large")
+    }
+    assert max(enough["small"]) < 2
+    assert min(enough["large"]) > 5
+    assert len(set(map(str, options))) == len(options)
+    assert "enough at" in described(BestOfN(threshold=0.5))
+    one = [o.strategy for o in options_for({"small": small.first(1)})]
+    assert not [p for p in one if isinstance(p, BestOfN)]
+
+
 def test_a_vote_that_wants_all_spends_more_than_a_static_split() -> None:
     """At every multiple of a sample's length."""
     for row in spending(POOLS["small"], orders=1):
@@ -91,7 +145,9 @@ def test_a_vote_that_wants_all_spends_more_than_a_static_split() -> None:
 
 def test_the_catalogue_is_small_and_draws_no_more_than_was_recorded() -> None:
     """About 60 plans for three models with a scorer; of five models only neighbours make cascades."""
-    three = catalogue(["s", "m", "l"], scored=True, thresholds=(0.1, 0.5, 0.8, 0.9))
+    three = catalogue(
+        ["s", "m", "l"], scored=True, thresholds=dict.fromkeys("sml", (0.1, 0.5, 0.8, 0.9))
+    )
     assert 40 <= len(three) <= 60
     assert len(set(map(str, three))) == len(three)
     votes = [o.strategy.n for o in catalogue(["s"], samples=8) if isinstance(o.strategy, Vote)]

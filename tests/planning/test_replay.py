@@ -157,10 +157,11 @@ def flat(of=LEAVES, most=12):
     return st.one_of(
         votes(of, most),
         st.builds(WeightedVote, n=n, of=of),
+        st.builds(BestOfN, n=n, of=of),
         st.builds(
             BestOfN,
             n=n,
-            threshold=st.sampled_from([None, None, -0.5, 0.7]),
+            threshold=st.sampled_from([-0.5, 0.7]),
             wave=st.none() | st.integers(1, 5),
             of=of,
         ),

@@ -6,14 +6,19 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from langchain_pareto import ChatPareto, run_budget
 from langchain_pareto.backends.base import Sampling
+from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.script import Line
 from langchain_pareto.backends.scripted import ScriptedBackend
 from langchain_pareto.budget import Budget
+from langchain_pareto.errors import ScorerError, SettingError
 from langchain_pareto.ledger import Account
 from langchain_pareto.strategies import BestOfN, Refine, Single, TreeOfThought, Vote, WeightedVote
+from langchain_pareto.strategies.judge import JudgeScore, JudgeVote
 from langchain_pareto.strategies.run import run
 from langchain_pareto.strategies.settings import Settings
+from langchain_pareto.strategies.verifier import Verifier
 
 
 class Longest:
@@ -207,10 +212,16 @@ async def test_a_wave_may_be_of_any_width():
 
 async def test_up_to_the_threshold_it_draws_what_it_draws_without():
     """The same samples of the same seed, only fewer."""
-    some, _ = await until(7, range(1, 10))
-    every, _ = await until(None, range(1, 10))
-    assert [t.tokens for t in some.thoughts] == [t.tokens for t in every.thoughts][:8]
-    assert some.answer.thought.text == "x" * 8
+    with load(self_check=False) as backend:
+
+        async def drawn(strategy) -> list[str]:
+            own = settings(max_tokens=12)
+            prompt = backend.tokenizer.encode("Use 3 4 5 to make 17.")
+            return [t.text for t in (await run(strategy, backend, prompt, settings=own)).thoughts]
+
+        every = await drawn(BestOfN(n=6))
+        assert len(set(every)) > 3
+        assert await drawn(BestOfN(n=6, threshold=99)) == every
 
 
 async def test_what_was_cut_off_is_not_good_enough():
@@ -230,17 +241,120 @@ async def test_a_budget_ends_it_with_the_best_so_far():
     assert (outcome.stopped_by, outcome.spent.tokens <= 9) == ("tokens", True)
 
 
-async def test_a_threshold_stops_a_search_inside_as_well():
-    """Each run of a nested strategy decides for itself."""
-    answers = ["Answer: 1", "Answer: 9", "Answer: 1", "Answer: 1"]
+async def test_a_search_inside_stops_by_itself():
+    """Each run of a nested strategy decides for itself; and a threshold around another strategy looks at its answers."""
+    answers = ["Answer: 1", "Answer: 9", "Answer: 9", *["Answer: 1"] * 9]
     backend = ScriptedBackend(lambda _, i: answers[i])
-    strategy = BestOfN(n=4, threshold=0.9, of=BestOfN(n=2))
-    outcome = await run(strategy, backend, "q", settings=settings(Largest()))
+    inner = Vote(n=2, adaptive=False, of=BestOfN(n=4, threshold=0.9))
+    outcome = await run(inner, backend, "q", settings=settings(Largest()))
+    assert (outcome.answer.thought.answer, len(outcome.thoughts)) == ("9", 3)
+    backend = ScriptedBackend(lambda _, i: answers[i])
+    outer = BestOfN(n=4, threshold=0.9, of=BestOfN(n=2))
+    outcome = await run(outer, backend, "q", settings=settings(Largest()))
     assert (outcome.answer.thought.answer, len(outcome.thoughts)) == ("9", 2)
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": math.nan}, {"threshold": math.inf}, {"wave": 0}])
-def test_a_threshold_is_a_number(wrong):
-    """Neither NaN nor infinite: that would be never or at once, and both can be said plainly."""
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"threshold": math.nan}, "finite"),
+        ({"threshold": math.inf}, "finite"),
+        ({"threshold": 0.5, "wave": 0}, "greater than or equal to 1"),
+        ({"wave": 2}, "name one, or leave wave out"),
+    ],
+)
+def test_a_threshold_is_a_number_and_a_wave_needs_one(wrong, told):
+    """What would be never or at once can be said plainly; what would do nothing is no setting."""
+    with pytest.raises(ValidationError, match=told):
         BestOfN(**wrong)
+
+
+async def check(question: str, answer: str) -> bool:
+    """A verifier that fails on what it cannot read."""
+    return int(answer) == 9
+
+
+@pytest.mark.parametrize("wave", [None, 1, 2])
+async def test_a_sample_that_the_scorer_fails_on_is_not_the_end(wave):
+    """Although it was all of its wave; where nothing at all can be scored, the scorer's error says so."""
+    answers = ["Answer: bad", "Answer: bad", "Answer: 9", "Answer: 1"]
+    strategy = BestOfN(n=4, threshold=1, wave=wave)
+    backend = ScriptedBackend(lambda _, i: answers[i])
+    outcome = await run(strategy, backend, "q", settings=settings(Verifier(check)))
+    assert outcome.answer.thought.answer == "9"
+    backend = ScriptedBackend(["Answer: bad"])
+    with pytest.raises(ScorerError, match="failed on all"):
+        await run(strategy, backend, "q", settings=settings(Verifier(check)))
+
+
+async def test_a_judgement_that_cannot_be_read_is_not_the_end(ask):
+    """Nor is one of a judge."""
+    judge = ScriptedBackend(lambda text, _: "Hm." if "Answer: 0" in text else "Score: 9")
+    backend = ScriptedBackend(lambda _, i: f"Answer: {i}")
+    strategy = BestOfN(n=4, threshold=0.8)
+    outcome = await ask(strategy, backend, roles={"judge": judge}, scorer=JudgeScore())
+    assert outcome.answer.thought.answer == "1"
+
+
+async def test_a_broken_scorer_is_told_at_once():
+    """It is not that it could say nothing of this sample."""
+
+    class Broken:
+        async def score(self, thoughts) -> list[float]:
+            raise KeyError("weights")
+
+    backend = ScriptedBackend(["Answer: 1"])
+    with pytest.raises(ScorerError, match="weights"):
+        await run(BestOfN(n=4, threshold=1), backend, "q", settings=settings(Broken()))
+    assert backend.meter.new_tokens == len("Answer: 1") + 1
+
+
+async def test_a_judge_that_compares_has_no_threshold():
+    """A share of votes among two says nothing beside one among four."""
+    backend = ScriptedBackend(["Answer: 1"])
+    with pytest.raises(SettingError, match="by itself") as caught:
+        await run(BestOfN(threshold=0.5), backend, "q", settings=settings(JudgeVote()))
+    assert "JudgeScore" in caught.value.hint
+
+
+class Slow:
+    """Never ends scoring what follows the first sample."""
+
+    async def score(self, thoughts) -> list[float]:
+        if thoughts[0].number > 1:
+            await asyncio.sleep(60)
+        return [0.0] * len(thoughts)
+
+
+async def test_a_text_that_was_cut_off_hides_no_answer_at_a_deadline():
+    """The scorer is slow, the first sample endless, the second an answer."""
+    backend = ScriptedBackend([Line("x", ends=False), "Answer: 1"])
+    account = Account(Budget.parse("0.2s"))
+    outcome = await run(
+        BestOfN(n=8, threshold=0.5),
+        backend,
+        "q",
+        account=account,
+        settings=settings(Slow(), max_tokens=12),
+    )
+    assert (outcome.answer.thought.text, outcome.stopped_by) == ("Answer: 1", "seconds")
+
+
+async def test_a_scorer_may_ask_for_calls_of_its_own():
+    """Side by side under one budget: whoever scores keeps nobody from drawing."""
+    judge = ChatPareto(backend=ScriptedBackend(["Answer: 1"]), strategy=Vote(n=4))
+
+    class Asks:
+        async def score(self, thoughts) -> list[float]:
+            await judge.ainvoke("Is that good?")
+            return [0.0] * len(thoughts)
+
+    llm = ChatPareto(
+        backend=ScriptedBackend(lambda _, i: f"Answer: {i}"),
+        strategy=BestOfN(n=3, threshold=0.5),
+        scorer=Asks(),
+    )
+    async with asyncio.timeout(20):
+        with run_budget(100_000):
+            answers = await asyncio.gather(*(llm.ainvoke(str(i)) for i in range(6)))
+    assert len(answers) == 6

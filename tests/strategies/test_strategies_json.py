@@ -34,14 +34,15 @@ def nested(inner: st.SearchStrategy[Strategy]) -> st.SearchStrategy[Strategy]:
         wave=st.none() | COUNTS,
         of=inner,
     )
-    return votes | st.builds(
+    stopped = st.builds(
         BestOfN,
         temperature=TEMPERATURES,
         n=COUNTS,
-        threshold=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        threshold=st.floats(allow_nan=False, allow_infinity=False),
         wave=st.none() | COUNTS,
         of=inner,
     )
+    return votes | stopped | st.builds(BestOfN, temperature=TEMPERATURES, n=COUNTS, of=inner)
 
 
 STRATEGIES = st.recursive(SINGLE | AUTO, nested, max_leaves=4)
