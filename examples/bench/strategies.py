@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from _equal_cost import Result, draw, rights, rows
+from _equal_cost import FIRST, RIVAL, Result, draw, rights, rows
 from _measure import alternate, report
 
 from langchain_pareto.backends.base import Backend, Sampling
@@ -56,7 +56,8 @@ HERE = Path(__file__).parent / "results"
 BANDS = {"countdown": "Countdown, 4 numbers", "words": "word problems, 4-6 facts"}
 TEMPERATURE = 0.9  # chosen on validation problems for M, see examples/nano
 AT_ONCE = 8  # problems side by side
-SEED = 0  # of all
+SEED = 0
+BETWEEN = (2, 3, 6, 8, 11, 23, 32, 45)  # widths of best-of-n that are told by its widest run
 _VOTES: Mapping[Choice, str] = {
     "best": "best of n",
     "majority": "majority vote",
@@ -72,12 +73,15 @@ class Pick:
     first: int | None = None
 
     def result(self, ref: ProblemRef, out: Outcome) -> Result:
-        """What the run would have given, had it chosen so. Of the first samples only the tokens are known; FLOPs are the run's."""
+        """What the run would have given, had it chosen so; of the first samples only the tokens are known."""
         drawn = out.thoughts[: self.first]
         leaves = [thought for thought in drawn if thought.finished]
-        tokens = out.spent.tokens if self.first is None else sum(t.length for t in drawn)
+        if self.how == "majority":  # whose ties are told by likelihood alone
+            leaves = [replace(thought, score=None) for thought in leaves]
         right = bool(leaves) and _right(ref, chosen(leaves, self.how))
-        return Result(right, out.spent.flops, tokens, 0.0)
+        if self.first is None:
+            return Result(right, out.spent.tokens, out.spent.flops)
+        return Result(right, sum(thought.length for thought in drawn))
 
 
 def _right(ref: ProblemRef, answer: Answer) -> bool:
@@ -115,7 +119,10 @@ def runs(task: str, widths: Sequence[int]) -> list[Run]:
             "MCTS": MCTS(expansions=n, parallel=width),
             "tree of thought": TreeOfThought(samples=4, breadth=width),
         }
-        out.append(Run(BestOfN(n=n), {f"best of n, {n}": BEST, f"weighted vote, {n}": WEIGHTED}))
+        lines = {f"{RIVAL}, {n}": BEST, f"weighted vote, {n}": WEIGHTED}
+        if n == max(widths):
+            lines |= {f"{FIRST}, {k}": Pick("best", k) for k in BETWEEN if k < n}
+        out.append(Run(BestOfN(n=n), lines))
         out += [
             Run(strategy, {f"{name}, {n}": WEIGHTED, f"{name}, by best, {n}": BEST})
             for name, strategy in voting.items()
@@ -166,7 +173,11 @@ class Bench:
         found = await asyncio.gather(*map(one, refs))
         seconds = round((time.process_time() - began) / len(refs), 5)
         return {
-            line: [replace(each[line], seconds=seconds) for each in found] for line in run_.lines
+            line: [
+                replace(each[line], seconds=seconds if pick.first is None else None)
+                for each in found
+            ]
+            for line, pick in run_.lines.items()
         }
 
 
@@ -174,7 +185,8 @@ def measure(task: str, problems: int, widths: Sequence[int], path: Path) -> dict
     """Results of every line, by "name, n"; what the file has is not done again."""
     refs = problems_of(BANDS[task], "test", problems)
     folders = {name: trained_or_shipped(name) for name in ("M", "PRM")}
-    header = {"weights": {k: weights_of(v) for k, v in folders.items()}, "problems": problems}
+    weights = {name: weights_of(folder) for name, folder in folders.items()}
+    header = {"weights": weights, "problems": problems, "seconds": "of the processor"}
     growing.resume(path, header)
     done = {row["name"]: [Result(**r) for r in row["results"]] for row in growing.rows(path)}
     wanted = runs(task, widths)
@@ -236,7 +248,7 @@ def main() -> None:
     for row in rows(options.task, done):
         print(json.dumps(row), flush=True)
     if options.task == "countdown":
-        draw(done, HERE / "strategies-countdown.png")
+        draw(done, BANDS[options.task], HERE / "strategies-countdown.png")
 
 
 if __name__ == "__main__":
