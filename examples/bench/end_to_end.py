@@ -24,7 +24,7 @@ from _measure import report
 from _trees import LEAST, TOKENS, TREES, UNLIMITED, Live
 
 from langchain_pareto.budget import Budget
-from langchain_pareto.planning.catalogue import Option, catalogue
+from langchain_pareto.planning.catalogue import Option, options_for
 from langchain_pareto.planning.measure import measure
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool
@@ -75,20 +75,19 @@ class Judged:
     chosen: list[dict[str, int]]  # how often what was planned, by budget
 
 
-def options() -> tuple[Option, ...]:
+def options(of: Mapping[str, Pool]) -> tuple[Option, ...]:
     """All fixed strategies: the catalogue, votes that do not stop early, and the searches that ran."""
-    drawn = catalogue(_trees.POLICIES, samples=_answers.N, scored=True)
     votes = [
         Option(Vote(n=n, adaptive=False), {"policy": model})
         for model in _trees.POLICIES
         for n in FIXED
     ]
-    return (*drawn, *votes, *TREES)
+    return (*options_for(of), *votes, *TREES)
 
 
 def tables(of: Mapping[str, Pool], lives: Sequence[Live]) -> list[Table]:
     """Replays what only draws, and puts the searches beside it."""
-    every, recorded = options(), _answers.recordings(of, lives)
+    every, recorded = options(of), _answers.recordings(of, lives)
     count = len(of["S"].questions)
     found = list[Table]()
     for resource, grid in (("tokens", TOKENS), ("seconds", SECONDS)):

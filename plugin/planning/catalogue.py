@@ -142,7 +142,7 @@ def described(strategy: Strategy) -> str:
         case BestOfN(n=n, threshold=None):
             return f"best of {n}"
         case BestOfN(n=n, threshold=score):
-            return f"best of {n}, enough at {score:g},"
+            return f"best of {n}, until one scores {score:.10g},"
         case Cascade(n=n, n_large=n_large, agreement=agreement):
             sure = "never" if agreement is None else f"at {agreement:.0%}"
             return f"cascade of {n} and {n_large}, sure {sure},"

@@ -132,7 +132,7 @@ def test_each_model_has_thresholds_of_its_own() -> None:
     assert max(enough["small"]) < 2
     assert min(enough["large"]) > 5
     assert len(set(map(str, options))) == len(options)
-    assert "enough at" in described(BestOfN(threshold=0.5))
+    assert "until one scores 0.5" in described(BestOfN(threshold=0.5))
     one = [o.strategy for o in options_for({"small": small.first(1)})]
     assert not [p for p in one if isinstance(p, BestOfN)]
 
