@@ -41,7 +41,10 @@ class Scorable(Protocol):
 
 
 class Scorer(Protocol):
-    """One score per thought, in order; -inf for a thought that could not be scored."""
+    """One score per thought, in order; -inf for a thought that could not be scored.
+
+    One whose scores only compare the thoughts of one call with each other says so by `relative = True`: nothing is held against a threshold.
+    """
 
     async def score(self, thoughts: Sequence[Scorable]) -> list[float]: ...
 

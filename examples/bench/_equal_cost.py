@@ -9,6 +9,7 @@ Intervals are over problems; what a strategy costs on average is taken as known.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,7 +90,9 @@ def _interval(values: Array) -> list[float]:
 
 def rows(task: str, done: Mapping[str, list[Result]]) -> list[dict[str, object]]:
     """One line for each strategy and width, with its lead; on word problems one more, of the weighted vote over all widths."""
-    lead = _lead if task == "countdown" else _lead_on_words
+    lead = _lead_on_words
+    if task == "countdown":
+        lead = partial(_lead, {cost: curve(done, cost) for cost in COSTS})
     out = list[dict[str, object]]()
     for key, results in done.items():
         name, _, n = key.rpartition(", ")
@@ -107,13 +110,15 @@ def rows(task: str, done: Mapping[str, list[Result]]) -> list[dict[str, object]]
     return out if task == "countdown" else [*out, _over_all_widths(done)]
 
 
-def _lead(done: Mapping[str, list[Result]], key: str) -> dict[str, object]:
+def _lead(
+    curves: Mapping[str, list[tuple[float, Array]]], done: Mapping[str, list[Result]], key: str
+) -> dict[str, object]:
     """Over best-of-n at equal cost; None where it cost less than one sample, or more than the widest best-of-n."""
     if key.startswith((f"{RIVAL}, ", "one sample")):
         return {}
     right, out = rights(done[key]), dict[str, object]()
     for cost in COSTS:
-        rival = at_cost(curve(done, cost), mean_cost(done[key], cost))
+        rival = at_cost(curves[cost], mean_cost(done[key], cost))
         out[f"over best of n at equal {cost}"] = None if rival is None else _interval(right - rival)
     return out
 

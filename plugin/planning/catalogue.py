@@ -67,18 +67,22 @@ def catalogue(
     *,
     samples: int = max(VOTES),
     scored: bool = False,
-    thresholds: Mapping[str, Sequence[float]] | None = None,
+    enough: Mapping[str, Sequence[float]] | None = None,
     trees: bool = False,
 ) -> tuple[Option, ...]:
     """The plans for `models`, the cheapest first; about 60 for three of them.
 
     None draws more than `samples` answers from one model. `scored` says that a scorer reads answers, `trees` that it reads steps too;
-    `thresholds` are the scores of each model's samples at which the best of n may stop.
+    `enough` are the scores of each model's samples at which the best of n may stop.
     """
-    options = list[Option]()
-    for model in models:
-        enough = (thresholds or {}).get(model, ())
-        options += _of_one(model, samples=samples, scored=scored, enough=enough, trees=trees)
+    stops = enough or {}
+    options = [
+        option
+        for model in models
+        for option in _of_one(
+            model, samples=samples, scored=scored, enough=stops.get(model, ()), trees=trees
+        )
+    ]
     pairs = combinations(models, 2) if len(models) <= _ALL_PAIRS else pairwise(models)
     for small, large in pairs:
         roles = {POLICY: small, LARGE: large}
@@ -108,7 +112,7 @@ def options_for(pools: Mapping[str, Pool]) -> tuple[Option, ...]:
         list(pools),
         samples=min(pool.samples for pool in pools.values()),
         scored=scores.keys() == pools.keys(),
-        thresholds={model: thresholds(given) for model, given in scores.items()},
+        enough={model: thresholds(given) for model, given in scores.items()},
     )
 
 

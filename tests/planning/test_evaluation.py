@@ -146,7 +146,7 @@ def test_a_vote_that_wants_all_spends_more_than_a_static_split() -> None:
 def test_the_catalogue_is_small_and_draws_no_more_than_was_recorded() -> None:
     """About 60 plans for three models with a scorer; of five models only neighbours make cascades."""
     three = catalogue(
-        ["s", "m", "l"], scored=True, thresholds=dict.fromkeys("sml", (0.1, 0.5, 0.8, 0.9))
+        ["s", "m", "l"], scored=True, enough=dict.fromkeys("sml", (0.1, 0.5, 0.8, 0.9))
     )
     assert 40 <= len(three) <= 60
     assert len(set(map(str, three))) == len(three)
