@@ -18,13 +18,16 @@ from _trees import CHECKS, LIVE, POLICIES, SAMPLINGS, Live, players, puzzles
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from langchain_pareto.backends.loading import load
+from langchain_pareto.budget import Budget
 from langchain_pareto.planning.cost_model import CostModel
 from langchain_pareto.planning.device import calibrate
 from langchain_pareto.planning.fitting import fit
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.recording import Recording
+from langchain_pareto.planning.replay import Replayer
 from langchain_pareto.planning.scorer_cost import ScorerCost, Work
 from langchain_pareto.strategies import Single, Vote, WeightedVote
+from langchain_pareto.strategies.thoughts import POLICY
 from nano import growing
 from nano.bands import pooled_problems
 from nano.paths import SAMPLES, TOKENIZER, trained_or_shipped
@@ -36,6 +39,8 @@ from nano.tokenizer import prompt_of
 N = 32  # samples of a puzzle
 _L = LIVE / "samples.L.jsonl"
 _SECONDS = 30.0  # of a model's calibration
+_HOUR = 3600.0  # no limit, but one that makes a replay tell seconds
+_ORDERS = 8  # of a puzzle's samples, which are not those that ran live
 
 
 def sample() -> None:
@@ -198,23 +203,19 @@ def _drawn(one: Live, pool: Pool) -> tuple[list[int], int]:
 
 
 def off(of: Mapping[str, Recording], lives: Sequence[Live]) -> dict[str, list[float]]:
-    """Measured and told seconds of each plan that ran live and is replayed, means."""
+    """Measured and replayed seconds of each plan that ran live and is replayed, means over the same puzzles."""
     found = dict[str, list[float]]()
     for option in CHECKS:
-        runs = [
-            one
-            for one in lives
-            if one.plan == str(option) and one.puzzle < len(of["S"].pool.questions)
-        ]
         recording = of[option.model]
-        assert recording.timing is not None
-        assert recording.scoring is not None
-        told = []
-        for one in runs:
-            lengths, prompt = _drawn(one, recording.pool)
-            scored = recording.scoring.seconds.of(len(lengths), sum(lengths))
-            extra = scored if isinstance(option.strategy, WeightedVote) else 0.0
-            told.append(recording.timing.batch_seconds(lengths, prompt) + extra)
+        count = len(recording.pool.questions)
+        runs = [one for one in lives if one.plan == str(option) and one.puzzle < count]
+        replayer = Replayer({POLICY: recording})
+        told = [
+            replayer.play(option.strategy, one.puzzle, Budget(seconds=_HOUR), seed=order).seconds
+            or 0
+            for one in runs
+            for order in range(_ORDERS)
+        ]
         measured = float(np.mean([one.seconds or 0.0 for one in runs]))
         found[str(option)] = [round(measured, 4), round(float(np.mean(told)), 4)]
     return found

@@ -21,7 +21,15 @@ from langchain_pareto.backends.loading import load
 from langchain_pareto.budget import Budget
 from langchain_pareto.ledger import Account
 from langchain_pareto.planning.catalogue import Option
-from langchain_pareto.strategies import DVTS, Rebase, Single, Strategy, Vote, WeightedVote
+from langchain_pareto.strategies import (
+    DVTS,
+    BestOfN,
+    Rebase,
+    Single,
+    Strategy,
+    Vote,
+    WeightedVote,
+)
 from langchain_pareto.strategies.process_reward import ProcessReward
 from langchain_pareto.strategies.run import Outcome, run
 from langchain_pareto.strategies.settings import Role, Settings
@@ -41,6 +49,7 @@ PATH = LIVE / "trees.jsonl"
 PUZZLES = 1000
 TOKENS = (40, 56, 78, 109, 153, 214, 299, 418, 584, 817, 1143, 1600)  # budgets
 LONGEST = 400  # tokens of a sample
+ENOUGH = 0.9  # a score at which the best of n stops, near those that the planner proposes
 HOT = Sampling(temperature=0.9)  # of searches: chosen on validation puzzles for M
 SAMPLINGS = {  # of whole answers, as examples/nano chose them
     "S": Sampling(temperature=0.8, top_p=0.95),
@@ -72,8 +81,20 @@ LEAST = dict(
 CHECKS = tuple(
     Option(strategy, {"policy": model})
     for model, strategies in {
-        "S": (Single(), Vote(n=16, adaptive=False), WeightedVote(n=16)),
-        "M": (Single(), Vote(n=8, adaptive=False), WeightedVote(n=4), WeightedVote(n=16)),
+        "S": (
+            Single(),
+            Vote(n=16, adaptive=False),
+            WeightedVote(n=4),
+            WeightedVote(n=16),
+            BestOfN(n=32, threshold=ENOUGH),
+        ),
+        "M": (
+            Single(),
+            Vote(n=8, adaptive=False),
+            WeightedVote(n=4),
+            WeightedVote(n=16),
+            BestOfN(n=32, threshold=ENOUGH),
+        ),
         "L": (Single(), Vote(n=4, adaptive=False)),
     }.items()
     for strategy in strategies

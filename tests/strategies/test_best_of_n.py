@@ -309,6 +309,21 @@ async def test_a_broken_scorer_is_told_at_once():
     assert backend.meter.new_tokens == len("Answer: 1") + 1
 
 
+async def test_what_nobody_can_score_is_not_drawn():
+    """Where the scorer's own money is out no sample can be good enough; what was drawn is the answer."""
+
+    class Twice:
+        async def score_in(self, search, thoughts):
+            await asyncio.sleep(0)
+            return [0.1 if thought.number <= 2 else None for thought in thoughts]
+
+    backend = ScriptedBackend(lambda _, i: f"Answer: {i}")
+    outcome = await run(BestOfN(threshold=1), backend, "q", settings=settings(Twice()))
+    assert len(outcome.thoughts) == 4  # 1, 1 and the 2 without a score
+    assert outcome.answer.thought.score == 0.1
+    assert outcome.stopped_by == "done"
+
+
 async def test_a_judge_that_compares_has_no_threshold():
     """A share of votes among two says nothing beside one among four."""
     backend = ScriptedBackend(["Answer: 1"])
