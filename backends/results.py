@@ -15,8 +15,9 @@ import torch
 from langchain_pareto.backends.base import Runner
 from langchain_pareto.backends.coupling import fitted
 from langchain_pareto.backends.draws import Guess, Row
+from langchain_pareto.backends.logit_passes import named_logprobs
 from langchain_pareto.backends.programs import Draw, Drawn, Named, Result
-from langchain_pareto.backends.sampling import Sampler, named_logprobs
+from langchain_pareto.backends.sampling import Sampler
 from langchain_pareto.backends.scheduler import Step
 from langchain_pareto.backends.sequences import Sequence as TokenSequence
 from langchain_pareto.errors import NumericalError, SettingError

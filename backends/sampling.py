@@ -26,8 +26,7 @@ race is run on that prefix alone.
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -48,37 +47,24 @@ from langchain_pareto.backends.logit_blocks import (
     leaders,
     write_peaks,
 )
+from langchain_pareto.backends.logit_passes import LOG2E, Passes
 from langchain_pareto.backends.warpers import Warpers, edit, prefix
 
 _NOISE_A, _NOISE_B = 0x21F0AAAD, 0x735A2D97  # lowbias32 (Wellons 2018), below 2^31
 
 _BEST = 16  # blocks raced exactly
-_CHUNK_CPU, _CHUNK_CUDA = 8192, 65536  # columns; 16 rows of float32 fit into an L2 cache on a CPU
 _TRIES = 4  # winners of the unfiltered race looked up in a wide nucleus before it is sorted
-_TOP = 20  # tokens in the mean of `top_logprobs`
-_LOG2E = math.log2(math.e)
-
 _NEUTRAL = Sampling()
 
 _Kind = Literal["greedy", "race", "ranked"]
 _Found = tuple[Tensor, Tensor]  # tokens (rows, 1), and whether they are sure (rows, 1)
 
 
-def named_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Raw log-softmax of a named token a row, float32, nats: (rows, vocab), (rows,) -> (rows,)."""
-    top = logits.amax(-1, keepdim=True).float()  # (rows, 1)
-    mass = torch.zeros_like(top)
-    for part in torch.split(logits, _CHUNK_CUDA, -1):
-        mass += ((part.float() - top) * _LOG2E).exp2_().sum(-1, keepdim=True)
-    named = logits.gather(1, ids.unsqueeze(1)).float()
-    return (named - top - mass.log()).squeeze(1)
-
-
 class Sampler:
     """Draws for all rows of a step; holds one thread's scratch memory and caches, no state."""
 
     def __init__(self) -> None:
-        self._scratch: dict[torch.device, Tensor] = {}
+        self._passes = Passes()
         self._tables: dict[torch.device, Tensor] = {}
         self._warpers: OrderedDict[tuple[object, ...], Warpers] = OrderedDict()
 
@@ -96,10 +82,10 @@ class Sampler:
         with torch.inference_mode(), torch.cuda.device_of(logits):
             logits = logits.detach()
             self._grow_table(block_count(logits) * BLOCK, logits.device)
-            raw = Peaks(logits, self._block_peaks)
+            raw = Peaks(logits, self._passes.peaks)
             edited = edit(logits, rows)
             x = logits if edited is None else edited
-            peaks = raw if edited is None else Peaks(edited, self._block_peaks)
+            peaks = raw if edited is None else Peaks(edited, self._passes.peaks)
             if edited is None and not stats:
                 alike = self._drawn_alike(x, peaks, rows)
                 if alike is not None:
@@ -111,7 +97,7 @@ class Sampler:
                 tokens[at] = self._coupled(tokens[at], x[at], peaks.take(at), some)
             columns = [tokens.double(), torch.isfinite(raw.top).double()]
             if stats:
-                columns += self._statistics(logits, raw, tokens)
+                columns += self._passes.statistics(logits, raw, tokens)
             return Draws(torch.cat(columns, 1))
 
     def distribution(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -119,7 +105,7 @@ class Sampler:
         with torch.inference_mode(), torch.cuda.device_of(logits):
             edited = edit(logits, rows)
             x = logits.detach() if edited is None else edited
-            return self._distribution(x, Peaks(x, self._block_peaks), rows)
+            return self._distribution(x, Peaks(x, self._passes.peaks), rows)
 
     def _tokens(self, x: Tensor, peaks: Peaks, rows: Sequence[Row]) -> Tensor:
         """Splits the rows by kind of draw, so that none pays for another's warpers: (rows, 1)."""
@@ -207,9 +193,9 @@ class Sampler:
         if usable(x.device):  # their logarithms, which rank alike
             peaks = gpu_draws.block_peaks(x)
             return gpu_draws.bounds(x, peaks, words, warpers.inverse_temperature, table)
-        rate = warpers.inverse_temperature.float() * _LOG2E  # (rows or 1, 1)
+        rate = warpers.inverse_temperature.float() * LOG2E  # (rows or 1, 1)
         bounds = torch.empty((x.shape[0], block_count(x)), device=x.device)
-        for start, f, h, spare in self._chunks(x):
+        for start, f, h, spare in self._passes.chunks(x):
             f.sub_(top).mul_(rate).exp2_()
             torch.bitwise_xor(table[start : start + f.shape[1]], words[:, :1], out=h)
             _mix(h, words[:, 1:], spare)
@@ -238,7 +224,7 @@ class Sampler:
         """
         top = peaks.top
         if warpers.needs_mass:
-            mass = self._mass(x, top, warpers.inverse_temperature)[0]
+            mass = self._passes.mass(x, top, warpers.inverse_temperature)[0]
         else:
             mass = torch.ones_like(top, dtype=torch.float64)
         values, ids = leaders(x, peaks, warpers.ranked)
@@ -295,7 +281,7 @@ class Sampler:
         top = peaks.top
         mass = torch.ones_like(top, dtype=torch.float64)
         if warpers.needs_mass:
-            mass = self._mass(x, top, warpers.inverse_temperature)[0]
+            mass = self._passes.mass(x, top, warpers.inverse_temperature)[0]
         p = torch.zeros((len(x), x.shape[1]), dtype=torch.float64, device=x.device)
         values, ids = leaders(x, peaks, warpers.ranked)
         logs, kept, done = prefix(values, top, warpers, mass, x.shape[1])
@@ -335,7 +321,7 @@ class Sampler:
         done = torch.zeros_like(tokens, dtype=torch.bool)
         for token in torch.split(finishers, 1, -1):
             value = x.gather(1, token).float()
-            before = self._mass_ahead(x, top, value, token, warpers)
+            before = self._passes.mass_ahead(x, top, value, token, warpers.inverse_temperature)
             logs = (value.double() - top) * warpers.inverse_temperature
             kept = (before < warpers.top_p * mass) & (logs >= warpers.log_min_p)
             kept &= warpers.top_k >= x.shape[1]
@@ -345,82 +331,11 @@ class Sampler:
                 break
         return tokens, done
 
-    def _mass_ahead(
-        self, x: Tensor, top: Tensor, value: Tensor, token: Tensor, warpers: Warpers
-    ) -> Tensor:
-        """Mass, as in `_mass`, of larger tokens and of equal ones with a lower id: (rows, 1)."""
-        rate = warpers.inverse_temperature.float() * _LOG2E
-        below = value.nextafter(torch.full_like(value, -math.inf))
-        mass = torch.zeros_like(value, dtype=torch.float64)
-        for start, f, h, spare in self._chunks(x):
-            lower_id = torch.arange(start, start + f.shape[1], device=x.device) < token
-            bar = torch.where(lower_id, below, value, out=spare.view(torch.float32))
-            e = torch.sub(f, top, out=h.view(torch.float32)).mul_(rate).exp2_()
-            mass += e.masked_fill_(f <= bar, 0.0).sum(-1, keepdim=True)
-        return mass
-
     def _sorted_race(
         self, x: Tensor, top: Tensor, words: Tensor, warpers: Warpers, mass: Tensor
     ) -> _Found:
         values, ids = x.float().sort(dim=-1, descending=True, stable=True)
         return self._prefix_race(values, ids, top, words, warpers, mass, x.shape[1])
-
-    def _statistics(self, logits: Tensor, peaks: Peaks, tokens: Tensor) -> list[Tensor]:
-        """Raw log-probability, entropy, mean of the top and the largest, in nats: each (rows, 1)."""
-        if logits.shape[1] <= SMALL:
-            return _small_statistics(logits, tokens)
-        top = peaks.top
-        mass, weighted = self._mass(logits, top, torch.ones_like(top), weighted=True)
-        log_mass = mass.log()
-        drawn = logits.gather(1, tokens).double() - top - log_mass
-        entropy = log_mass - weighted / mass
-        values, _ = block_tokens(
-            logits, peaks.blocks.topk(min(_TOP, block_count(logits)), sorted=False).indices
-        )
-        best = values.topk(min(_TOP, logits.shape[1]), sorted=False).values
-        mean = best.double().mean(-1, keepdim=True) - top - log_mass
-        return [drawn, entropy, mean, -log_mass]
-
-    def _mass(
-        self, x: Tensor, top: Tensor, inverse_temperature: Tensor, *, weighted: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Sums of e^y and, if weighted, y e^y; y = (x - top) / temperature: each (rows, 1)."""
-        rate = inverse_temperature.float() * _LOG2E
-        mass = torch.zeros((x.shape[0], 1), dtype=torch.float64, device=x.device)
-        weights = torch.zeros_like(mass)
-        for _, f, _, spare in self._chunks(x):
-            f.sub_(top).mul_(rate)
-            e = torch.exp2(f, out=spare.view(torch.float32))
-            mass += e.sum(-1, keepdim=True)
-            if weighted:
-                weights += f.clamp_min_(-1e4).mul_(e).sum(-1, keepdim=True)  # -inf * 0 is NaN
-        return mass, weights.mul_(math.log(2))
-
-    def _block_peaks(self, x: Tensor) -> Tensor:
-        """The largest logit of each block of tokens; a NaN is the largest: (rows, blocks)."""
-        if usable(x.device):
-            return gpu_draws.block_peaks(x)
-        peaks = torch.empty((x.shape[0], block_count(x)), device=x.device)
-        for start, f, _, _ in self._chunks(x):
-            write_peaks(f, start, peaks)
-        return peaks
-
-    def _chunks(self, x: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Columns of `x` as float32 scratch, chunk by chunk, and two int32 buffers alike."""
-        rows, vocab = x.shape
-        width = min(_CHUNK_CPU if x.device.type == "cpu" else _CHUNK_CUDA, block_count(x) * BLOCK)
-        scratch = self._scratch.get(x.device)
-        if scratch is None or scratch.shape[1] < rows * width:
-            scratch = torch.empty((3, rows * width), dtype=torch.int32, device=x.device)
-            self._scratch[x.device] = scratch
-        edges = [*range(0, vocab, width), vocab]
-        for start, end in pairwise(edges):
-            padded = -(-(end - start) // BLOCK) * BLOCK
-            f, h, spare = (part[: rows * padded].view(rows, padded) for part in scratch)
-            f = f.view(torch.float32)
-            f[:, : end - start].copy_(x[:, start:end])
-            f[:, end - start :].fill_(-math.inf)
-            yield start, f, h, spare
 
     def _warpers_of(self, samplings: tuple[Sampling, ...], x: Tensor) -> Warpers:
         """Settings as device tensors, the same ones while the batch keeps its settings."""
@@ -452,19 +367,6 @@ def _words(rows: Sequence[Row], device: torch.device) -> Tensor:
     """The two words of each row's key and position, on the device: (rows, 2)."""
     words = draw_words([row.key for row in rows], [row.position for row in rows])
     return torch.from_numpy(words).to(device, non_blocking=True)
-
-
-def _small_statistics(logits: Tensor, tokens: Tensor) -> list[Tensor]:
-    """The same as `Sampler._statistics`, where the whole distribution is no burden."""
-    logs = logits.double().log_softmax(-1)
-    best = logs.topk(min(_TOP, logs.shape[1]), sorted=False).values
-    entropy = torch.special.entr(logs.exp()).sum(-1, keepdim=True)
-    return [
-        logs.gather(1, tokens),
-        entropy,
-        best.mean(-1, keepdim=True),
-        best.amax(-1, keepdim=True),
-    ]
 
 
 def _mix(h: Tensor, second: Tensor, spare: Tensor) -> None:

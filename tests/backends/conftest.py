@@ -517,4 +517,5 @@ needs_kernels = [
         not (torch.cuda.is_available() or INTERPRETED),
         reason="there is no CUDA device, and Triton does not interpret",
     ),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # of numpy, which interprets them
 ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import INTERPRETED, KERNEL_DTYPES, KERNELS_ON, needs_kernels
 
-from langchain_pareto.backends import sampling
+from langchain_pareto.backends import logit_passes, sampling
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.draws import Row
 from langchain_pareto.backends.keys import root_key
@@ -34,7 +34,8 @@ def both(logits: torch.Tensor, rows: list[Row], monkeypatch: pytest.MonkeyPatch,
     """What the host gets of draws without and with the kernels."""
     out = []
     for kernels in (False, True):
-        monkeypatch.setattr(sampling, "usable", lambda _, kernels=kernels: kernels)
+        for module in (sampling, logit_passes):
+            monkeypatch.setattr(module, "usable", lambda _, kernels=kernels: kernels)
         out.append(Sampler().draw(logits.to(KERNELS_ON), rows, **kwargs).to_host())
     return out
 

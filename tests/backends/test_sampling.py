@@ -19,7 +19,8 @@ from transformers import (
 from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.draws import HostDraws, Row
 from langchain_pareto.backends.keys import MASK64, child_key, root_key
-from langchain_pareto.backends.sampling import Sampler, named_logprobs
+from langchain_pareto.backends.logit_passes import named_logprobs
+from langchain_pareto.backends.sampling import Sampler
 
 Floats = NDArray[np.float64]
 PLAIN = Sampling(temperature=1.0)
