@@ -7,7 +7,7 @@ Knows branches and requests; knows no strategy, no scorer and no offer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,9 @@ class Drawing:
     root: Thought
     sizing: Sizing
 
-    async def drawn(self, thoughts: Sequence[Thought], until: Until) -> AsyncIterator[Thought]:
+    async def drawn(
+        self, thoughts: Sequence[Thought], until: Until
+    ) -> AsyncGenerator[Thought, None]:
         """A continuation of each that has room for a token, as they finish; leaving early cancels the rest.
 
         They are drawn in waves: as many side by side as the room holds at their likely length, at least one (wide waves on a

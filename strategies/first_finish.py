@@ -6,6 +6,7 @@ A reasoning model's shorter traces are right more often than its longer ones, an
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Literal
 
 from pydantic import Field
@@ -31,9 +32,10 @@ class FirstFinish(Strategy):
     async def run(self, search: Search) -> Answer:
         """As many as there are, until enough have ended."""
         drawn = list[Thought]()
-        async for thought in search.samples(search.root, self.n):
-            drawn.append(thought)
-            search.offer(leader(drawn))
-            if sum(t.finished for t in drawn) >= self.take:
-                break
+        async with aclosing(search.samples(search.root, self.n)) as ended:
+            async for thought in ended:
+                drawn.append(thought)
+                search.offer(leader(drawn))
+                if sum(t.finished for t in drawn) >= self.take:
+                    break
         return leader(drawn)

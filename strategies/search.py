@@ -8,7 +8,7 @@ spent. Every finished sample is offered by itself, so whenever the run ends ther
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -108,12 +108,11 @@ class Search:
         drawn = [t async for t in self._drawing.drawn(thoughts, until)]
         return sorted(drawn, key=lambda t: t.number)
 
-    async def samples(
+    def samples(
         self, thought: Thought, n: int, until: Until = ANSWER
-    ) -> AsyncIterator[Thought]:
-        """Up to `n` continuations, each as it finishes; leaving early cancels the rest."""
-        async for drawn in self._drawing.drawn([thought] * n, until):
-            yield drawn
+    ) -> AsyncGenerator[Thought, None]:
+        """Up to `n` continuations, each as it finishes; leaving early cancels the rest, once it is closed."""
+        return self._drawing.drawn([thought] * n, until)
 
     def append(self, thought: Thought, text: str) -> Thought | None:
         """A thought that nobody samples: `text` after that of `thought`, in place of a mark or an end that was drawn beyond it.

@@ -5,7 +5,8 @@ POOLS is a folder of `*.jsonl.gz`, one line a question: `{"question": id, "answe
 right, -1 no answer. Our `Vote` runs as it is, over samples in a drawn order; its_hub's rules are written out below (version 1.2.0, Apache 2.0:
 its ideas, not its code). AdaptiveSelfConsistency draws 2 samples and doubles them until 75 % agree. BetaSelfConsistency asks for all
 at once and cancels what is under way once P(leader's share > 1/2) >= 0.95: what was cancelled has cost tokens, as many as the last
-sample that counted; `kind` leaves those out, as if its samples came one by one, and no server could do better.
+sample that counted; `kind` leaves those out, as if its samples came one by one, and no server could do better. `both at once` is our
+vote as it runs under a deadline, with what it cancels counted alike.
 
 For each rival and pool: the fewest tokens of ours, over the thresholds, whose accuracy is not lower by more than 0.5 points (the
 lower end of the paired 95 % interval over questions), and the ratio of its tokens to ours. Every figure is a mean over orders of the samples.
@@ -16,7 +17,7 @@ import gzip
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -50,15 +51,16 @@ class Spent(NamedTuple):
 
     right: bool
     tokens: int
+    steps: int = 0  # one after the other, of what runs side by side
 
 
 class Recorded:
-    """As much of a Search as a vote needs, over recorded samples."""
+    """As much of a Search as a vote needs, over recorded samples; under a deadline they come in the order in which they end."""
 
-    has_deadline = False
+    root = Thought("")
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples, self.drawn = samples, 0
+    def __init__(self, samples: Sequence[Sample], *, has_deadline: bool = False) -> None:
+        self._samples, self.drawn, self.has_deadline = samples, 0, has_deadline
 
     def at_temperature(self, _: float | None) -> "Recorded":
         """The samples are what they are."""
@@ -73,24 +75,39 @@ class Recorded:
 
     async def run(self, _: Strategy, n: int) -> list[Thought]:
         """The next `n`."""
-        first, self.drawn = self.drawn, self.drawn + n
-        return [
-            Thought(
-                "",
-                answer=None if sample.answer < 0 else str(sample.answer),
-                finish="eos",
-                number=i,
-            )
-            for i, sample in enumerate(self._samples[first : self.drawn], first + 1)
-        ]
+        return [thought async for thought in self.samples(self.root, n)]
+
+    async def samples(self, _: Thought, n: int) -> AsyncGenerator[Thought, None]:
+        """The next `n`, one by one."""
+        for sample in self._samples[self.drawn : self.drawn + n]:
+            self.drawn += 1
+            answer = None if sample.answer < 0 else str(sample.answer)
+            yield Thought("", answer=answer, finish="eos", number=self.drawn)
 
 
 def ours(samples: Sequence[Sample], threshold: float) -> Spent:
-    """The vote of this library."""
-    recorded = Recorded(samples)
+    """The vote of this library, in waves."""
+    right, drawn = _vote(Recorded(samples), threshold)
+    return Spent(right, _tokens(samples[:drawn]))
+
+
+def ours_at_once(samples: Sequence[Sample], threshold: float) -> Spent:
+    """The same under a deadline: all at once, until it is decided."""
+    ended = by_length(samples)
+    right, drawn = _vote(Recorded(ended, has_deadline=True), threshold)
+    return Spent(right, _tokens_at_once(ended, drawn), ended[drawn - 1].tokens)
+
+
+def everything(samples: Sequence[Sample]) -> Spent:
+    """A vote that waits for all."""
+    return Spent(_right(samples), _tokens(samples), max(s.tokens for s in samples))
+
+
+def _vote(recorded: Recorded, threshold: float) -> tuple[bool, int]:
+    """Whether the answer is right, and how many voted."""
     vote = Vote(n=BUDGET, threshold=threshold)
     answer = asyncio.run(vote.run(cast("Search", recorded)))
-    return Spent(answer.thought.answer == "0", _tokens(samples[: recorded.drawn]))
+    return answer.thought.answer == "0", recorded.drawn
 
 
 def doubling(samples: Sequence[Sample]) -> Spent:
@@ -106,10 +123,20 @@ def doubling(samples: Sequence[Sample]) -> Spent:
 
 def beta(samples: Sequence[Sample], *, kind: bool) -> Spent:
     """its_hub's BetaSelfConsistency, threshold 0.95: all run side by side at the same speed; `kind` counts only those that came to their end."""
-    ended = samples if kind else sorted(samples, key=lambda s: s.tokens)
+    ended = samples if kind else by_length(samples)
     n = next((n for n in range(2, BUDGET) if _sure(ended[:n])), BUDGET)
-    under_way = 0 if kind else ended[n - 1].tokens * (BUDGET - n)
-    return Spent(_right(ended[:n]), _tokens(ended[:n]) + under_way)
+    tokens = _tokens(ended[:n]) if kind else _tokens_at_once(ended, n)
+    return Spent(_right(ended[:n]), tokens)
+
+
+def by_length(samples: Sequence[Sample]) -> list[Sample]:
+    """As they end where all run side by side at the same speed."""
+    return sorted(samples, key=lambda s: s.tokens)
+
+
+def _tokens_at_once(ended: Sequence[Sample], n: int) -> int:
+    """What is spent when the first `n` have ended, and the others are cancelled."""
+    return _tokens(ended[:n]) + ended[n - 1].tokens * (len(ended) - n)
 
 
 def _sure(samples: Sequence[Sample]) -> bool:
@@ -131,7 +158,7 @@ def _tokens(samples: Iterable[Sample]) -> int:
     return sum(s.tokens for s in samples)
 
 
-Figures = npt.NDArray[np.float64]  # (questions, 2): accuracy and tokens, means over orders
+Figures = npt.NDArray[np.float64]  # (questions, 3): accuracy, tokens and steps, means over orders
 
 
 def replay(pool: Sequence[Sequence[Sample]], rule: Callable[[Sequence[Sample]], Spent]) -> Figures:
@@ -161,6 +188,19 @@ def _lower(ours: Figures, theirs: Figures) -> float:
     return bootstrap(len(difference), lambda rows: float(difference[rows].mean()))[0]
 
 
+def _waited_for(path: Path, ours: Figures, theirs: Figures) -> dict[str, object]:
+    """The vote as it runs under a deadline, against one that waits for every sample."""
+    (right, tokens, steps), (all_right, all_tokens, all_steps) = ours.mean(0), theirs.mean(0)
+    return {
+        "bench": "adaptive",
+        "row": f"{path.name[:-9]}: the vote of all, at once",
+        "accuracy": round(100 * all_right, 2),
+        "our accuracy": round(100 * right, 2),
+        "fewer tokens": round(all_tokens / tokens, 3),
+        "fewer steps": round(all_steps / steps, 3),
+    }
+
+
 def main() -> None:
     """Reads the command line of the module's docstring."""
     if len(sys.argv) != 2:
@@ -169,16 +209,21 @@ def main() -> None:
     paths = sorted(Path(sys.argv[1]).glob("*.jsonl.gz"))
     for path in paths:
         pool = read(path)
-        votes = {
-            threshold: replay(pool, lambda samples, t=threshold: ours(samples, t))  # type: ignore[misc]
-            for threshold in THRESHOLDS
-        }
+        waves, at_once = (
+            {t: replay(pool, lambda samples, t=t, rule=rule: rule(samples, t)) for t in THRESHOLDS}  # type: ignore[misc]
+            for rule in (ours, ours_at_once)
+        )
+        at_their_pace = replay(pool, lambda samples: beta(samples, kind=False))
         rivals = {
-            "AdaptiveSelfConsistency": replay(pool, doubling),
-            "BetaSelfConsistency": replay(pool, lambda samples: beta(samples, kind=False)),
-            "BetaSelfConsistency, kind": replay(pool, lambda samples: beta(samples, kind=True)),
+            "AdaptiveSelfConsistency": (replay(pool, doubling), waves),
+            "BetaSelfConsistency": (at_their_pace, waves),
+            "BetaSelfConsistency, both at once": (at_their_pace, at_once),
+            "BetaSelfConsistency, kind": (
+                replay(pool, lambda samples: beta(samples, kind=True)),
+                waves,
+            ),
         }
-        for name, theirs in rivals.items():
+        for name, (theirs, votes) in rivals.items():
             fair = {t: v for t, v in votes.items() if _lower(v, theirs) >= -MARGIN}
             best = min(fair, key=lambda t: fair[t][:, 1].mean(), default=None)
             row: dict[str, object] = {"bench": "adaptive", "row": f"{path.name[:-9]}: {name}"}
@@ -191,6 +236,7 @@ def main() -> None:
                 row |= {"threshold": best, "our accuracy": round(100 * mine[:, 0].mean(), 2)}
                 row |= {"our tokens": round(mine[:, 1].mean()), "ratio": round(ratio, 3)}
             print(json.dumps(row), flush=True)
+        print(json.dumps(_waited_for(path, at_once[0.95], replay(pool, everything))), flush=True)
     for name in rivals:
         print(json.dumps({"bench": "adaptive", "row": f"fewer tokens than {name}", "pools": won[name], "of": len(paths)}))  # fmt: skip
 

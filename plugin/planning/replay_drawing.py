@@ -7,7 +7,7 @@ Knows one question put to one model, and what is left to pay with; knows no stra
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from langchain_pareto.backends.base import Usage
 from langchain_pareto.backends.recorded_samples import CUT, text_of
@@ -46,7 +46,7 @@ class ReplayDrawing:
             n -= width
         return out
 
-    async def as_they_end(self, n: int) -> AsyncIterator[Thought]:
+    async def as_they_end(self, n: int) -> AsyncGenerator[Thought, None]:
         """Up to `n` samples, the shortest first; leaving early ends the others."""
         await self._prefill(n)
         while n > 0:

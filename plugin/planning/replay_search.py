@@ -8,7 +8,7 @@ temperatures are the pool's.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import NoReturn
@@ -91,7 +91,9 @@ class ReplaySearch(Search):
         self._check(thoughts, until)
         return await self._draws.drawn(len(thoughts))
 
-    def samples(self, thought: Thought, n: int, until: Until = ANSWER) -> AsyncIterator[Thought]:
+    def samples(
+        self, thought: Thought, n: int, until: Until = ANSWER
+    ) -> AsyncGenerator[Thought, None]:
         self._check([thought], until)
         return self._draws.as_they_end(n)
 

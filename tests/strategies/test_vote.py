@@ -1,5 +1,6 @@
 """The vote: who votes, who leads, and when it is decided."""
 
+import asyncio
 from fractions import Fraction
 from math import comb, factorial
 
@@ -193,9 +194,27 @@ async def test_a_plain_vote_draws_all():
     assert len((await vote([1], n=9, adaptive=False)).thoughts) == 9
 
 
-async def test_under_a_deadline_the_first_wave_has_all():
-    """Time is saved by width: one wave of all n."""
-    assert len((await vote([1], "60 s", n=9)).thoughts) == 9
+async def test_under_a_deadline_all_are_drawn_at_once_and_stragglers_are_not_awaited(ask, until):
+    """Time is saved by width: samples vote as they end, and what is under way when that decides the vote is cancelled, and paid."""
+    long = "a long way round, then Answer: 1"
+    backend = ScriptedBackend([long, "Answer: 2", long, "Answer: 2.", long], manual=True)
+    running = asyncio.create_task(ask(Vote(n=5, threshold=0.8), backend, "60 s"))
+    await until(lambda: len(backend.draws) == 5)
+    backend.step(10)
+    await until(lambda: sum(d.future.done() for d in backend.draws) == 1)
+    assert not running.done()  # one vote decides nothing
+    backend.step(1)
+    outcome = await running
+    assert [t.number for t in outcome.thoughts if t.finished] == [2, 4]
+    assert (outcome.answer.thought.answer, outcome.answer.share) == ("2", 1.0)
+    assert outcome.spent.tokens == 10 + 4 * 11
+    assert outcome.stopped_by == "done"
+
+
+@pytest.mark.parametrize("options", [{"adaptive": False}, {"of": BestOfN(n=1)}])
+async def test_what_has_to_come_to_an_end_does_so_under_a_deadline_too(options):
+    """A vote that does not stop early, and voters that are searches."""
+    assert len((await vote([1], "60 s", n=9, **options)).thoughts) == 9
 
 
 async def test_money_ends_a_vote_with_what_there_is():
