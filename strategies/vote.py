@@ -3,8 +3,8 @@ Majority vote over answers (self-consistency, Wang et al. 2022, arXiv 2203.11171
 
 Adaptive-Consistency (Aggarwal et al. 2023, arXiv 2305.11860, eq. 4): with v1 votes for the leader and v2 for the runner-up, stop when
 P(X > 1/2) >= threshold for X ~ Beta(v1 + 1, v2 + 1). The posterior is looked at between waves, in order of drawing; a wave is as wide
-as can decide the vote, which wastes no sample and asks for no more rounds than that needs. Where time is short it is looked at whenever
-a sample ends: nobody waits for stragglers, which are right less often (Agarwal et al. 2025, arXiv 2505.18149).
+as can decide the vote, which wastes no sample and asks for no more rounds than that needs. Under a deadline it is looked at whenever
+a sample ends: nobody waits for stragglers, whose answers seldom change the vote (Agarwal et al. 2025, arXiv 2505.18149).
 """
 
 from __future__ import annotations
@@ -32,13 +32,18 @@ from langchain_pareto.strategies.worth import worth
 if TYPE_CHECKING:
     from langchain_pareto.strategies import AnyStrategy
 
+# The part of the doubt that is allowed where samples vote as they end: the first to end are no fair sample of all. On recorded reasoning
+# (MATH-500, GPQA) all of it loses up to 0.8 points to the vote of all, a fifth up to 0.3, in 1.6 to 4 times less time.
+_HASTE = 0.2
+
 
 class Vote(Strategy):
     """Samples up to `n` answers and returns a sample of the class that most agree on.
 
     With `adaptive`, stops once the leader is ahead with probability `threshold`, or cannot be overtaken. A wave has as many samples as
-    could decide that if they agreed, or `wave`. Under a deadline all are drawn at once, vote as they end, and those that are not needed
-    are cancelled; where `of` is no single sample, all `n` end. A sample that was cut off, or has no answer, does not vote.
+    could decide that if they agreed, or `wave`. Under a deadline all are drawn at once and vote as they end; once no more than a fifth of
+    that doubt is left (whoever ends first is no fair sample of all) the rest is cancelled. Where `of` is no single sample, all `n` end. A
+    sample that was cut off, or has no answer, does not vote.
     """
 
     kind: Literal["vote"] = "vote"
@@ -59,7 +64,7 @@ class Vote(Strategy):
     async def continue_from(self, search: Search, drawn: Sequence[Thought]) -> Answer:
         """The vote, with what is drawn already."""
         thoughts = list(drawn)
-        while not self._over(thoughts):
+        while not self._over(thoughts, self.threshold):
             races, left = leads(thoughts), self.n - len(thoughts)
             async with search.turn(worth(max(doubt(*race) for race in races), len(thoughts))):
                 if self.adaptive and search.has_deadline:
@@ -84,19 +89,20 @@ class Vote(Strategy):
             thoughts += await search.run(self.of, left)
             return
         own = search.at_temperature(self.of.temperature)
+        threshold = 1 - _HASTE * (1 - self.threshold)
         async with aclosing(own.samples(own.root, left)) as ended:
             async for thought in ended:
                 thoughts.append(thought)
                 search.offer(leader(thoughts))
-                if self._over(thoughts):
+                if self._over(thoughts, threshold):
                     break
 
-    def _over(self, thoughts: Sequence[Thought]) -> bool:
+    def _over(self, thoughts: Sequence[Thought], threshold: float) -> bool:
         """Whether no more are to be drawn."""
         left = self.n - len(thoughts)
         if left <= 0 or not self.adaptive:
             return left <= 0
-        return all(decided(*race, left, self.threshold) for race in leads(thoughts))
+        return all(decided(*race, left, threshold) for race in leads(thoughts))
 
 
 def leads(thoughts: Sequence[Thought]) -> list[tuple[int, int]]:

@@ -155,11 +155,9 @@ def recordings(of: Mapping[str, Pool], lives: Sequence[Live]) -> dict[str, Recor
         if one.seconds is not None:
             by[one.plan].append(one)
     timings = {name: _timed(name, pool, by) for name, pool in of.items()}
-    scoring = {name: _score_time(name, pool, timings[name], by) for name, pool in of.items()}
-    large = scoring["L"] or scoring["M"] or ScorerCost()  # of its own there are no scored runs
+    scoring = _scoring(of, timings, by)
     return {
-        name: Recording(pool, timing=timings[name], scoring=scoring[name] or large)
-        for name, pool in of.items()
+        name: Recording(pool, timing=timings[name], scoring=scoring) for name, pool in of.items()
     }
 
 
@@ -178,22 +176,20 @@ def _timed(name: str, pool: Pool, by: Mapping[str, list[Live]]) -> Timed:
     return Timed(model, right * steps, right * draw)
 
 
-def _score_time(
-    name: str, pool: Pool, timing: Timed, by: Mapping[str, list[Live]]
-) -> ScorerCost | None:
-    """By what weighted votes took beyond their draws, each plan once; None where there were none."""
+def _scoring(
+    of: Mapping[str, Pool], timings: Mapping[str, Timed], by: Mapping[str, list[Live]]
+) -> ScorerCost:
+    """By what weighted votes took beyond their draws, each plan once; of all models, for one scorer reads what any of them wrote."""
     features, seconds = list[tuple[float, float]](), list[float]()
     for option in CHECKS:
-        if option.model == name and isinstance(option.strategy, WeightedVote):
+        if isinstance(option.strategy, WeightedVote):
+            timing, pool = timings[option.model], of[option.model]
             beyond = [
                 (one.seconds or 0.0) - timing.batch_seconds(*_drawn(one, pool))
                 for one in by[str(option)]
             ]
             features.append((1.0, option.strategy.n))
             seconds.append(max(1e-4, float(np.mean(beyond))))
-    if len(features) < 2:  # too few to tell a call from its texts
-        alone = Work(text=seconds[0] / features[0][1]) if features else None
-        return alone and ScorerCost(alone)
     return ScorerCost(Work(*fit(features, seconds)))
 
 

@@ -235,6 +235,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--n", type=int, nargs="+", default=[4, 16, 64])
     options = parser.parse_args()
+    if min(options.problems, *options.n) < 1:
+        parser.error("--problems and --n are at least 1")
     torch.set_num_threads(1)
     if options.task == "wall":
         with (
