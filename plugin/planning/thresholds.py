@@ -17,6 +17,7 @@ from langchain_pareto.planning.pool import Floats
 COSTS = (0.2, 0.05, 0.01, 0.002)  # of a sample, as shares of what lies between high and low scores
 _LOW, _HIGH = 0.05, 0.95  # quantiles: a few scores far out are no scale
 _FINE = 1000  # of what lies between: as exactly as a threshold is told
+_TINY = 1e-300  # what lies between may be so little that its parts are no floats
 
 
 def thresholds(scores: Floats) -> tuple[float, ...]:
@@ -32,6 +33,14 @@ def thresholds(scores: Floats) -> tuple[float, ...]:
     ranks = np.arange(1, len(known) + 1)
     gains = (np.cumsum(known) - ranks * known) / scores.size  # expected, over each score
     found = known[np.searchsorted(gains, np.array(COSTS) * spread, side="right") - 1]
-    digits = _FINE / 10.0 ** math.floor(math.log10(spread))
-    rounded = (math.floor(score * digits) / digits for score in found)
+    rounded = (_rounded_down(float(score), spread) for score in found)
     return tuple(dict.fromkeys(score for score in rounded if score > scores.min()))
+
+
+def _rounded_down(score: float, spread: float) -> float:
+    """To the last digit that is told; as it is, where floats cannot say that."""
+    if not _TINY < spread < 1 / _TINY:
+        return score
+    digits = _FINE / 10.0 ** math.floor(math.log10(spread))
+    scaled = score * digits
+    return math.floor(scaled) / digits if math.isfinite(scaled) else score

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from langchain_pareto.planning.thresholds import COSTS, thresholds
 
@@ -54,6 +54,8 @@ def test_what_passes_is_enough_where_the_rest_could_not_be_scored():
 
 
 @given(SCORES)
+@example([0.0, 9.8e-306])
+@example([0.0] * 30 + [1.0] * 30 + [1e307])
 def test_each_threshold_is_reached_by_some_and_not_by_all(scores):
     """They rise, and no two are the same."""
     found = thresholds(np.array(scores, np.float64))
