@@ -84,6 +84,7 @@ CHECKS = tuple(
         "S": (
             Single(),
             Vote(n=16, adaptive=False),
+            WeightedVote(n=1),
             WeightedVote(n=4),
             WeightedVote(n=16),
             BestOfN(n=32, threshold=ENOUGH),
@@ -91,6 +92,7 @@ CHECKS = tuple(
         "M": (
             Single(),
             Vote(n=8, adaptive=False),
+            WeightedVote(n=1),
             WeightedVote(n=4),
             WeightedVote(n=16),
             BestOfN(n=32, threshold=ENOUGH),
