@@ -8,7 +8,6 @@ sample is worth; the planner measures several.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
@@ -73,20 +72,13 @@ class BestOfN(Strategy):
             thoughts += new
             try:
                 await search.score(new)
-                unpaid = _unpaid(new)
             except NothingScoredError as error:
-                unscored, unpaid = error, False  # a wave may be a single sample: the next may do
+                unscored = error  # of a wave that may be a single sample: the next may do
             best = search.best(thoughts)
             if best.thought.finished:
                 search.offer(best)
-            if len(new) < wanted or unpaid:
+            if len(new) < wanted:
                 break  # no more can be paid for
         if unscored is not None and all(thought.score is None for thought in thoughts):
             raise unscored
         return search.best(thoughts)
-
-
-def _unpaid(thoughts: Sequence[Thought]) -> bool:
-    """Whether there was no room to score any: then there is none for the next ones."""
-    scores = [thought.score for thought in thoughts if thought.whole]
-    return bool(scores) and all(score is None for score in scores)

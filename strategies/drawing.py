@@ -36,8 +36,9 @@ class Drawing:
 
     async def drawn(
         self, thoughts: Sequence[Thought], until: Until
-    ) -> AsyncGenerator[Thought, None]:
-        """A continuation of each that has room for a token, as they finish; leaving early cancels the rest.
+    ) -> AsyncGenerator[list[Thought], None]:
+        """A continuation of each that has room for a token, as they finish, those that finish together in one list, the shortest first;
+        leaving early cancels the rest.
 
         They are drawn in waves: as many side by side as the room holds at their likely length, at least one (wide waves on a
         tight budget only cut each other off). A wave starts when the one before it has ended, so what is drawn does not depend on
@@ -53,10 +54,10 @@ class Drawing:
             width = self.sizing.width(rest, until)
             wave, rest = rest[:width], rest[width:]
             async with aclosing(self._wave(wave, until)) as draws:
-                async for one in draws:
-                    refused = refused or one is None
-                    if one is not None:
-                        yield one
+                async for ended in draws:
+                    refused = refused or None in ended
+                    # of those that are seen at once, the shortest ended first
+                    yield sorted(filter(None, ended), key=lambda t: (len(t.tokens), t.number))
 
     def append(self, thought: Thought, text: str) -> Thought | None:
         """Text of the host's after that of `thought`, instead of what was drawn beyond it; None where the context is too short."""
@@ -93,7 +94,7 @@ class Drawing:
 
     async def _wave(
         self, thoughts: Sequence[Thought], until: Until
-    ) -> AsyncGenerator[Thought | None, None]:
+    ) -> AsyncGenerator[list[Thought | None], None]:
         """A continuation of each, as they finish, or None for what did not fit."""
         share = self.sizing.share(len(thoughts))
         draws = [self._draw(self._placed(thought), until, share) for thought in thoughts]
@@ -103,12 +104,7 @@ class Drawing:
                 done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
                 if errors := [e for task in done if (e := task.exception()) is not None]:
                     raise errors[0]
-                results = [task.result() for task in done]
-                if None in results:
-                    yield None
-                # of those that are seen at once, the shortest ended first
-                for one in sorted(filter(None, results), key=lambda t: (len(t.tokens), t.number)):
-                    yield one
+                yield [task.result() for task in done]
         finally:
             for task in flying:
                 task.cancel()

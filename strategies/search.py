@@ -9,7 +9,7 @@ spent. Every finished sample is offered by itself, so whenever the run ends ther
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -105,13 +105,22 @@ class Search:
 
     async def expand(self, thoughts: Sequence[Thought], until: Until = STEP) -> list[Thought]:
         """One continuation of each thought, which may be named several times, in that order; fewer when no more can be paid for."""
-        drawn = [t async for t in self._drawing.drawn(thoughts, until)]
+        drawn = [t async for ended in self._drawing.drawn(thoughts, until) for t in ended]
         return sorted(drawn, key=lambda t: t.number)
 
-    def samples(
+    async def samples(
         self, thought: Thought, n: int, until: Until = ANSWER
     ) -> AsyncGenerator[Thought, None]:
-        """Up to `n` continuations, each as it finishes; leaving early cancels the rest, once it is closed."""
+        """Up to `n` continuations, each as it finishes; leaving early cancels the rest, once this is closed."""
+        async with aclosing(self.groups(thought, n, until)) as groups:
+            async for ended in groups:
+                for one in ended:
+                    yield one
+
+    def groups(
+        self, thought: Thought, n: int, until: Until = ANSWER
+    ) -> AsyncGenerator[list[Thought], None]:
+        """The same, those that finish together in one list, the shortest first; a list may be empty."""
         return self._drawing.drawn([thought] * n, until)
 
     def append(self, thought: Thought, text: str) -> Thought | None:

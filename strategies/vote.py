@@ -65,15 +65,15 @@ class Vote(Strategy):
         """The vote, with what is drawn already."""
         thoughts = list(drawn)
         while not self._over(thoughts, self.threshold):
-            races, left = leads(thoughts), self.n - len(thoughts)
-            async with search.turn(worth(max(doubt(*race) for race in races), len(thoughts))):
+            left = self.n - len(thoughts)
+            unsure = max(doubt(*race) for race in leads(thoughts))
+            async with search.turn(worth(unsure, len(thoughts))):
                 if self.adaptive and search.has_deadline:
                     await self._race(search, thoughts)
                     break
                 wanted = left
                 if self.adaptive:
-                    deciding = (least_deciding(*race, left, self.threshold) for race in races)
-                    wanted = min(left, self.wave or max(deciding))
+                    wanted = min(left, self.wave or self._deciding(thoughts, self.threshold))
                 new = await search.run(self.of, wanted)
             thoughts += new
             if thoughts:
@@ -90,12 +90,21 @@ class Vote(Strategy):
             return
         own = search.at_temperature(self.of.temperature)
         threshold = 1 - _HASTE * (1 - self.threshold)
-        async with aclosing(own.samples(own.root, left)) as ended:
-            async for thought in ended:
-                thoughts.append(thought)
+        due = self.n - left + self._deciding(thoughts, threshold)
+        async with aclosing(own.groups(own.root, left)) as groups:
+            async for ended in groups:
+                thoughts += ended
+                if len(thoughts) < due:
+                    continue  # all votes for one would not decide it; to count them each time is slow
                 search.offer(leader(thoughts))
                 if self._over(thoughts, threshold):
                     break
+                due = len(thoughts) + self._deciding(thoughts, threshold)
+
+    def _deciding(self, thoughts: Sequence[Thought], threshold: float) -> int:
+        """How many more samples could decide the vote, if they agreed."""
+        left = self.n - len(thoughts)
+        return max(least_deciding(*race, left, threshold) for race in leads(thoughts))
 
     def _over(self, thoughts: Sequence[Thought], threshold: float) -> bool:
         """Whether no more are to be drawn."""

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_pareto.planning.catalogue import Option
+from langchain_pareto.strategies import BestOfN
+
 if TYPE_CHECKING:
     from end_to_end import Judged, Table
 
@@ -14,17 +17,35 @@ SHOWN = {  # fixed strategies with a colour, by what the catalogue calls them
     "one sample by M": "tab:olive",
     "adaptive vote of 8 by M": "tab:purple",
     "weighted vote of 16 by S": "tab:brown",
-    "weighted vote of 4 by M": "tab:pink",
+    "weighted vote of 4 by M": "tab:gray",
     "weighted vote of 16 by M": "tab:blue",
-    "weighted vote of 16 by L": "tab:gray",
     "rebase(n=4) by M": "tab:green",
     "rebase() by M": "tab:orange",
+    "dvts() by M": "gold",
 }
-NAMES = {"rebase(n=4) by M": "REBASE of 4 by M", "rebase() by M": "REBASE of 16 by M"}
+# The best of n until one is good enough, at the lowest threshold of each model.
+STOPPED = {"M": "tab:red", "L": "tab:pink"}
+NAMES = {
+    "rebase(n=4) by M": "REBASE of 4 by M",
+    "rebase() by M": "REBASE of 16 by M",
+    "dvts() by M": "DVTS of 16 by M",
+}
 LABELS = {
     "tokens": "tokens a puzzle, at most",
     "seconds": "seconds a puzzle, at most (of one core)",
 }
+
+
+def stopped(options: Sequence[Option]) -> dict[str, str]:
+    """Colours of the best of n until one is good enough, by what the catalogue calls it."""
+    found = dict[str, str]()
+    left = dict(STOPPED)
+    for option in options:  # the lowest threshold comes first
+        if isinstance(option.strategy, BestOfN) and option.strategy.threshold is not None:
+            colour = left.pop(option.model, None)
+            if colour is not None:
+                found[str(option)] = colour
+    return found
 
 
 def draw(tables: Sequence["Table"], judged: Mapping[str, "Judged"], path: Path) -> None:
@@ -40,10 +61,11 @@ def draw(tables: Sequence["Table"], judged: Mapping[str, "Judged"], path: Path) 
     )
     for axes, table in zip(panels, tables, strict=True):
         budgets, planned = table.runs.budgets, judged[table.resource].planned
+        colours = SHOWN | stopped(table.options)
         for i, option in enumerate(table.options):
             line, told = 100 * table.right[i].mean(1), str(option)
-            if told in SHOWN:
-                axes.plot(budgets, line, color=SHOWN[told], lw=1.4, label=NAMES.get(told, told))
+            if told in colours:
+                axes.plot(budgets, line, color=colours[told], lw=1.4, label=NAMES.get(told, told))
             else:
                 axes.plot(budgets, line, color="0.85", lw=0.7, zorder=0)
         axes.plot(budgets, 100 * planned.mean(0), "k-o", lw=2.4, ms=5, label="planned", zorder=5)

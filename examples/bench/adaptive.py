@@ -76,14 +76,14 @@ class Recorded:
 
     async def run(self, _: Strategy, n: int) -> list[Thought]:
         """The next `n`."""
-        return [thought async for thought in self.samples(self.root, n)]
+        return [one async for group in self.groups(self.root, n) for one in group]
 
-    async def samples(self, _: Thought, n: int) -> AsyncGenerator[Thought, None]:
+    async def groups(self, _: Thought, n: int) -> AsyncGenerator[list[Thought], None]:
         """The next `n`, one by one."""
         for sample in self._samples[self.drawn : self.drawn + n]:
             self.drawn += 1
             answer = None if sample.answer < 0 else str(sample.answer)
-            yield Thought("", answer=answer, finish="eos", number=self.drawn)
+            yield [Thought("", answer=answer, finish="eos", number=self.drawn)]
 
 
 def ours(samples: Sequence[Sample], threshold: float) -> Spent:

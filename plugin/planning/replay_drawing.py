@@ -46,8 +46,8 @@ class ReplayDrawing:
             n -= width
         return out
 
-    async def as_they_end(self, n: int) -> AsyncGenerator[Thought, None]:
-        """Up to `n` samples, the shortest first; leaving early ends the others."""
+    async def as_they_end(self, n: int) -> AsyncGenerator[list[Thought], None]:
+        """Up to `n` samples, the shortest first, those that end together in one list; leaving early ends the others."""
         await self._prefill(n)
         while n > 0:
             width = self._width(n)
@@ -56,8 +56,7 @@ class ReplayDrawing:
             try:
                 await self._turn(2)
                 for group in race.ended():
-                    for one in [self._settle(draw) for draw in group]:
-                        yield one
+                    yield [self._settle(draw) for draw in group]
             finally:
                 race.leave()
             if len(draws) < width:

@@ -91,9 +91,9 @@ class ReplaySearch(Search):
         self._check(thoughts, until)
         return await self._draws.drawn(len(thoughts))
 
-    def samples(
+    def groups(
         self, thought: Thought, n: int, until: Until = ANSWER
-    ) -> AsyncGenerator[Thought, None]:
+    ) -> AsyncGenerator[list[Thought], None]:
         self._check([thought], until)
         return self._draws.as_they_end(n)
 

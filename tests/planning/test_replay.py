@@ -603,7 +603,14 @@ def test_what_was_not_recorded_is_refused(strategy, reason):
 def test_everything_that_a_search_offers_is_thought_of():
     """What a replay takes over from the real search needs nothing but what is replayed."""
     offered = {name for name in vars(Search) if not name.startswith("_")}
-    assert offered - set(vars(ReplaySearch)) == {"ask", "asking", "best", "run", "share"}
+    assert offered - set(vars(ReplaySearch)) == {
+        "ask",
+        "asking",
+        "best",
+        "run",
+        "samples",
+        "share",
+    }
 
 
 def test_pools_that_cannot_be_replayed_are_refused():

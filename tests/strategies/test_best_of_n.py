@@ -309,19 +309,17 @@ async def test_a_broken_scorer_is_told_at_once():
     assert backend.meter.new_tokens == len("Answer: 1") + 1
 
 
-async def test_what_nobody_can_score_is_not_drawn():
-    """Where the scorer's own money is out no sample can be good enough; what was drawn is the answer."""
+async def test_a_sample_without_a_score_does_not_end_it():
+    """A judgement of it may have been unreadable: the next may do."""
 
-    class Twice:
+    class Mute:
         async def score_in(self, search, thoughts):
             await asyncio.sleep(0)
-            return [0.1 if thought.number <= 2 else None for thought in thoughts]
+            return [{1: 0.1, 2: None}.get(thought.number, 1.0) for thought in thoughts]
 
     backend = ScriptedBackend(lambda _, i: f"Answer: {i}")
-    outcome = await run(BestOfN(threshold=1), backend, "q", settings=settings(Twice()))
-    assert len(outcome.thoughts) == 4  # 1, 1 and the 2 without a score
-    assert outcome.answer.thought.score == 0.1
-    assert outcome.stopped_by == "done"
+    outcome = await run(BestOfN(threshold=1), backend, "q", settings=settings(Mute()))
+    assert [t.score for t in outcome.thoughts] == [0.1, None, 1.0, 1.0]
 
 
 async def test_a_judge_that_compares_has_no_threshold():

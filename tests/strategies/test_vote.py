@@ -215,6 +215,12 @@ async def test_under_a_deadline_all_are_drawn_at_once_and_stragglers_are_not_awa
     assert outcome.stopped_by == "done"
 
 
+async def test_what_ends_together_votes_together():
+    """What has come to its end is paid: it is not left out because it was drawn later."""
+    outcome = await vote([2] * 6 + [3] * 10, "60 s", n=16)
+    assert (outcome.answer.thought.answer, outcome.answer.share) == ("3", 10 / 16)
+
+
 @pytest.mark.parametrize("options", [{"adaptive": False}, {"of": BestOfN(n=1)}])
 async def test_what_has_to_come_to_an_end_does_so_under_a_deadline_too(options):
     """A vote that does not stop early, and voters that are searches."""
