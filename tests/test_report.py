@@ -550,6 +550,21 @@ def test_ten_thousand_thoughts(shape):
         assert re.search(r'<a href="#thought-9999" class="chosen"', page)
 
 
+def test_what_was_cancelled_is_told():
+    """It left no thought, and was paid all the same."""
+    told = {"strategy": {"kind": "first_finish"}, "stopped_by": "done"}
+    nodes = [{"id": 1, "parent": 0, "text": "a", "tokens": 9, "finish": "eos", "chosen": True}]
+    for spent, more in (
+        (9, None),
+        (29, "20 more tokens of what was cancelled"),
+        (10, "1 more token of"),
+    ):
+        report = Report.of({**told, "spent": {"tokens": spent}, "tree": nodes})
+        for page in (str(report), report.html()):
+            assert ("cancelled before its end" in page) == (more is not None)
+            assert more is None or more in page
+
+
 def test_very_long_texts_are_cut_and_say_so():
     """A page stays of a size that browsers can read."""
     page = Report.of(

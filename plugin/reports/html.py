@@ -131,7 +131,9 @@ def _course(run: Run, forest: Forest | None) -> str:
     many = words.counted(len(forest.nodes), "thought")
     total = words.counted(forest.tokens, "token")
     of_them = f"; {kept:,} of these tokens are the answer's text" if kept else ""
-    return f"{told}: {many}, {total} in all{of_them}."
+    dropped = words.dropped(run, forest.tokens)
+    besides = f"; and {dropped}" if dropped else ""
+    return f"{told}: {many}, {total} in all{of_them}{besides}."
 
 
 def _votes(ballot: Ballot) -> Markup | None:

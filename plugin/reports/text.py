@@ -150,6 +150,8 @@ class _Page:
         hidden = len(forest.nodes) - len(shown.nodes)
         if hidden:
             tree.add(self._say(f"… {words.counted(hidden, 'more thought')}", "dim"))
+        if dropped := words.dropped(self.run, forest.tokens):
+            tree.add(self._say(f"… {dropped}", "dim"))
         return tree
 
     def _thought(self, node: Node, level: int) -> Text:

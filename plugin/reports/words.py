@@ -61,6 +61,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def dropped(run: Run, drawn: int) -> str | None:
+    """What was paid beyond the `drawn` tokens of thoughts: draws that were cancelled once there was an answer; None where there was nothing."""
+    more = int(run.spent.get("tokens", 0)) - drawn
+    if more <= 0 or not drawn:
+        return None
+    return f"{counted(more, 'more token')} of what was cancelled before its end"
+
+
 def score(value: float) -> str:
     """A score in three digits after the point; what is very large or small, in three digits that count."""
     plain = value == 0 or 0.0005 <= abs(value) < 1000
