@@ -64,16 +64,16 @@ class Vote(Strategy):
     async def continue_from(self, search: Search, drawn: Sequence[Thought]) -> Answer:
         """The vote, with what is drawn already."""
         thoughts = list(drawn)
-        while not self._over(thoughts, self.threshold):
-            left = self.n - len(thoughts)
-            unsure = max(doubt(*race) for race in leads(thoughts))
-            async with search.turn(worth(unsure, len(thoughts))):
+        while (left := self.n - len(thoughts)) > 0:
+            races = leads(thoughts)
+            if not (wanted := self._needed(races, left, self.threshold)):
+                break
+            async with search.turn(worth(max(doubt(*race) for race in races), len(thoughts))):
                 if self.adaptive and search.has_deadline:
                     await self._race(search, thoughts)
                     break
-                wanted = left
-                if self.adaptive:
-                    wanted = min(left, self.wave or self._deciding(thoughts, self.threshold))
+                if self.adaptive and self.wave is not None:
+                    wanted = min(self.wave, left)
                 new = await search.run(self.of, wanted)
             thoughts += new
             if thoughts:
@@ -90,28 +90,26 @@ class Vote(Strategy):
             return
         own = search.at_temperature(self.of.temperature)
         threshold = 1 - _HASTE * (1 - self.threshold)
-        due = self.n - left + self._deciding(thoughts, threshold)
+        due = left - self._needed(leads(thoughts), left, threshold)
         async with aclosing(own.groups(own.root, left)) as groups:
             async for ended in groups:
                 thoughts += ended
-                if len(thoughts) < due:
+                left -= len(ended)
+                if left > due:
                     continue  # all votes for one would not decide it; to count them each time is slow
                 search.offer(leader(thoughts))
-                if self._over(thoughts, threshold):
+                needed = self._needed(leads(thoughts), left, threshold)
+                if not needed:
                     break
-                due = len(thoughts) + self._deciding(thoughts, threshold)
+                due = left - needed
 
-    def _deciding(self, thoughts: Sequence[Thought], threshold: float) -> int:
-        """How many more samples could decide the vote, if they agreed."""
-        left = self.n - len(thoughts)
-        return max(least_deciding(*race, left, threshold) for race in leads(thoughts))
-
-    def _over(self, thoughts: Sequence[Thought], threshold: float) -> bool:
-        """Whether no more are to be drawn."""
-        left = self.n - len(thoughts)
-        if left <= 0 or not self.adaptive:
-            return left <= 0
-        return all(decided(*race, left, threshold) for race in leads(thoughts))
+    def _needed(self, races: Sequence[tuple[int, int]], left: int, threshold: float) -> int:
+        """How many of the samples that are left could decide the vote, if they agreed: none where it is decided, all where it never stops early."""
+        if not self.adaptive:
+            return left
+        if all(decided(*race, left, threshold) for race in races):
+            return 0
+        return max(least_deciding(*race, left, threshold) for race in races)
 
 
 def leads(thoughts: Sequence[Thought]) -> list[tuple[int, int]]:

@@ -78,25 +78,12 @@ TREES = (
 LEAST = dict(
     zip(map(str, TREES), (1143, 153, 584, 1143), strict=True)
 )  # budgets that they run under
+SCORED = (*(WeightedVote(n=n) for n in (1, 4, 16)), BestOfN(n=32, threshold=ENOUGH))
 CHECKS = tuple(
     Option(strategy, {"policy": model})
     for model, strategies in {
-        "S": (
-            Single(),
-            Vote(n=16, adaptive=False),
-            WeightedVote(n=1),
-            WeightedVote(n=4),
-            WeightedVote(n=16),
-            BestOfN(n=32, threshold=ENOUGH),
-        ),
-        "M": (
-            Single(),
-            Vote(n=8, adaptive=False),
-            WeightedVote(n=1),
-            WeightedVote(n=4),
-            WeightedVote(n=16),
-            BestOfN(n=32, threshold=ENOUGH),
-        ),
+        "S": (Single(), Vote(n=16, adaptive=False), *SCORED),
+        "M": (Single(), Vote(n=8, adaptive=False), *SCORED),
         "L": (Single(), Vote(n=4, adaptive=False)),
     }.items()
     for strategy in strategies

@@ -204,9 +204,8 @@ async def test_under_a_deadline_all_are_drawn_at_once_and_stragglers_are_not_awa
     for steps, ended in ((10, 1), (1, 2)):
         backend.step(steps)
         await until(lambda: sum(d.future.done() for d in backend.draws) == ended)  # noqa: B023
-        assert (
-            not running.done()
-        )  # two votes would be enough if the first to end were as good as any
+        # two votes would be enough if the first to end were as good as any
+        assert not running.done()
     backend.step(1)
     outcome = await running
     assert [t.number for t in outcome.thoughts if t.finished] == [2, 4, 5]
