@@ -166,7 +166,7 @@ _LONGEST = 1000  # characters; a longer answer is prose, and is compared as it s
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _CHARACTERS = str.maketrans(
-    {"−": "-", "–": "-", "⁄": "/", "×": "*", "$": None, "\u200b": None, "\ufeff": None}
+    {"−": "-", "–": "-", "⁄": "/", "÷": "/", "×": "*", "$": None, "\u200b": None, "\ufeff": None}
 )
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -174,6 +174,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:left|right|displaystyle)(?![A-Za-z])", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:cdot|times)(?![A-Za-z])", "*"),
+        (r"\\div(?![A-Za-z])", "/"),
         (r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|boxed)\s*\{([^{}]*)\}", r"\1"),
         (r"\\[,!;:()\[\]]|\\ |\\(?=%)", ""),
         (r"\{,\}", ","),

@@ -16,7 +16,9 @@ from functools import cache, lru_cache
 from types import ModuleType
 from typing import SupportsFloat
 
-Key = str | Fraction  # a number that is spelled exactly, or else a normal form
+from langchain_pareto.strategies.arithmetic import value_of
+
+Key = str | Fraction  # a number where one is spelled or comes of arithmetic, else a normal form
 
 _LONGEST_MATHS = 100  # characters
 _LONGEST_RELATION = 40  # characters
@@ -47,14 +49,15 @@ _MATHS_LOCK = threading.Lock()  # sympy promises nothing about threads
 
 
 def key_of(form: str) -> Key:
-    """The number that a normal form spells exactly, or else the form."""
+    """The number that a normal form spells exactly, as 0.5, 1/2 and (3-2)/2 do, or else the form."""
     if len(form) > _LONGEST_MATHS:
         return form
     if _SCIENTIFIC.fullmatch(form):
         return Fraction(form)
     match = _RATIONAL.fullmatch(form)
     if match is None:
-        return form
+        value = None if _DASHED.fullmatch(form) else value_of(form)
+        return form if value is None else value
     sign, whole, numerator, denominator = match.groups()
     if denominator is None:
         return form if whole else Fraction(sign + numerator)

@@ -32,7 +32,7 @@ from nano import growing
 from nano.bands import pooled_problems
 from nano.paths import SAMPLES, TOKENIZER, trained_or_shipped
 from nano.reward import step_scores
-from nano.sample_pools import pool_of
+from nano.sample_pools import equal_answers, pool_of
 from nano.samples import ProblemRef, Samples, read, read_all, weights_of, write
 from nano.tokenizer import prompt_of
 
@@ -69,12 +69,15 @@ def pools(count: int) -> dict[str, Pool]:
     drawn = {name: _recorded(name, refs) for name in ("S", "M")} | {"L": read(_L)[:count]}
     scores = {name: _recorded_scores(name, refs) for name in ("S", "M")}
     scores["L"] = _scored(drawn["L"], count)
-    classes = [dict[str, int]() for _ in refs]
+    classes = equal_answers(drawn.values())
     return {name: _pool(name, drawn[name], scores[name], classes) for name in POLICIES}
 
 
 def _pool(
-    name: str, drawn: list[Samples], scores: list[list[float]], classes: list[dict[str, int]]
+    name: str,
+    drawn: list[Samples],
+    scores: list[list[float]],
+    classes: Mapping[ProblemRef, Mapping[str, int]],
 ) -> Pool:
     found = pool_of(drawn, scores, classes=classes)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)

@@ -32,7 +32,7 @@ from nano.comparisons import gains, larger_over_smaller
 from nano.figure import COUNTS, draw_curves, write_table
 from nano.paths import REPORT, SAMPLES, TOKENIZER, trained_or_shipped
 from nano.reward import step_scores
-from nano.sample_pools import Pool, pool_of
+from nano.sample_pools import Pool, equal_answers, pool_of
 from nano.samples import ProblemRef, Samples, read_all, weights_of, write
 from nano.tasks import TASKS
 from nano.word_problems import facts_needed
@@ -61,12 +61,12 @@ def report(names: list[str]) -> dict[str, object]:
     pooled = {name: pooled_problems(name) for name in names}
     drawn = {name: read_all(SAMPLES / f"{name}.test.jsonl", pooled[name]) for name in names}
     greedy = {name: read_all(SAMPLES / f"{name}.greedy.jsonl", problems[name]) for name in names}
-    classes: dict[ProblemRef, dict[str, int]] = defaultdict(dict)  # the same for all models
+    classes = equal_answers(drawn.values())
     found = {
         name: pool_of(
             drawn[name],
             _outcome_scores(name, drawn[name], prm, tokenizer),
-            classes=[classes[problem] for problem in pooled[name]],
+            classes=classes,
         )
         for name in names
     }

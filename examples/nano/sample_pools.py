@@ -2,22 +2,23 @@
 What was sampled, as arrays for measuring, and as files that planning is measured on.
 
 A pool says of every sample what it answered, whether that was right, its length, its mean log-probability and its PRM score; it has no
-texts. Knows no model.
+texts. Answers are equal where a vote takes them for equal, so two expressions of one value are. Knows no model.
 """
 
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from langchain_pareto.strategies.answers import group
 from nano.data import encoder
 from nano.paths import POOLS
 from nano.problem import answer_of
-from nano.samples import Samples
+from nano.samples import ProblemRef, Samples
 from nano.tasks import is_right
 from nano.tokenizer import prompt_of
 
@@ -48,23 +49,19 @@ def pool_of(
     samples: Sequence[Samples],
     scores: list[list[float]] | None = None,
     *,
-    classes: Sequence[dict[str, int]] | None = None,
+    classes: Mapping[ProblemRef, Mapping[str, int]] | None = None,
 ) -> Pool:
     """Samples as arrays; one that did not come to an end has no answer and is wrong.
 
-    `classes` has the answers of each problem that are known already, and learns those that are new: pools of several models then
-    give equal answers one class.
+    `classes` are those of `equal_answers`, by default of these samples.
     """
-    known = [dict[str, int]() for _ in samples] if classes is None else classes
+    known = equal_answers([samples]) if classes is None else classes
     right, answers = [], []
-    for one, seen in zip(samples, known, strict=True):
-        problem = one.problem
-        given = [
-            answer_of(text) if ended else None
-            for text, ended in zip(one.texts, one.ended, strict=True)
-        ]
+    for one in samples:
+        problem, of = one.problem, known[one.ref]
+        given = _given(one)
         right.append([is_right(problem, answer) for answer in given])
-        answers.append([-1 if a is None else seen.setdefault(a, len(seen)) for a in given])
+        answers.append([-1 if answer is None else of[answer] for answer in given])
     return Pool(
         np.array(right, bool),
         np.array(answers, np.int64),
@@ -72,6 +69,24 @@ def pool_of(
         np.array([one.logprobs for one in samples]),
         None if scores is None else np.array(scores),
     )
+
+
+def equal_answers(of_models: Iterable[Sequence[Samples]]) -> dict[ProblemRef, dict[str, int]]:
+    """The class of each answer to each problem: pools of several models then give equal answers one class."""
+    given: dict[ProblemRef, dict[str, None]] = defaultdict(dict)
+    for samples in of_models:
+        for one in samples:
+            given[one.ref] |= dict.fromkeys(a for a in _given(one) if a is not None)
+    return {ref: _numbered(list(answers)) for ref, answers in given.items()}
+
+
+def _numbered(answers: list[str]) -> dict[str, int]:
+    return {answers[i]: number for number, members in enumerate(group(answers)) for i in members}
+
+
+def _given(one: Samples) -> list[str | None]:
+    written = zip(one.texts, one.ended, strict=True)
+    return [answer_of(text) if ended else None for text, ended in written]
 
 
 def keep(name: str, samples: Sequence[Samples], pool: Pool) -> None:

@@ -66,6 +66,11 @@ class Samples(ProblemRef):
     logprobs: list[float]
     ended: list[bool]
 
+    @property
+    def ref(self) -> ProblemRef:
+        """The problem's number alone."""
+        return ProblemRef(self.task, self.difficulty, self.split, self.index)
+
 
 def sample(
     backend: LocalBackend,
@@ -144,7 +149,7 @@ def read(path: Path) -> list[Samples]:
 def read_all(path: Path, problems: list[ProblemRef]) -> list[Samples]:
     """The samples of exactly these problems; ValueError where the file has others, or not all of them yet."""
     samples = read(path)
-    of = [ProblemRef(s.task, s.difficulty, s.split, s.index) for s in samples]
+    of = [s.ref for s in samples]
     if of != problems:
         raise ValueError(
             f"{path} has samples of {len(of)} problems, not of the {len(problems)} that are wanted: draw the rest first"

@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -301,10 +302,10 @@ def pools_of(
     right: dict[str, list[list[bool]]] = {model: [] for model in models}
     for question in questions:
         rows = [by[model, question] for model in models]
-        classes, winners = _classes(rows, is_right if labelled else None)
-        for model, found in zip(models, classes, strict=True):
+        *classes, of_label = _classes(rows)
+        for model, row, found in zip(models, rows, classes, strict=True):
             answers[model].append(found)
-            right[model].append([c in winners for c in found])
+            right[model].append(_rights(row, found, of_label[0], is_right))
     return {
         model: Pool(
             model=model,
@@ -352,27 +353,25 @@ def _answer(question: Asked) -> str:
     return "not known" if question.label is None else f"{question.label!r:.40}"
 
 
-def _classes(
-    rows: Sequence[_Line], is_right: Callable[[str, str], bool] | None
-) -> tuple[list[list[int]], set[int]]:
-    """The class of each answer of each row of one question, and which classes are right."""
-    given = [answer for row in rows for answer in row.answers]
-    label = rows[0].label
-    everything = [*given, label]
-    numbers = [NO_ANSWER] * len(everything)
-    for number, members in enumerate(group(everything)):
+def _classes(rows: Sequence[_Line]) -> list[list[int]]:
+    """The class of each answer of each row of one question, and last that of its label."""
+    given = [*(row.answers for row in rows), [rows[0].label]]
+    numbers = [NO_ANSWER] * sum(map(len, given))
+    for number, members in enumerate(group(list(chain.from_iterable(given)))):
         for i in members:
             numbers[i] = number
-    if is_right is not None:
-        first = {number: i for i, number in reversed(list(enumerate(numbers[:-1]))) if number >= 0}
-        right = {n for n, i in first.items() if is_right(rows[0].text, given[i] or "")}
-    else:
-        right = {numbers[-1]} - {NO_ANSWER}
-    out, at = list[list[int]](), 0
-    for row in rows:
-        out.append(numbers[at : at + len(row.answers)])
-        at += len(row.answers)
-    return out, right
+    each = iter(numbers)
+    return [list(islice(each, len(answers))) for answers in given]
+
+
+def _rights(
+    row: _Line, classes: list[int], of_label: int, is_right: Callable[[str, str], bool] | None
+) -> list[bool]:
+    """Which answers are right. Each spelling is judged by itself: equal answers need not be equally right, as (2+3)*4 and 20 are not of a puzzle."""
+    if is_right is None:
+        return [number == of_label != NO_ANSWER for number in classes]
+    judged = {a: is_right(row.text, a) for a in dict.fromkeys(row.answers) if a is not None}
+    return [answer is not None and judged[answer] for answer in row.answers]
 
 
 def _mode(row: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:

@@ -94,11 +94,19 @@ def test_pools_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_pools_of_several_models_share_their_classes() -> None:
     """What two models answer alike is of one class in the pools of both."""
-    classes: list[dict[str, int]] = [{}]
-    first = sample_pools.pool_of([sampled("Answer: 1", "Answer: 2")], classes=classes)
-    second = sample_pools.pool_of([sampled("Answer: 3", "Answer: 2")], classes=classes)
-    assert first.answers.tolist() == [[0, 1]]
-    assert second.answers.tolist() == [[2, 1]]
+    one, other = [sampled("Answer: 1", "Answer: 2")], [sampled("Answer: 3", "Answer: 2")]
+    classes = sample_pools.equal_answers([one, other])
+    first = sample_pools.pool_of(one, classes=classes).answers[0].tolist()
+    second = sample_pools.pool_of(other, classes=classes).answers[0].tolist()
+    assert first[1] == second[1]
+    assert len({*first, *second}) == 3
+
+
+def test_answers_are_equal_in_a_pool_where_they_are_in_a_vote() -> None:
+    """Two expressions of one value are one answer, though a checker may find one of them right and the other wrong."""
+    given = ["( 3 + 4 ) * 2", "2 * ( 4 + 3 )", "14", "( 3 + 4 ) * 3"]
+    found = sample_pools.pool_of([sampled(*(f"Answer: {answer}" for answer in given))])
+    assert found.answers.tolist() == [[0, 0, 0, 1]]
 
 
 def test_gains_are_shares_of_the_gap() -> None:

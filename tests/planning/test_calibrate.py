@@ -435,6 +435,18 @@ def test_a_profile_says_where_its_seconds_were_measured(backend: ScriptedBackend
     assert not device.is_here("Abacus 3000")
 
 
+def test_a_checker_judges_each_spelling() -> None:
+    """What a vote takes for equal need not be equally right: of a puzzle, one expression of a value may be and another not."""
+    written = ["( 1 + 6 ) * 1", "7", "3 + 4", None]
+    row = Drawn([*written], [3] * len(written), 5)
+    line = {"model": "m", "label": None, "scores": None, "logprobs": None}
+    lines = [_line(line, Asked("a", "Use 3 and 4 to make 7."), row)]
+    pool = pools_of(lines, ["m"], lambda _, answer: answer == "3 + 4")["m"]
+    assert pool.answers.tolist() == [[0, 0, 0, -1]]
+    assert pool.right is not None
+    assert pool.right.tolist() == [[False, False, True, False]]
+
+
 # --- short samples
 
 

@@ -238,12 +238,15 @@ def test_long_junk_is_linear(piece: str) -> None:
     assert time.perf_counter() - start < 1.0
 
 
-EXACTLY = [("0.5", "1/2"), ("3½", "3.5"), ("1,000", "1000.0"), ("Yes.", "yes"), ("2/4", "1/2")]
+EXACTLY = [
+    *(("0.5", "1/2"), ("3½", "3.5"), ("1,000", "1000.0"), ("Yes.", "yes"), ("2/4", "1/2")),
+    *(("( 3 + 4 ) * 2", "2 × (4+3)"), ("(3+5)*2", "16"), ("8 ÷ 2", r"12 \div 3")),
+]
 
 
 @pytest.mark.usefixtures("without_math_verify")
 def test_equivalence_without_math_verify_is_exact() -> None:
-    """Normal forms and rational numbers are compared; algebra is not."""
+    """Normal forms, rational numbers and arithmetic of them are compared; algebra is not."""
     assert all(equivalent(a, b) and equivalent(b, a) for a, b in EXACTLY)
     assert not equivalent("x+1", "1+x")
     assert not equivalent("1/3", "0.333333333333")
