@@ -17,17 +17,11 @@ import numpy as np
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.errors import SettingError
-from langchain_pareto.planning.evaluation import (
-    Arena,
-    arena,
-    spending,
-    stopping,
-    stopping_by_score,
-    summary,
-)
+from langchain_pareto.planning.evaluation import Arena, arena, summary
 from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool, apart, read_pool
 from langchain_pareto.planning.profile import Profile
+from langchain_pareto.planning.savings import spending, stopping, stopping_by_score
 
 Row = dict[str, object]
 

@@ -33,7 +33,7 @@ class Reading:
     memory: int = 0  # bytes of cache on the account
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Thought:
     """A node of the tree: what one draw added to its parent.
 
@@ -68,6 +68,12 @@ class Thought:
     readings: dict[object, Future[Reading | None]] = field(default_factory=dict)  # by other models
     below: dict[tuple[int, ...], Thought] = field(default_factory=dict)  # the first to draw each
     first: Thought | None = None  # to say the same from the root on, if that is another one
+
+    def __repr__(self) -> str:
+        """One line: with all fields it would be the whole tree, once at each node, and asyncio looks at what a task returned."""
+        told = ((name, getattr(self, name)) for name in ("finish", "answer", "score"))
+        facts = "".join(f", {name}={value!r:.60}" for name, value in told if value is not None)
+        return f"Thought({self.number}, {self.text!r:.60}{facts})"
 
     @property
     def finished(self) -> bool:

@@ -15,21 +15,20 @@ import numpy.typing as npt
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.planning.catalogue import Option, options_for
+from langchain_pareto.planning.figures import points, rounded
 from langchain_pareto.planning.measure import ORDERS, budgets, measure
-from langchain_pareto.planning.planner import TOLERANCE, Planner
+from langchain_pareto.planning.planner import Planner
 from langchain_pareto.planning.pool import Pool
 from langchain_pareto.planning.profile import Profile, Runs
 from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.planning.recording import Recording
-from langchain_pareto.planning.replay import Replayer
-from langchain_pareto.planning.thresholds import thresholds
-from langchain_pareto.strategies import BestOfN, Single, Strategy, Vote
-from langchain_pareto.strategies.thoughts import POLICY
+from langchain_pareto.strategies import Single, Strategy, Vote
 
 Floats = npt.NDArray[np.float64]
 
 FIXED = (1, 3, 4, 8, 16, 32)  # samples of the fixed votes
 JUDGED = 14  # budgets
+LOST = 0.003  # of accuracy, that a rule may lose which knows everything
 _FROM, _TO = 1.05, 64  # times the cheapest model's mean sample
 
 
@@ -77,6 +76,7 @@ class Split:
     expected: Floats  # the quality that the planner told
     spent: Floats
     spent_greedy: Floats
+    spent_preferred: Floats
     falls: Floats  # how far the accuracy fell from the budget before, in paired standard errors
     leads: Floats  # (3, questions): over envelope, preferred and random plans, mean over budgets; NaN where a question was seen
 
@@ -138,10 +138,8 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
 
     leads = np.array([split.leads for split in every])  # (splits, 3, questions)
     judged = ~np.isnan(leads).all((0, 1))  # by chance not every question is
-    envelope, preferred, random = map(_points, np.nanmean(leads[:, :, judged], axis=0))
+    envelope, preferred, random = map(points, np.nanmean(leads[:, :, judged], axis=0))
     gains = 100 * (mean("planned") - mean("preferred"))
-    spent, eager = mean("spent"), mean("spent_greedy")
-    saved = 1 - np.divide(spent, eager, out=np.ones_like(spent), where=eager > 0)
     falls = np.array([split.falls for split in every])
     return {
         "questions": found.questions,
@@ -150,13 +148,19 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
         "options": len(found.options),
         "budgets": [int(b) for b in found.judged.budgets],
         "regret": [round(-x, 2) for x in (envelope[0], envelope[2], envelope[1])],
-        "regret without the lean rule": _rounded((mean("envelope") - mean("greedy")).mean() * 100),
+        "regret without the lean rule": rounded((mean("envelope") - mean("greedy")).mean() * 100),
         "over the preferred fixed plan": preferred,
-        "over the preferred fixed plan, worst budget": _rounded(gains.min()),
+        "over the preferred fixed plan, worst budget": rounded(gains.min()),
         "over a random fixed plan": random,
-        "lean rule: spent less, %": _rounded(100 * saved.mean()),
-        "lean rule: points lost": _rounded((mean("greedy") - mean("planned")).mean() * 100),
-        "optimism": _rounded((mean("expected") - mean("planned")).mean() * 100),
+        "spent less than the preferred fixed plan, %": _saved(
+            mean("spent"), mean("spent_preferred")
+        ),
+        "lean rule: spent less, %": _saved(mean("spent"), mean("spent_greedy")),
+        "lean rule: points lost": rounded((mean("greedy") - mean("planned")).mean() * 100),
+        f"lean rule in hindsight, for {100 * LOST:g} points: spent less, %": lean_in_hindsight(
+            found
+        ),
+        "optimism": rounded((mean("expected") - mean("planned")).mean() * 100),
         "falls of more than 2 standard errors": int((falls > 2).sum()),
         "planned": [round(float(x), 4) for x in mean("planned")],
         "envelope": [round(float(x), 4) for x in mean("envelope")],
@@ -165,104 +169,30 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
     }
 
 
-def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:
-    """The adaptive vote against all of 32 samples, with no limit: how many times fewer tokens, and what that loses."""
-    n = min(32, pool.samples)
-    right, tokens = _unlimited(pool, [Vote(n=n), Vote(n=n, adaptive=False)], orders)
-    return {
-        "times fewer tokens": _rounded(tokens[1].sum() / max(1, tokens[0].sum())),
-        "points lost": _points(right[1] - right[0]),
-    }
+def _saved(ours: Floats, theirs: Floats) -> float:
+    """How much less was spent, in per cent, mean over budgets."""
+    return rounded(
+        100 * (1 - np.divide(ours, theirs, out=np.ones_like(ours), where=theirs > 0)).mean()
+    )
 
 
-def stopping_by_score(pool: Pool, *, orders: int = 4, seed: int = 0) -> dict[str, object] | None:
-    """Best of n that stops at a threshold, against all of 32 samples: their vote, and the best of them.
+def lean_in_hindsight(found: Arena) -> float:
+    """The most that a lean rule could save, in per cent, had it known how good each plan is on all questions.
 
-    The threshold is the cheapest that is within half a point of the best on one half of the questions; the other half judges it. Those
-    to choose from are of the scores of all questions, which say nothing of what is right. None where no score is better than others.
+    It may lose `LOST`, mean over budgets, and weighs that against tokens at the best of many prices.
     """
-    n = min(32, pool.samples)
-    enough = () if pool.scores is None else thresholds(pool.scores)
-    if not enough:
-        return None
-    stops = [BestOfN(n=n, threshold=score) for score in enough]
-    rivals = {"the vote": Vote(n=n, adaptive=False), "the best": BestOfN(n=n)}
-    right, tokens = _unlimited(pool, [*stops, *rivals.values()], orders)
-    order = np.random.default_rng(seed).permutation(len(pool.questions))
-    seen, judged = order[: len(order) // 2], order[len(order) // 2 :]
-    known, price = right[: len(stops), seen].mean(1), tokens[: len(stops), seen].mean(1)
-    ours = int(np.where(known >= known.max() - TOLERANCE, price, np.inf).argmin())
-    out: dict[str, object] = {"threshold": enough[ours]}
-    for theirs, name in enumerate(rivals, len(stops)):
-        times = tokens[theirs, judged].sum() / max(1, tokens[ours, judged].sum())
-        out[f"times fewer tokens than {name} of all"] = _rounded(times)
-        out[f"points lost to {name} of all"] = _points(right[theirs, judged] - right[ours, judged])
-    return out
-
-
-def _unlimited(pool: Pool, plans: Sequence[Strategy], orders: int) -> tuple[Floats, Floats]:
-    """What plans get right, and their tokens, without a limit; (plans, questions), means over orders of the samples."""
-    replayer = Replayer({POLICY: Recording(pool)})
-    plays = [
-        [
-            [replayer.play(plan, i, seed=order) for order in range(orders)]
-            for i in range(len(pool.questions))
-        ]
-        for plan in plans
-    ]
-    right = np.array([[[bool(p.right) for p in row] for row in rows] for rows in plays])
-    tokens = np.array([[[p.tokens for p in row] for row in rows] for rows in plays])
-    return right.mean(2), tokens.mean(2)
-
-
-def spending(pool: Pool, *, orders: int = 4) -> list[dict[str, object]]:
-    """A vote that wants the whole budget against one that splits it into equal parts, at multiples of a mean sample."""
-    replayer = Replayer({POLICY: Recording(pool)})
-    longest, mean = max(1, int(pool.tokens.max())), float(pool.tokens.mean())
-    most = min(32, pool.samples)
-    rows = list[dict[str, object]]()
-    for times in (2, 4, 8, 16):
-        budget = max(1, int(times * mean))
-        parts = min(most, max(1, budget // longest))  # whole samples at their worst case
-        split = Replayer({POLICY: Recording(pool)}, max_tokens=min(longest, budget))
-        played = [
-            (
-                replayer.play(Vote(n=most, adaptive=False), i, Budget(tokens=budget), seed=order),
-                split.play(Vote(n=parts, adaptive=False), i, seed=order),
-            )
-            for i in range(len(pool.questions))
-            for order in range(orders)
-        ]
-        cut = [ours.tokens / budget for ours, _ in played if ours.stopped_by == "tokens"]
-        rows.append(
-            {
-                "times one sample": times,
-                "spent, %": _rounded(100 * np.mean([ours.tokens / budget for ours, _ in played])),
-                # a vote that had all its samples wanted no more
-                "spent where the budget ended it, %": _rounded(100 * np.mean(cut)) if cut else None,
-                "ended by the budget, %": _rounded(100 * len(cut) / len(played)),
-                "right, %": _rounded(100 * np.mean([bool(ours.right) for ours, _ in played])),
-                "split, right, %": _rounded(
-                    100 * np.mean([bool(theirs.right) for _, theirs in played])
-                ),
-                "split, spent, %": _rounded(
-                    100 * np.mean([theirs.tokens / budget for _, theirs in played])
-                ),
-            }
-        )
-    return rows
-
-
-def _points(values: Floats, resamples: int = 1000) -> list[float]:
-    """Mean, and the ends of its interval, in points."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.05, 0.95])
-    return [_rounded(100 * x) for x in (values.mean(), low, high)]
-
-
-def _rounded(value: float | np.floating) -> float:
-    return round(float(value), 2) + 0.0  # no -0.0
+    runs, options = found.judged, len(found.options)
+    quality = runs.right[:options].mean((2, 3), dtype=np.float64)  # (options, budgets)
+    tokens = runs.costs[:options, ..., TERMS.index("tokens")].mean((2, 3), dtype=np.float64)
+    best = quality.max(0)
+    eager = np.where(quality == best, tokens, np.inf).min(0)
+    saved = 1 - np.divide(tokens, eager, out=np.ones_like(tokens), where=eager > 0)
+    lost, at, most = best - quality, np.arange(len(best)), 0.0
+    for price in np.geomspace(0.1, 1e4, 500):  # of a point, in per cent of the tokens
+        picked = (saved - price * lost).argmax(0)
+        if lost[picked, at].mean() <= LOST:
+            most = max(most, float(saved[picked, at].mean()))
+    return rounded(100 * most)
 
 
 def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Split:
@@ -308,6 +238,7 @@ def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int
                 np.nan if quality is None else quality.mean,
                 tokens[i, j],
                 tokens[k, j],
+                tokens[liked, j],
                 0.0 if before is None else _fall(before, now),
             )
         )

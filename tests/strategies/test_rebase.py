@@ -136,6 +136,14 @@ async def test_the_budget_follows_the_rewards(ask):
     assert outcome.stopped_by == "done"
 
 
+async def test_what_a_search_gives_is_told_in_a_line_a_thought(ask):
+    """Not the whole tree at each of its nodes: on Python 3.11 `asyncio.run` asks for the repr of whatever its task returned."""
+    outcome = await ask(Rebase(n=4, score_temperature=1.0), tree(TREE), scorer=Told())
+    assert repr(outcome.thoughts[0]) == "Thought(1, 'a 0\\n', finish='step', score=0.0)"
+    assert all(len(repr(thought)) < 300 for thought in outcome.thoughts)
+    assert len(repr(outcome)) < 300 * len(outcome.thoughts) + 1000
+
+
 @pytest.mark.parametrize(
     ("choose", "number", "share"), [("best", 9, None), ("majority", 5, 0.5), ("weighted", 9, 0.5)]
 )
