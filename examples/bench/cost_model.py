@@ -102,16 +102,12 @@ def live(
     """Calls of `n` draws each, side by side."""
     strategy = Single() if n == 1 else BestOfN(n=n)
     settings = Settings(HOT, max_tokens=LONGEST)
-    outcomes = list[Outcome]()
 
-    async def all_of_them() -> (
-        None
-    ):  # gives nothing back: asyncio.run prints a result to itself, which takes long
+    async def all_of_them() -> list[Outcome]:
         calls = (run(strategy, backend, p, settings=settings, seed=seed) for p in prompts)
-        outcomes.extend(await asyncio.gather(*calls))
+        return await asyncio.gather(*calls)
 
-    asyncio.run(all_of_them())
-    return outcomes
+    return asyncio.run(all_of_them())
 
 
 def lengths(out: Outcome) -> list[int]:

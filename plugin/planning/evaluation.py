@@ -28,7 +28,6 @@ Floats = npt.NDArray[np.float64]
 
 FIXED = (1, 3, 4, 8, 16, 32)  # samples of the fixed votes
 JUDGED = 14  # budgets
-LOST = 0.003  # of accuracy, that a rule may lose which knows everything
 _FROM, _TO = 1.05, 64  # times the cheapest model's mean sample
 
 
@@ -157,9 +156,6 @@ def summary(found: Arena, *, calibrated: int, count: int = 100, seed: int = 0) -
         ),
         "lean rule: spent less, %": _saved(mean("spent"), mean("spent_greedy")),
         "lean rule: points lost": rounded((mean("greedy") - mean("planned")).mean() * 100),
-        f"lean rule in hindsight, for {100 * LOST:g} points: spent less, %": lean_in_hindsight(
-            found
-        ),
         "optimism": rounded((mean("expected") - mean("planned")).mean() * 100),
         "falls of more than 2 standard errors": int((falls > 2).sum()),
         "planned": [round(float(x), 4) for x in mean("planned")],
@@ -174,25 +170,6 @@ def _saved(ours: Floats, theirs: Floats) -> float:
     return rounded(
         100 * (1 - np.divide(ours, theirs, out=np.ones_like(ours), where=theirs > 0)).mean()
     )
-
-
-def lean_in_hindsight(found: Arena) -> float:
-    """The most that a lean rule could save, in per cent, had it known how good each plan is on all questions.
-
-    It may lose `LOST`, mean over budgets, and weighs that against tokens at the best of many prices.
-    """
-    runs, options = found.judged, len(found.options)
-    quality = runs.right[:options].mean((2, 3), dtype=np.float64)  # (options, budgets)
-    tokens = runs.costs[:options, ..., TERMS.index("tokens")].mean((2, 3), dtype=np.float64)
-    best = quality.max(0)
-    eager = np.where(quality == best, tokens, np.inf).min(0)
-    saved = 1 - np.divide(tokens, eager, out=np.ones_like(tokens), where=eager > 0)
-    lost, at, most = best - quality, np.arange(len(best)), 0.0
-    for price in np.geomspace(0.1, 1e4, 500):  # of a point, in per cent of the tokens
-        picked = (saved - price * lost).argmax(0)
-        if lost[picked, at].mean() <= LOST:
-            most = max(most, float(saved[picked, at].mean()))
-    return rounded(100 * most)
 
 
 def _split(found: Arena, seen: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Split:
