@@ -25,8 +25,9 @@ def value_of(form: str) -> Fraction | None:
     """The value of an expression such as "(3+5)*2", or None for what is none, divides by zero or is longer than 100 characters."""
     if len(form) > _LONGEST or not _WRITTEN.fullmatch(form):
         return None
+    form = form.strip()
     try:
-        return _value(ast.parse(form.strip(), mode="eval").body, form.strip())
+        return _value(ast.parse(form, mode="eval").body, form)
     except (SyntaxError, ValueError, ZeroDivisionError):
         return None
 

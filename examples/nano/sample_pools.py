@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from langchain_pareto.strategies.answers import group
+from langchain_pareto.planning.calibrate import classes_of
 from nano.data import encoder
 from nano.paths import POOLS
 from nano.problem import answer_of
@@ -77,11 +77,10 @@ def equal_answers(of_models: Iterable[Sequence[Samples]]) -> dict[ProblemRef, di
     for samples in of_models:
         for one in samples:
             given[one.ref] |= dict.fromkeys(a for a in _given(one) if a is not None)
-    return {ref: _numbered(list(answers)) for ref, answers in given.items()}
-
-
-def _numbered(answers: list[str]) -> dict[str, int]:
-    return {answers[i]: number for number, members in enumerate(group(answers)) for i in members}
+    return {
+        ref: dict(zip(answers, classes_of(list(answers)), strict=True))
+        for ref, answers in given.items()
+    }
 
 
 def _given(one: Samples) -> list[str | None]:

@@ -321,6 +321,15 @@ def pools_of(
     }
 
 
+def classes_of(answers: Sequence[str | None]) -> list[int]:
+    """The class of each of some answers to one question, as a vote takes them for equal; NO_ANSWER for None."""
+    numbers = [NO_ANSWER] * len(answers)
+    for number, members in enumerate(group(answers)):
+        for i in members:
+            numbers[i] = number
+    return numbers
+
+
 def pseudo_labelled(pools: Mapping[str, Pool]) -> dict[str, Pool]:
     """The same pools with the answer of most samples of all models for the right one.
 
@@ -356,11 +365,7 @@ def _answer(question: Asked) -> str:
 def _classes(rows: Sequence[_Line]) -> list[list[int]]:
     """The class of each answer of each row of one question, and last that of its label."""
     given = [*(row.answers for row in rows), [rows[0].label]]
-    numbers = [NO_ANSWER] * sum(map(len, given))
-    for number, members in enumerate(group(list(chain.from_iterable(given)))):
-        for i in members:
-            numbers[i] = number
-    each = iter(numbers)
+    each = iter(classes_of(list(chain.from_iterable(given))))
     return [list(islice(each, len(answers))) for answers in given]
 
 

@@ -18,13 +18,11 @@ from langchain_pareto.planning.catalogue import Option, options_for
 from langchain_pareto.planning.figures import points, rounded
 from langchain_pareto.planning.measure import ORDERS, budgets, measure
 from langchain_pareto.planning.planner import Planner
-from langchain_pareto.planning.pool import Pool
+from langchain_pareto.planning.pool import Floats, Pool
 from langchain_pareto.planning.profile import Profile, Runs
 from langchain_pareto.planning.profile_file import TERMS
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.strategies import Single, Strategy, Vote
-
-Floats = npt.NDArray[np.float64]
 
 FIXED = (1, 3, 4, 8, 16, 32)  # samples of the fixed votes
 JUDGED = 14  # budgets

@@ -1,9 +1,8 @@
 """How measured figures are told: rounded, and in points of accuracy with their intervals."""
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from langchain_pareto.planning.pool import Floats
 
 
 def points(values: Floats, resamples: int = 1000) -> list[float]:

@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.planning.figures import points, rounded
 from langchain_pareto.planning.planner import TOLERANCE
-from langchain_pareto.planning.pool import Pool
+from langchain_pareto.planning.pool import Floats, Pool
 from langchain_pareto.planning.recording import Recording
 from langchain_pareto.planning.replay import Replayer
 from langchain_pareto.planning.thresholds import thresholds
 from langchain_pareto.strategies import BestOfN, Strategy, Vote
 from langchain_pareto.strategies.thoughts import POLICY
-
-Floats = npt.NDArray[np.float64]
 
 
 def stopping(pool: Pool, *, orders: int = 4) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Tests of the exact values of expressions; each docstring states the fact."""
 
+import operator
 from fractions import Fraction
 
 import pytest
@@ -13,20 +14,23 @@ _NUMBERS = st.decimals(0, 999, places=2).map(lambda d: (str(d), Fraction(d))) | 
 ).map(lambda n: (str(n), Fraction(n)))
 
 
+_OPERATIONS = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
+
+
 @st.composite
 def expressions(draw: st.DrawFn) -> tuple[str, Fraction]:
     """An expression of up to four numbers and its value, worked out beside it."""
     text, value = draw(_NUMBERS)
     for op in draw(st.lists(st.sampled_from("+-*/"), min_size=1, max_size=3)):
         other, y = draw(_NUMBERS)
-        if op == "/" and not y:
+        if op == "/" and not value:
             continue
-        text, value = {
-            "+": (f"({text} + {other})", value + y),
-            "-": (f"({other} - {text})", y - value),
-            "*": (f"({text} * {other})", value * y),
-            "/": (f"({text} / {other})", value / y if y else value),
-        }[op]
+        text, value = f"({other} {op} {text})", _OPERATIONS[op](y, value)
     return text, value
 
 
