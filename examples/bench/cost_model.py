@@ -4,8 +4,9 @@ Predicted seconds against live calls: `python examples/bench/cost_model.py [call
 Calibrates each model (the bundled policy M and draft S and a random Llama of 100M, on torch and, where it is installed, on llama.cpp), then
 runs calls of mixed widths, prompts and lengths through the strategies and predicts each from the lengths that it turned out to have. `ours`
 is the mean of the predictions, `theirs` that of the calls. `forks`: one prompt a call. `prompts at once`: unrelated prompts, a draw each.
-`median` is that of the relative errors, `above p95` the share of calls that took longer than the margin allows; `drifting` are both with the
-drift that the calls before have shown. With `--cpu` seconds are those of the processor in this process, for a machine that others use, too.
+`median` is that of the relative errors, `above p95` the share of calls that took longer than the margin allows. Each is predicted as a planner
+does, by the drift and the margin that the calls before it have shown; `calibration alone` is what the same is without them. With `--cpu`
+seconds are those of the processor in this process, for a machine that others use, too.
 """
 
 from __future__ import annotations
@@ -25,14 +26,13 @@ from pathlib import Path
 import torch
 from _measure import LLAMA_100M, backend_of, report
 
-from langchain_pareto.backends.base import Sampling
 from langchain_pareto.backends.loading import load
 from langchain_pareto.backends.local import LocalBackend
 from langchain_pareto.backends.nano import tokenizer_path
 from langchain_pareto.backends.tokens import Tokenizer
 from langchain_pareto.planning.cost_model import CostModel
 from langchain_pareto.planning.device import calibrate
-from langchain_pareto.planning.drift import Drift
+from langchain_pareto.planning.drift import Drift, Margins
 from langchain_pareto.planning.timed_runs import Clock
 from langchain_pareto.strategies import BestOfN, Single
 from langchain_pareto.strategies.run import Outcome, run
@@ -43,7 +43,6 @@ from nano.tasks import TASKS, draw
 from nano.tokenizer import prompt_of
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-HOT = Sampling(temperature=0.8)
 LONGEST = 256  # tokens of a draw
 Call = tuple[float, float]  # predicted and measured seconds
 
@@ -101,7 +100,7 @@ def live(
 ) -> list[Outcome]:
     """Calls of `n` draws each, side by side."""
     strategy = Single() if n == 1 else BestOfN(n=n)
-    settings = Settings(HOT, max_tokens=LONGEST)
+    settings = Settings(backend.sampling, max_tokens=LONGEST)  # what a calibration measures
 
     async def all_of_them() -> list[Outcome]:
         calls = (run(strategy, backend, p, settings=settings, seed=seed) for p in prompts)
@@ -158,11 +157,16 @@ def at_once(
 
 def row(name: str, model: CostModel, calls: Sequence[Call], clock: str) -> None:
     """One line of the table."""
-    drift, drifting = Drift(), list[Call]()
+    drift, margins = Drift(), Margins(0.05, model.margin)
+    told, above = list[Call](), 0
     for predicted, took in calls:
-        drifting.append((predicted * drift.factor(name), took))
+        told.append((predicted * drift.factor(name), took))
+        longer = took > told[-1][0] * margins.of(name)
+        above += longer
+        margins.observe(name, longer=longer)
         drift.observe(name, predicted, took)
-    ours, theirs = (statistics.mean(column) for column in zip(*calls, strict=True))
+    ours, theirs = (statistics.mean(column) for column in zip(*told, strict=True))
+    alone = sum(took > predicted * model.margin for predicted, took in calls)
     report(
         "cost model",
         name,
@@ -172,15 +176,22 @@ def row(name: str, model: CostModel, calls: Sequence[Call], clock: str) -> None:
         f"s ({clock})",
         bar="median <= 0.15, ratio 0.85 to 1.15, above p95 <= 0.07",
         calls=len(calls),
-        **_errors(calls, model),
-        drifting=_errors(drifting, model),
+        **_errors(told, above),
+        **{"calibration alone": _errors(calls, alone) | {"ratio": round(_ratio(calls), 3)}},
     )
 
 
-def _errors(calls: Sequence[Call], model: CostModel) -> dict[str, object]:
+def _errors(calls: Sequence[Call], above: int) -> dict[str, object]:
     off = [abs(predicted / took - 1) for predicted, took in calls]
-    above = sum(took > predicted * model.margin for predicted, took in calls) / len(calls)
-    return {"median": round(statistics.median(off), 3), "above p95": round(above, 3)}
+    return {
+        "median": round(statistics.median(off), 3),
+        "above p95": round(above / len(calls), 3),
+    }
+
+
+def _ratio(calls: Sequence[Call]) -> float:
+    predicted, took = zip(*calls, strict=True)
+    return sum(predicted) / sum(took)
 
 
 def bench(name: str, folder: Path, calls: int, seconds: float, clock: str) -> None:

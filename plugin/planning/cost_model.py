@@ -20,7 +20,7 @@ from langchain_pareto.rates import Rates
 
 UNCALIBRATED = 0.35  # sigma of what was only reckoned
 Z95 = 1.64  # sigmas that 95 of 100 stay below
-_LEAST_MARGIN = 1.10
+_MOMENT = 0.1  # sigma of a device's speed from one moment to another, which no calibration of a minute sees
 _ROUGH = 0.25  # of a held-out run: from here on margins double
 
 
@@ -67,8 +67,8 @@ class CostModel:
 
     @property
     def margin(self) -> float:
-        """What a prediction is multiplied by so that one call in twenty takes longer."""
-        margin = max(_LEAST_MARGIN, math.exp(Z95 * self.sigma))
+        """What a prediction is multiplied by so that one call in twenty takes longer, before any call has shown how long it takes."""
+        margin = math.exp(Z95 * math.hypot(self.sigma, _MOMENT))
         return 2 * margin - 1 if self.rough and self.error is not None else margin
 
     def batch_seconds(self, lengths: Sequence[int], prompt: int, cached: int = 0) -> float:

@@ -1,5 +1,5 @@
 """
-How much longer calls take now than was measured: what throttling and neighbours do to a device.
+How much longer calls take now than was measured, and how far single ones go beyond: what throttling and neighbours do to a device.
 
 Knows predictions, plans and what became of them; measures no clock.
 """
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
+from langchain_pareto.planning.limits import AS_MEASURED, Pace
 from langchain_pareto.planning.plan import Plan, Spend
 
 _HALF_LIFE = 20  # observations
@@ -19,6 +20,10 @@ _BOUNDS = (0.5, 2.0)
 _LONGEST = 4.0  # times what was predicted, or what is usual
 _AS_PREDICTED = (1.0, 1.0, 1)  # one such call goes before all: predicted, taken, count
 _UNLIKE = 2.0  # times longer or shorter prompts than those that were measured teach nothing
+_RATE = 0.1  # of a margin's logarithm, for a call that takes longer
+_WIDEST = 4.0
+_ABOVE = 0.1  # calls that may take longer than 9 of 10 are said to
+_AT_FIRST = 1.14  # of these: the speed of a device differs by a tenth from one moment to another
 
 
 class Drift:
@@ -53,6 +58,31 @@ class Drift:
         return min(max(taken / foreseen, low), high)
 
 
+class Margins:
+    """What upper ends of predictions are to be multiplied by, by kind, so that a share `above` of calls takes longer; safe to use from any thread.
+
+    Each call that takes longer widens a margin, each other narrows it a little, so that they balance at that share whatever calls are like:
+    the quantile tracker of Angelopoulos, Candes and Tibshirani 2023 (arXiv 2307.16895), in logarithms. Over T calls that share is
+    exceeded by at most log(4) / (0.1 T), whatever they are like, but where more than the widest margin, 4, would be needed.
+    """
+
+    def __init__(self, above: float, at_first: float = 1.0) -> None:
+        self._above, self._at_first = above, math.log(at_first)
+        self._lock = Lock()
+        self._logs = dict[str, float]()
+
+    def observe(self, kind: str, *, longer: bool) -> None:
+        """Adds one call: whether it took longer than the upper end with its margin."""
+        with self._lock:
+            wider = self._logs.get(kind, self._at_first) + _RATE * (longer - self._above)
+            self._logs[kind] = min(max(wider, 0.0), math.log(_WIDEST))
+
+    def of(self, *kinds: str) -> float:
+        """The widest of those that are known, as at first where none is: at least 1."""
+        known = [log for kind in kinds if (log := self._logs.get(kind)) is not None]
+        return math.exp(max(known, default=self._at_first))
+
+
 @dataclass(slots=True, eq=False)
 class Watched:
     """A call that runs, and whether any other ran beside it."""
@@ -65,14 +95,17 @@ class Paces:
 
     def __init__(self) -> None:
         self._drift = Drift()
+        self._margins = Margins(_ABOVE, _AT_FIRST)
         self._lock = Lock()
         self._running = set[Watched]()
         self._warm = set[str]()
 
-    def of(self, devices: Mapping[str, str]) -> float:
-        """How many times the measured seconds a call takes now, by the slowest of these models on their devices."""
-        factors = (self._drift.factor(_kind(*one)) for one in devices.items())
-        return max(factors, default=1.0)
+    def of(self, devices: Mapping[str, str]) -> Pace:
+        """What a call takes now, by the slowest and the most uncertain of these models on their devices."""
+        kinds = [_kind(*one) for one in devices.items()]
+        if not kinds:
+            return AS_MEASURED
+        return Pace(max(map(self._drift.factor, kinds)), self._margins.of(*kinds))
 
     @contextmanager
     def watched(self) -> Iterator[Watched]:
@@ -90,7 +123,7 @@ class Paces:
                 self._running.discard(one)
 
     def learn(self, plan: Plan, *, tokens: int, prompt: int, seconds: float) -> None:
-        """Compares the seconds of a planned call, for each token, with those that were measured.
+        """Compares the seconds of a planned call with those that were measured: for each token, and with what 9 of 10 calls stay within.
 
         The first call of a model warms it up, and teaches nothing; nor does one of several models, one that was expected to take all of a
         limit (nobody knows how many tokens it has then), or one whose prompt is unlike those that were measured.
@@ -108,9 +141,14 @@ class Paces:
         with self._lock:
             cold = kind not in self._warm
             self._warm.add(kind)
-        if not cold:
-            measured = took.mean / plan.pace
-            self._drift.observe(kind, tokens / drawn.mean, seconds / measured)
+        if cold:
+            return
+        if not (took.limit is not None and took.p90 >= took.limit):  # else it ends all calls
+            most = took.p90 / plan.pace.times / plan.pace.margin  # as it was measured
+            most *= self._drift.factor(kind) * self._margins.of(kind)
+            self._margins.observe(kind, longer=seconds > most)
+        measured = took.mean / plan.pace.times
+        self._drift.observe(kind, tokens / drawn.mean, seconds / measured)
 
 
 paces = Paces()

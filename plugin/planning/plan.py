@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from langchain_pareto.budget import Budget
 from langchain_pareto.planning.catalogue import Option, described
+from langchain_pareto.planning.limits import AS_MEASURED, Pace
 from langchain_pareto.strategies import Strategy
 
 _SHOWN = 6  # rejected plans that an explanation names
@@ -62,7 +63,7 @@ class Plan:
     quality: Quality | None = None
     source: str = "prior"  # of all that is expected
     device: str = ""  # that its model's seconds were measured on
-    pace: float = 1.0  # how many times the measured seconds a call takes now; `expected` counts it
+    pace: Pace = AS_MEASURED  # of calls now; `expected` counts it
     prompt: float = 0.0  # tokens of the questions that were measured, on average
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()

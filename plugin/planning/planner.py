@@ -19,7 +19,7 @@ from langchain_pareto.errors import SettingError
 from langchain_pareto.planning.certificates import Guarantee
 from langchain_pareto.planning.certified import cheapest_certified
 from langchain_pareto.planning.estimates import Reading
-from langchain_pareto.planning.limits import Within
+from langchain_pareto.planning.limits import AS_MEASURED, Pace, Within
 from langchain_pareto.planning.plan import Plan
 from langchain_pareto.planning.profile import Profile
 from langchain_pareto.planning.readings import Readings
@@ -71,11 +71,11 @@ class Planner:
         *,
         need: float | None = None,
         guarantee: Guarantee | None = None,
-        pace: float = 1.0,
+        pace: Pace = AS_MEASURED,
     ) -> Plan:
         """The plan for a call under `budget`; `need` is the share of right answers that is enough.
 
-        With a `guarantee` it is the cheapest that has a certificate. `pace` is how many times the measured seconds a call takes now.
+        With a `guarantee` it is the cheapest that has a certificate. `pace` is how calls go now, against what was measured.
         Raises SettingError for a need that is no share, and CertificateRefused.
         """
         if need is not None and not 0 < need < 1:

@@ -61,10 +61,9 @@ class Telling:
         for name in MEASURED:
             if name == "seconds" and self.known.elsewhere:
                 continue
-            mean, p90 = (
-                within.now(name, float(table[i, TERMS.index(name)]))
-                for table in (reading.mean, reading.p90)
-            )
+            term = TERMS.index(name)
+            mean = within.now(name, float(reading.mean[i, term]))
+            p90 = within.upper(name, float(reading.p90[i, term]))
             if mean > 0 or (name in within.limits and not np.isnan(mean)):
                 limit = within.limits.get(name)
                 most = np.inf if limit is None else limit
@@ -88,8 +87,9 @@ class Telling:
 
     def paced(self) -> Iterator[str]:
         """That calls take longer or shorter than was measured."""
-        if not 1 / _TOLD < self.within.pace < _TOLD:
-            yield f"calls take {figure(self.within.pace)} times the measured seconds now: planned so"
+        times = self.within.pace.times
+        if not 1 / _TOLD < times < _TOLD:
+            yield f"calls take {figure(times)} times the measured seconds now: planned so"
 
     def below(self) -> Iterator[str]:
         """Which limits are smaller than any budget that was measured."""
