@@ -52,7 +52,7 @@ def limited(strategy: Strategy, seat: Seat | None) -> Iterator[None]:
     if seat is None or outer is None:
         yield
         return
-    parts = _MOST_SHARES if strategy.takes_turns and not seat.batch.queued else 1
+    parts = _MOST_SHARES if strategy.takes_turns and not seat.queued else 1
     share = Limits(**{name: amount * parts for name, amount in seat.share.items()})
     with run_budget(Budget() if outer.on_limit == "error" else share.budget()) as own:
         own.turns = outer.turns
@@ -63,7 +63,7 @@ def limited(strategy: Strategy, seat: Seat | None) -> Iterator[None]:
 def in_turns(plan: Plan, seat: Seat | None) -> Strategy:
     """The planned strategy; one that takes turns draws a sample in each where its share is tight, so that its waves take no other's first sample."""
     strategy, spend = plan.strategy, plan.expected.get(plan.binding or "")
-    if seat is None or spend is None or spend.limit is None or seat.batch.queued:
+    if seat is None or spend is None or spend.limit is None or seat.queued:
         return strategy
     waves = isinstance(strategy, (Vote, BestOfN)) and strategy.takes_turns
     if not waves or spend.p90 < _AMPLE * spend.limit:

@@ -85,7 +85,7 @@ class Batch:
 
     def __init__(self, size: int, together: int) -> None:
         self._lock = Lock()
-        self._together = together
+        self._together, self._queues = together, size > together
         self._coming = size  # calls that have no share yet
         self._open = list[Seat]()
         self._unknown = 0  # inputs that run, and may make a call or not
@@ -96,12 +96,6 @@ class Batch:
         with self._lock:
             return max(1, -(-(self._coming + len(self._open)) // self._together))
 
-    @property
-    def queued(self) -> bool:
-        """Whether some of its calls wait for others to end."""
-        with self._lock:
-            return self._coming + len(self._open) > self._together
-
     def seat(self, unspent: Amounts) -> Seat:
         """The next call, with its part of what is left once those that run have had theirs."""
         with self._lock:
@@ -111,8 +105,10 @@ class Batch:
                 for name, amount in unspent.items()
             }
             coming = max(1, self._coming)
-            one = Seat(self, {name: max(1, amount // coming) for name, amount in free.items()})
+            share = {name: max(1, amount // coming) for name, amount in free.items()}
             self._coming -= 1
+            # one that has not begun has nobody who keeps its share but those that have
+            one = Seat(self, share, queued=self._queues and self._coming > 0)
             self._open.append(one)
             return one
 
@@ -148,10 +144,11 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """One call of a batch: its share, and how to ask what it has spent."""
+    """One call of a batch: its share, whether calls were still to begin after it as others end, and how to ask what it has spent."""
 
     batch: Batch
     share: Amounts  # at least one of a kind
+    queued: bool  # once for all, for how it draws goes with how much it may draw
     spent: Callable[[], Amounts] = dict
 
     @property

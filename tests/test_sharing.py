@@ -146,7 +146,7 @@ async def test_calls_that_run_side_by_side_have_the_same_part() -> None:
             seat.spent = lambda: {"tokens": cost}
             unspent[0] -= cost
             shares.append(seat.share["tokens"])
-            queued.append(seat.batch.queued)
+            queued.append(seat.queued)
             await go.wait()
 
     with batch_of(5, together=4):
@@ -158,6 +158,21 @@ async def test_calls_that_run_side_by_side_have_the_same_part() -> None:
         await asyncio.create_task(call(0))
     assert shares[-1] == 1000 - 200 - 150 - 10 - 200
     assert not queued[-1]
+
+
+def test_who_is_still_to_begin_counts_as_waiting() -> None:
+    """Though all that are left could run at once: until a call has begun, nothing but the others keeps its share. A call is told once."""
+    with batch_of(5, together=3):
+        for _ in range(3):
+            with seated({"tokens": 500}):
+                pass
+        with seated({"tokens": 500}) as fourth:
+            assert fourth is not None
+            assert fourth.queued
+        with seated({"tokens": 500}) as last:
+            assert last is not None
+            assert not last.queued
+            assert fourth.queued
 
 
 def test_a_share_is_at_least_one_of_a_kind() -> None:
