@@ -45,8 +45,8 @@ async def seat() -> AsyncIterator[Seat | None]:
 def limited(strategy: Strategy, seat: Seat | None) -> Iterator[None]:
     """A call of a batch leaves the others their shares.
 
-    It takes its own share at most; where all calls run at once, one that draws in turns may take more, since the others save where they
-    are sure. Under `on_limit="error"` nothing but the run's own limit ends a call.
+    It takes its own share at most; where all calls run at once, and where it is the last to begin, one that draws in turns may take more,
+    since the others save where they are sure. Under `on_limit="error"` nothing but the run's own limit ends a call.
     """
     outer = current_account()
     if seat is None or outer is None:
