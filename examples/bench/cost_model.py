@@ -4,9 +4,10 @@ Predicted seconds against live calls: `python examples/bench/cost_model.py [call
 Calibrates each model (the bundled policy M and draft S and a random Llama of 100M, on torch and, where it is installed, on llama.cpp), then
 runs calls of mixed widths, prompts and lengths through the strategies and predicts each from the lengths that it turned out to have. `ours`
 is the mean of the predictions, `theirs` that of the calls. `forks`: one prompt a call. `prompts at once`: unrelated prompts, a draw each.
-`median` is that of the relative errors, `above p95` the share of calls that took longer than the margin allows. Each is predicted as a planner
-does, by the drift and the margin that the calls before it have shown; `calibration alone` is what the same is without them. With `--cpu`
-seconds are those of the processor in this process, for a machine that others use, too.
+`median` is that of the relative errors, `above p95` the share of calls that took longer than the margin allows. Each is predicted by
+the drift and the margin that the calls before it have shown. A margin that learns is exceeded about as often as it should be: what tells of
+the cost model itself is `calibration alone`, the same without either. With `--cpu` seconds are those of the processor in this process, for a
+machine that others use, too.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ _LONGEST = 4.0  # times what was predicted, or what is usual
 _AS_PREDICTED = (1.0, 1.0, 1)  # one such call goes before all: predicted, taken, count
 _UNLIKE = 2.0  # times longer or shorter prompts than those that were measured teach nothing
 _RATE = 0.1  # of a margin's logarithm, for a call that takes longer
-_WIDEST = 4.0
+_WIDEST = 4.0  # times; an interruption counts as no more in a drift either
 _ABOVE = 0.1  # calls that may take longer than 9 of 10 are said to
-_AT_FIRST = 1.14  # of these: the speed of a device differs by a tenth from one moment to another
+_AT_FIRST = 1.14  # at first of such a margin: the speed of a device differs by a tenth from one moment to another
 
 
 class Drift:
@@ -61,9 +61,9 @@ class Drift:
 class Margins:
     """What upper ends of predictions are to be multiplied by, by kind, so that a share `above` of calls takes longer; safe to use from any thread.
 
-    Each call that takes longer widens a margin, each other narrows it a little, so that they balance at that share whatever calls are like:
-    the quantile tracker of Angelopoulos, Candes and Tibshirani 2023 (arXiv 2307.16895), in logarithms. Over T calls that share is
-    exceeded by at most log(4) / (0.1 T), whatever they are like, but where more than the widest margin, 4, would be needed.
+    Each call that takes longer widens a margin, each other narrows it a little, so that they balance at that share: the quantile tracker of
+    Angelopoulos, Candes and Tibshirani 2023 (arXiv 2307.16895), in logarithms. Over T calls that share is exceeded by at most
+    log(4) / (0.1 T), whatever calls are like, where no margin above 3.6 is needed; by less, where none is needed.
     """
 
     def __init__(self, above: float, at_first: float = 1.0) -> None:
@@ -143,7 +143,8 @@ class Paces:
             self._warm.add(kind)
         if cold:
             return
-        if not (took.limit is not None and took.p90 >= took.limit):  # else it ends all calls
+        ended = took.limit is not None and min(seconds, took.p90) >= took.limit
+        if not ended:  # else nobody knows what it would have taken
             most = took.p90 / plan.pace.times / plan.pace.margin  # as it was measured
             most *= self._drift.factor(kind) * self._margins.of(kind)
             self._margins.observe(kind, longer=seconds > most)
